@@ -1,0 +1,46 @@
+# make test    set up what is missing, check and test all
+# make demo    set up what is missing, run the component on an embedded local core
+# make lint    the checks without the tests
+# make lock    pin the requirements anew (needs uv)
+# make clean   remove all that these make
+# PYTHON=… chooses the Python (3.10 or newer); PIP_INDEX_URL and pip's configuration the package index.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+UV ?= uv
+LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
+
+.PHONY: test demo lint lock clean
+.DEFAULT_GOAL := test
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+demo: $(READY)
+	PYTHONPATH=src $(RUN) -m local_core.demo
+
+lock:
+	$(LOCK) --output-file requirements.txt requirements.in
+	$(LOCK) --output-file requirements-dev.txt requirements-dev.in
+
+clean:
+	rm -rf $(VENV) build greengrass-build zip-build src/*.egg-info \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests .ci -name __pycache__ -prune -exec rm -rf {} +
+
+# The first Python that is new enough makes the environment; it says itself what it lacks for that.
+$(READY): requirements.txt requirements-dev.txt .ci/environment.py
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			exec "$$python" .ci/environment.py $(VENV) requirements.txt requirements-dev.txt; \
+		fi; \
+	done; \
+	echo "Python 3.10 or newer is needed, and python3 and python3.10 to python3.14 are none." >&2; exit 1
+	@touch $@

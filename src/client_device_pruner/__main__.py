@@ -1,0 +1,93 @@
+"""`python -m client_device_pruner`: without a command it runs the component."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from client_device_pruner import __version__
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """See `model.Clock`."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """See `model.Clock`."""
+        return time.time()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="pruner",
+        description="Disassociates client devices from this core device once it is proven that they are gone.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--work-dir", type=Path, default=Path.cwd(), help="the component's work directory")
+    options = parser.parse_args(arguments)
+    return run(options.work_dir)
+
+
+def run(work_dir: Path) -> int:
+    """Run the component until SIGTERM or SIGINT."""
+    from client_device_pruner import state_file
+    from client_device_pruner.cloud_worker import CloudWorker, Reply
+    from client_device_pruner.component import Component, Connected, Edges, Item, NotConnected
+    from client_device_pruner.inbox import Inbox
+    from client_device_pruner.reports import LOGGER, log_to_standard_streams
+    from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
+
+    log_to_standard_streams()
+    core_device = os.environ.get("AWS_IOT_THING_NAME", "")
+    if not core_device:
+        LOGGER.error("AWS_IOT_THING_NAME is not set: this is to be started by Greengrass, which sets it")
+        return 2
+
+    def connect(inbox: Inbox[Item]) -> None:
+        def attempt() -> None:
+            from client_device_pruner.ipc import GreengrassIpc
+
+            try:
+                ipc = GreengrassIpc(deliver=inbox.put, report=inbox.put_always)
+            except Exception as error:  # noqa: BLE001 - the SDK raises many kinds; each is a failed attempt
+                inbox.put_always(NotConnected(f"{type(error).__name__}: {error}"))
+            else:
+                inbox.put_always(Connected(ipc))
+
+        threading.Thread(target=attempt, name="connect", daemon=True).start()
+
+    def worker(deliver: Callable[[Reply], None]) -> CloudWorker:
+        return CloudWorker(core_device=core_device, deliver=deliver)
+
+    def roll_caller(deliver: Callable[[RollCall | NoAnswer], None]) -> RollCaller:
+        return RollCaller(deliver, time.monotonic)
+
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    work_dir.mkdir(parents=True, exist_ok=True)
+    lock = state_file.lock_instance(work_dir)
+    while lock is None and not stopping.is_set():
+        LOGGER.error("another instance owns the state in this work directory: waiting until it ends")
+        stopping.wait(10.0)
+        lock = state_file.lock_instance(work_dir)
+    component = Component(work_dir, core_device, SystemClock(), Edges(connect, worker, roll_caller))
+    signal.signal(signal.SIGTERM, lambda *_: component.stop())
+    signal.signal(signal.SIGINT, lambda *_: component.stop())
+    if stopping.is_set():
+        return 0
+    return component.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+"""A cycle, from the list of associations to confirmed disassociations, as a generator of steps.
+
+The generator does no waiting itself: it yields what it needs next and is sent the answer, so that one thread can
+run it beside the watch, a test can crash it at every step, and a simulation can run it in virtual time.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol
+
+from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, Listed, ListPage, Ready, Reply
+from client_device_pruner.journal import Intent, Journal
+from client_device_pruner.ledger import Ledger
+from client_device_pruner.model import Association, Clock, Device, Hold, State
+from client_device_pruner.policy import Circumstances, Plan, Verdict, assess, member
+from client_device_pruner.topics import THING_NAME
+
+BATCH = 100
+"""Entries of one batch call at most: the API's limit."""
+NOT_CARRIED_OUT = frozenset({"throttled", "accessDenied", "coreNotFound", "credentials", "refused", "tooOld"})
+"""Kinds of failure after which it is certain that a batch changed nothing."""
+MAX_PAGES = 10_000
+"""Pages of one listing at most: more devices than any core has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Wait until the child process has its client ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Wait for fresh vouchers of these sources and the self-test's echo; answered by what held it up, or None."""
+
+    source_ids: frozenset[int]
+
+
+Step = Start | ListPage | Batch | Check
+Steps = Generator[Step, Any, None]
+
+
+class Desk(Protocol):
+    """What a cycle needs from the component around it."""
+
+    clock: Clock
+    ledger: Ledger
+
+    @property
+    def journal(self) -> Journal:
+        """The journal in the state file; raises `sqlite3.Error` while there is none."""
+
+    def circumstances(self, cycle_id: str) -> Circumstances:
+        """By what devices are judged at this moment."""
+
+    def plan(self, due: Sequence[Verdict]) -> Plan:
+        """The due devices after all guards."""
+
+    def plausible(self, listed: Sequence[Association]) -> bool:
+        """Whether a list of associations can be believed; the guard `list` holds if not."""
+
+    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+        """Publish an event of the contract."""
+
+    def failed(self, failure: CallFailed, cycle_id: str, *, names: Sequence[str] = ()) -> None:
+        """A call failed: guards, back-off, and one event for each kind."""
+
+    def succeeded(self) -> None:
+        """The cloud answered as it should."""
+
+    def ended(self, cycle: Cycle) -> None:
+        """The cycle ended, in whatever way."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one cycle did, for its event."""
+
+    states: dict[str, int] = field(default_factory=dict)
+    disassociated: int = 0
+    would_disassociate: int = 0
+    held: tuple[Hold, ...] = ()
+    complete: bool = False
+
+
+class Cycle:
+    """One cycle.
+
+    Args:
+        desk: the component around it.
+
+    Attributes:
+        in_flight: names whose disassociation was journalled and is not confirmed.
+        lively: those of them that showed life since.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.cycle_id = secrets.token_hex(5)
+        self.tally = Tally()
+        self.in_flight: dict[str, Intent] = {}
+        self.lively: set[str] = set()
+        self._requests = count(1)
+
+    def steps(self) -> Steps:
+        """Run the cycle."""
+        try:
+            yield from self._run()
+        finally:
+            self.desk.ended(self)
+
+    def _run(self) -> Steps:
+        desk = self.desk
+        ready: Ready | CallFailed = yield Start()
+        if isinstance(ready, CallFailed):
+            desk.failed(ready, self.cycle_id)
+            return
+        listed = yield from self._list()
+        if listed is None or not desk.plausible(listed):
+            return
+        self._settle(desk.journal.open_intents(), listed)
+        self._reconcile(listed)
+        verdicts = self._judge()
+        due = [verdict for verdict in verdicts if verdict.state is State.DUE]
+        plan = desk.plan(due)
+        self.tally.held = plan.holds
+        settings = desk.circumstances(self.cycle_id).settings
+        attempted = False
+        if settings.dry_run:
+            self.tally.would_disassociate = len(plan.take)
+        else:
+            for batch in _batches(plan.take):
+                went = yield from self._disassociate(batch)
+                attempted = attempted or went is not None
+                if not went:
+                    break
+        if attempted:
+            confirmed = yield from self._list()
+            if confirmed is not None:
+                self._settle(tuple(self.in_flight.values()), confirmed)
+                self._reconcile(confirmed)
+            yield from self._restore_lively()
+        self.tally.complete = True
+        self._count_states()
+
+    # Listing
+
+    def _list(self) -> Generator[Step, Any, list[Association] | None]:
+        """All associations, or None if the list cannot be had whole."""
+        found: dict[str, Association] = {}
+        token: str | None = None
+        tokens: set[str] = set()
+        for _page in range(MAX_PAGES):
+            reply: Reply = yield ListPage(next(self._requests), token)
+            if not isinstance(reply, Listed):
+                self.desk.failed(_as_failure(reply), self.cycle_id)
+                return None
+            for name, timestamp in reply.devices:
+                if THING_NAME.fullmatch(name):
+                    found[name] = Association(name, timestamp)
+            token = reply.next_token
+            if token is None:
+                self.desk.succeeded()
+                return list(found.values())
+            if token in tokens:
+                break
+            tokens.add(token)
+        failure = CallFailed(None, "garbage", "Paging", "the list of associations repeats a page token")
+        self.desk.failed(failure, self.cycle_id)
+        return None
+
+    def _reconcile(self, listed: Iterable[Association]) -> None:
+        for name in self.desk.ledger.reconcile(listed, self.desk.clock.monotonic()):
+            if name not in self.in_flight:
+                self.desk.event("unmarked", name, reason="its association ended or was made anew")
+
+    def _settle(self, intents: Sequence[Intent], listed: Iterable[Association]) -> None:
+        """Close open intents by what the list says: no longer listed, done; still listed, not done."""
+        if not intents:
+            return
+        desk = self.desk
+        still = {association.name: association for association in listed}
+        done = [i for i in intents if still.get(i.name) != i.association]
+        not_done = [i for i in intents if still.get(i.name) == i.association]
+        wall = desk.clock.wall()
+        desk.journal.settle(done, "done", wall)
+        desk.journal.settle(not_done, "notDone", wall)
+        for intent in done:
+            self.tally.disassociated += 1
+            desk.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
+            desk.ledger.watched.add(intent.name)
+        for intent in not_done:
+            self.in_flight.pop(intent.name, None)
+
+    # Judging
+
+    def _judge(self) -> list[Verdict]:
+        """Judge all devices; marks are set and taken off, and said so."""
+        desk = self.desk
+        now = desk.circumstances(self.cycle_id)
+        verdicts = []
+        for device in list(desk.ledger.devices.values()):
+            verdict = assess(device, now)
+            if verdict.mark != device.mark:
+                self._change_mark(device, verdict, now)
+                if verdict.mark is not None:
+                    verdict = assess(device, now)
+            verdicts.append(verdict)
+        self._tally(verdicts)
+        desk.ledger.commit(desk.clock.monotonic())
+        return verdicts
+
+    def _change_mark(self, device: Device, verdict: Verdict, now: Circumstances) -> None:
+        desk = self.desk
+        desk.ledger.set_mark(device.name, verdict.mark)
+        if verdict.mark is None:
+            desk.event("unmarked", device.name, reason=verdict.reason)
+        else:
+            desk.event(
+                "marked",
+                device.name,
+                **evidence(verdict),
+                dueInSeconds=round(now.settings.notice_seconds, 3),
+            )
+
+    def _tally(self, verdicts: Iterable[Verdict]) -> None:
+        self.tally.states = {state.value: 0 for state in State}
+        for verdict in verdicts:
+            self.tally.states[verdict.state.value] += 1
+
+    def _count_states(self) -> None:
+        now = self.desk.circumstances(self.cycle_id)
+        self._tally(assess(device, now) for device in self.desk.ledger.devices.values())
+
+    # Disassociating
+
+    def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool | None]:
+        """Send one batch: True if the next may follow, False if not, None if nothing was sent."""
+        desk = self.desk
+        sources = frozenset(v.testimony.witness.source_id for v in batch if v.testimony)
+        obstacle: Hold | None = yield Check(sources)
+        if obstacle:
+            self.tally.held = (*self.tally.held, obstacle)
+            return None
+        now = desk.circumstances(self.cycle_id)
+        proven = []
+        for verdict in batch:
+            device = desk.ledger.devices.get(verdict.device.name)
+            if device is not None and member(device) == member(verdict.device):
+                again = assess(device, now)
+                if again.state is State.DUE and again.mark == device.mark:
+                    proven.append(again)
+        allowed = {v.device.name for v in desk.plan(proven).take}
+        taken = [v for v in proven if v.device.name in allowed]
+        if not taken:
+            return None
+        issued = desk.clock.monotonic()
+        intents = desk.journal.intend(
+            self.cycle_id,
+            [(v.device.association or Association(v.device.name, None), evidence(v)) for v in taken],
+            wall=desk.clock.wall(),
+            running_seconds=desk.ledger.running_seconds(issued),
+        )
+        for intent in intents:
+            self.in_flight[intent.name] = intent
+            desk.ledger.watched.add(intent.name)
+        reply: Reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
+        if isinstance(reply, Batched):
+            self._refused(intents, reply)
+            yield from self._restore_lively()
+            return True
+        failure = _as_failure(reply)
+        desk.failed(failure, self.cycle_id, names=tuple(i.name for i in intents))
+        if failure.kind in NOT_CARRIED_OUT:
+            desk.journal.settle(intents, "refused", desk.clock.wall())
+            for intent in intents:
+                self.in_flight.pop(intent.name, None)
+            return None
+        return False
+
+    def _refused(self, intents: Sequence[Intent], reply: Batched) -> None:
+        """Take the entries that the cloud refused; names that were not asked for say nothing."""
+        desk = self.desk
+        errors = {error.thing_name: error for error in reply.errors}
+        refused = [intent for intent in intents if intent.name in errors]
+        desk.journal.settle(refused, "refused", desk.clock.wall())
+        for intent in refused:
+            self.in_flight.pop(intent.name, None)
+            error = errors[intent.name]
+            desk.event(
+                "failed", intent.name, code=error.code, message=error.message, cycleId=self.cycle_id
+            )
+
+    def _restore_lively(self) -> Generator[Step, Any, None]:
+        """Associate again at once who showed life between check and confirmation."""
+        while self.lively:
+            intents = [self.in_flight.pop(name) for name in sorted(self.lively & self.in_flight.keys())]
+            self.lively.clear()
+            self.desk.journal.settle(intents, "done", self.desk.clock.wall())
+            yield from associate(self.desk, intents, "lastMoment", self._requests, self.cycle_id)
+
+
+def restore_steps(desk: Desk, intents: Sequence[Intent], requested_by: str) -> Steps:
+    """Associate again what was disassociated."""
+    ready: Ready | CallFailed = yield Start()
+    if isinstance(ready, CallFailed):
+        desk.failed(ready, "", names=tuple(i.name for i in intents))
+        return
+    yield from associate(desk, intents, requested_by, count(1), "")
+
+
+def associate(
+    desk: Desk, intents: Sequence[Intent], requested_by: str, requests: Iterator[int], cycle_id: str
+) -> Generator[Step, Any, None]:
+    """Call the cloud to associate these devices again, in batches, and say what came of it."""
+    for start in range(0, len(intents), BATCH):
+        part = intents[start : start + BATCH]
+        names = tuple(intent.name for intent in part)
+        reply: Reply = yield Batch(next(requests), "associate", names, desk.clock.monotonic())
+        if not isinstance(reply, Batched):
+            desk.failed(_as_failure(reply), cycle_id, names=names)
+            return
+        errors = {error.thing_name: error for error in reply.errors}
+        for intent in part:
+            if intent.name in errors:
+                error = errors[intent.name]
+                desk.event("failed", intent.name, code=error.code, message=error.message, cycleId=cycle_id)
+            else:
+                desk.journal.restored(intent, requested_by)
+                desk.event("restored", intent.name, requestedBy=requested_by)
+
+
+def evidence(verdict: Verdict) -> dict[str, Any]:
+    """What proves an absence, flat: for events and the journal."""
+    testimony = verdict.testimony
+    if testimony is None:
+        return {}
+    return {
+        "offlineSeconds": round(testimony.absence_seconds, 3),
+        "thresholdSeconds": round(testimony.threshold_seconds, 3),
+        "proof": testimony.witness.proof.value,
+        "sourceName": testimony.witness.name,
+    }
+
+
+def _batches(verdicts: Sequence[Verdict]) -> Iterator[Sequence[Verdict]]:
+    for start in range(0, len(verdicts), BATCH):
+        yield verdicts[start : start + BATCH]
+
+
+def _as_failure(reply: Any) -> CallFailed:
+    if isinstance(reply, CallFailed):
+        return reply
+    return CallFailed(None, "garbage", "Protocol", f"an answer of another kind came: {type(reply).__name__}")
+
+

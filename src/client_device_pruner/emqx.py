@@ -1,0 +1,331 @@
+"""The `emqx` source: sessions known to be open, and the census that compares them with the broker's count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from client_device_pruner.source_clock import SourceClock
+
+MAX_PAYLOAD_BYTES = 65_536
+"""A client event of EMQX has well under 1 KiB; what is larger is none."""
+MAX_ENDED = 100_000
+"""Ended sessions remembered in one run, about 70 bytes each; beyond, the set of known sessions is emptied."""
+MAX_STRANGERS = 10_000
+"""Names awaited to speak a second time, and recent closes, kept at most."""
+
+SessionId = int | str | None
+"""A session's `connected_at`: a name, never compared as a time; None where the event had none."""
+UNHEARD = "unheard"
+"""The id of a session that began unheard and that activity opened."""
+
+
+class Signs(Protocol):
+    """Where a source reports what it learns of single names."""
+
+    def alive(self, name: str, at: float) -> None:
+        """The name showed life at that monotonic moment."""
+
+    def held_until(self, name: str, at: float) -> None:
+        """The name was held present until that moment, and no longer is."""
+
+    def announce(self, name: str) -> None:
+        """A broker's event named it."""
+
+    def announced(self, name: str) -> bool:
+        """Whether an event or a roll call ever named it."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """One broker node: its sessions, its latest count, and when it was heard."""
+
+    heard: float
+    counted: float
+    count: int | None = None
+    difference: int = 0
+    uptime: int | None = None
+    deaf: bool = False
+    sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
+
+
+class EmqxSource:
+    """Follows one EMQX broker (DESIGN, model 3); all times are monotonic seconds.
+
+    Args:
+        clock: this source's clock.
+        signs: told of every name's signs of life.
+        bridge_client_id: the glob that the bridge's client id matches.
+        scale: what the fixed times (5 s, 10 minutes) are multiplied by.
+    """
+
+    def __init__(self, clock: SourceClock, signs: Signs, *, bridge_client_id: str, scale: float = 1.0) -> None:
+        self.clock = clock
+        self.bridge_client_id = bridge_client_id
+        self.bridge_known = True
+        self._signs = signs
+        self.scale = scale
+        self._nodes: dict[str, _Node] = {}
+        self._ended: set[int] = set()
+        self._spoken: dict[str, float] = {}
+        self._closed: dict[str, float] = {}
+        self._bridge_node: str | None = None
+        self._last_event = float("-inf")
+        self._mismatch_since: float | None = None
+        self._explained = False
+        self._lower_since: float | None = None
+        self._last_heard: float | None = None
+        self.matched_in_run = False
+        self.matching = False
+
+    # What the broker tells
+
+    def connected(self, node_name: str, name: str, payload: bytes, at: float) -> None:
+        """Take a `connected` event; what is not a JSON object is ignored."""
+        event = decode_event(payload)
+        if event is None:
+            return
+        node = self._event(node_name, name, at)
+        if self.is_bridge(name):
+            self._bridge_node = node_name
+            return
+        number = _session_id(event)
+        if node.deaf or (number is not None and hash((name, number)) in self._ended):
+            return
+        others = tuple(s for s in node.sessions.get(name, ()) if s not in (number, UNHEARD))
+        node.sessions[name] = (*others, number)
+        self._spoken.pop(name, None)
+
+    def disconnected(self, node_name: str, name: str, payload: bytes, at: float) -> None:
+        """Take a `disconnected` event: it ends the session that it names, or any if it names none."""
+        event = decode_event(payload)
+        if event is None:
+            return
+        node = self._event(node_name, name, at)
+        if self.is_bridge(name):
+            return
+        number = _session_id(event)
+        if number is None:
+            taken_over = event.get("reason") in ("takenover", "discarded")
+            remaining = node.sessions.get(name, ()) if taken_over else ()
+        else:
+            self._end(name, number, at)
+            remaining = tuple(s for s in node.sessions.get(name, ()) if s != number)
+        remaining = tuple(s for s in remaining if s != UNHEARD)
+        if remaining:
+            node.sessions[name] = remaining
+        else:
+            node.sessions.pop(name, None)
+            _remember(self._closed, name, at)
+        self._spoken.pop(name, None)
+
+    def count(self, node_name: str, payload: bytes, at: float) -> None:
+        """Take the broker's own count of a node's live connections: a census."""
+        value = _whole_number(payload)
+        if value is None:
+            return
+        node = self._node(node_name, at)
+        node.count, node.counted, node.deaf = value, at, False
+        node.difference = value - sum(map(len, node.sessions.values()))
+        self._take_census(at)
+
+    def uptime(self, node_name: str, payload: bytes, at: float) -> None:
+        """Take a node's uptime: when it fell, the broker restarted and every session of it is gone."""
+        value = _whole_number(payload)
+        if value is None:
+            return
+        node = self._node(node_name, at)
+        if node.uptime is not None and value < node.uptime:
+            self._forget(node, at)
+        node.uptime = value
+
+    def spoke(self, name: str, at: float) -> None:
+        """Take an activity message: the second of two, well apart, opens a session that began unheard."""
+        if self.holds(name) or not self._signs.announced(name) or self.is_bridge(name):
+            return
+        if at - self._closed.get(name, float("-inf")) < 5.0 * self.scale:
+            return
+        max_quiet = self.clock.max_quiet_seconds
+        first = self._spoken.get(name)
+        if first is None or at - first > 20 * max_quiet:
+            _remember(self._spoken, name, at)
+        elif at - first >= max_quiet / 3 and len(self._nodes) == 1:
+            (node,) = self._nodes.values()
+            if not node.deaf:
+                node.sessions[name] = (UNHEARD,)
+                self._spoken.pop(name)
+                self._last_event, self._explained = at, True
+
+    def set_bridge(self, client_id: str, *, known: bool) -> None:
+        """Take the glob that the bridge's client id matches, and whether its own configuration told it."""
+        self.bridge_client_id, self.bridge_known = client_id, known
+        for node_name, node in self._nodes.items():
+            for name in [name for name in node.sessions if fnmatchcase(name, client_id)]:
+                del node.sessions[name]
+                self._bridge_node = node_name
+
+    def overflow(self, at: float) -> None:
+        """Messages were lost before they were read: nothing is known any more."""
+        self.clock.break_stretch()
+        for node in self._nodes.values():
+            self._forget(node, at)
+
+    def tick(self, at: float) -> None:
+        """Let what was not heard for too long go: a node's sessions without a count, and the node itself."""
+        max_quiet = self.clock.max_quiet_seconds
+        for node_name, node in list(self._nodes.items()):
+            if at - node.counted > max_quiet and not node.deaf:
+                self._forget(node, at)
+                node.deaf, node.count = True, None
+            if at - node.heard > max_quiet:
+                del self._nodes[node_name]
+
+    # What it knows
+
+    def is_bridge(self, name: str) -> bool:
+        """Whether a client of that name is the bridge."""
+        return fnmatchcase(name, self.bridge_client_id)
+
+    def holds(self, name: str) -> bool:
+        """Whether the name has a session known to be open."""
+        return any(name in node.sessions for node in self._nodes.values())
+
+    def sessions(self) -> frozenset[str]:
+        """The names with a session known to be open."""
+        return frozenset(name for node in self._nodes.values() for name in node.sessions)
+
+    def silences_habit(self, at: float) -> str:
+        """Why no habit proves anything beside this broker now; "" where it has nothing to object."""
+        if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
+            return ""
+        if self.matching:
+            return ""
+        return "the broker is heard, but its count does not match the sessions known to be open"
+
+    def reason(self, at: float) -> str:
+        """Why the clock goes, or what it waits for, in words and figures."""
+        known = sum(len(s) for node in self._nodes.values() for s in node.sessions.values())
+        counts = [node.count for node in self._nodes.values()]
+        if self._last_heard is None:
+            return "nothing heard from the broker in this run"
+        if not counts or None in counts:
+            return "the broker's count of live connections is not heard"
+        count = sum(c for c in counts if c is not None)
+        figures = f"the broker counts {count} connections; {known} sessions are known to be open, and the bridge's"
+        if not self.bridge_known and self._bridge_node is None:
+            return "which client id is the bridge's is not known: its configuration could not be read"
+        if self._mismatch_since is not None:
+            who = "fewer" if self._lower_since is not None else "more"
+            minutes = (at - self._mismatch_since) / 60
+            return f"{figures}: {who} than known for {minutes:.0f} min"
+        if not self.clock.vouching(at):
+            return f"{figures}: they match; the next count starts the clock"
+        return f"{figures}: they match"
+
+    # The census
+
+    def _take_census(self, at: float) -> None:
+        if any(node.count is None for node in self._nodes.values()):
+            return
+        if not self.bridge_known and self._bridge_node is None:
+            self.clock.break_stretch()
+            self.matching = False
+            return
+        surplus = self._surplus()
+        if surplus == 0:
+            if self._mismatch_since is not None and not self._explained:
+                self.clock.restart_absences()
+            self._mismatch_since = self._lower_since = None
+            self.matching = self.matched_in_run = True
+            self.clock.vouch(min(node.counted for node in self._nodes.values()))
+            return
+        self.clock.break_stretch()
+        self.matching = False
+        if self._mismatch_since is None:
+            self._mismatch_since = at
+            self._explained = self._last_event >= at - 5.0 * self.scale
+        if surplus > 0:
+            self._lower_since = None
+        elif self._lower_since is None:
+            self._lower_since = at
+        elif at - self._lower_since >= 600.0 * self.scale:
+            self._lower_since = None
+            for node in self._nodes.values():
+                self._forget(node, at)
+
+    def _surplus(self) -> int:
+        """How many more connections the counts show than are known, the bridge's one included; 0 if all nodes agree."""
+        differences = {name: node.difference for name, node in self._nodes.items()}
+        home = self._bridge_node if self._bridge_node in differences else None
+        if home is None:
+            # The bridge adds one, and it is not known where: it may be any node that shows one more.
+            home = next((name for name, more in differences.items() if more > 0), next(iter(differences)))
+        differences[home] -= 1
+        lowest, highest = min(differences.values()), max(differences.values())
+        return lowest if lowest < 0 else highest
+
+    # Small steps
+
+    def _node(self, node_name: str, at: float) -> _Node:
+        self.tick(at)
+        node = self._nodes.get(node_name)
+        if node is None:
+            node = self._nodes[node_name] = _Node(heard=at, counted=at)
+            # One more node to agree: the stretch ends until its count is known.
+            self.clock.break_stretch()
+            self.matching = False
+        node.heard = self._last_heard = at
+        return node
+
+    def _event(self, node_name: str, name: str, at: float) -> _Node:
+        node = self._node(node_name, at)
+        self._last_event, self._explained = at, True
+        self._signs.announce(name)
+        self._signs.alive(name, at)
+        return node
+
+    def _end(self, name: str, number: SessionId, at: float) -> None:
+        if len(self._ended) >= MAX_ENDED:
+            self._ended.clear()
+            self.overflow(at)
+        self._ended.add(hash((name, number)))
+
+    def _forget(self, node: _Node, at: float) -> None:
+        """Throw the node's known sessions away; the stretch ends with them."""
+        names, node.sessions = node.sessions, {}
+        for name in names:
+            self._signs.held_until(name, at)
+        self.clock.break_stretch()
+        self.matching = False
+
+
+def decode_event(payload: bytes) -> dict[str, Any] | None:
+    """A client event's fields; None for whatever is not one JSON object of a plausible size."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        return None
+    try:
+        event = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _session_id(event: dict[str, Any]) -> SessionId:
+    number = event.get("connected_at")
+    if isinstance(number, bool) or not isinstance(number, (int, str)):
+        return None
+    return number
+
+
+def _whole_number(payload: bytes) -> int | None:
+    return int(payload) if len(payload) <= 18 and payload.isdigit() else None
+
+
+def _remember(times: dict[str, float], name: str, at: float) -> None:
+    """Keep the moment, and at most `MAX_STRANGERS` of them, the oldest out."""
+    times.pop(name, None)
+    if len(times) >= MAX_STRANGERS:
+        del times[next(iter(times))]
+    times[name] = at

@@ -1,0 +1,360 @@
+"""The ledger: what is known of every associated client device, and the clocks that it is measured on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from client_device_pruner.model import Association, Device, Habit, Mark, Proof
+from client_device_pruner.source_clock import SourceClock
+from client_device_pruner.topics import THING_NAME
+
+MAX_STRANGERS = 10_000
+"""Names announced by a broker but not associated with this core, kept at most; the oldest go first."""
+MAX_HISTORY = 20_000
+"""Rows of history kept at most."""
+
+
+@dataclass(slots=True)
+class SourceRecord:
+    """A source as the ledger keeps it: what it is, its clock, and whether it is in force now."""
+
+    source_id: int
+    name: str
+    identity: str
+    clock: SourceClock
+    active: bool
+
+
+class Ledger:
+    """Owned by one thread. All times are monotonic seconds, given by the caller.
+
+    Signs of life change the memory at once and reach the file grouped, in one transaction with the clocks' credit
+    (invariant I6): a crash loses both or none.
+
+    Args:
+        connection: the open state file, or None while there is none to write to.
+        started: the monotonic moment at which this run began.
+    """
+
+    def __init__(self, connection: sqlite3.Connection | None, started: float) -> None:
+        self.connection = connection
+        self.devices: dict[str, Device] = {}
+        self.sources: dict[str, SourceRecord] = {}
+        self.watched: set[str] = set()
+        self.returned: list[str] = []
+        self.fault = ""
+        self.status: dict[str, Any] | None = None
+        self._history: list[tuple[float, str, str | None, str]] = []
+        self._records: list[SourceRecord] = []
+        self._active: list[tuple[int, SourceClock]] = []
+        self._strangers: dict[str, None] = {}
+        self._started = started
+        self._running_seconds = 0.0
+        self._dirty: set[str] = set()
+        self._dirty_strangers = False
+        self._gone: set[str] = set()
+        self.present: Callable[[str], bool] = lambda _name: False
+        if connection is not None:
+            self._load(connection)
+
+    # Sources
+
+    def adopt(self, sources: Iterable[tuple[str, str, float]], at: float) -> dict[str, SourceRecord]:
+        """Put these sources in force, as (name, identity, maxQuiet in seconds), and all others out.
+
+        A source is its identity (type and topics), so a renamed one goes on. One that is new, or was off, or whose
+        topics changed keeps its clock's reading while habits and markers on it start anew.
+        """
+        wanted = {identity: (name, max_quiet) for name, identity, max_quiet in sources}
+        self.sources = {}
+        for record in self._records:
+            if record.identity not in wanted:
+                record.active = False
+        for identity, (name, max_quiet) in wanted.items():
+            record = self._record(name, identity)
+            record.name, record.clock.max_quiet_seconds = name, max_quiet
+            if not record.active:
+                record.active = True
+                self._start_anew(record)
+            self.sources[name] = record
+        self._active = [(record.source_id, record.clock) for record in self._records if record.active]
+        for device in self.devices.values():
+            self._extend(device, at)
+        return self.sources
+
+    def _record(self, name: str, identity: str) -> SourceRecord:
+        for record in self._records:
+            if record.identity == identity:
+                return record
+        for record in self._records:
+            if record.name == name and not record.active:
+                record.identity = identity
+                return record
+        record = SourceRecord(len(self._records), name, identity, SourceClock(0.0), active=False)
+        self._records.append(record)
+        return record
+
+    def _start_anew(self, record: SourceRecord) -> None:
+        record.clock.break_stretch()
+        record.clock.restart_absences()
+        for device in self.devices.values():
+            if device.habits and device.habits.pop(record.source_id, None):
+                self._dirty.add(device.name)
+
+    # Signs of life
+
+    def alive(self, name: str, at: float) -> None:
+        """The name showed life: its absence on every source begins here."""
+        device = self.devices.get(name)
+        if device is not None:
+            self._mark_present(device, at)
+            device.seen = True
+        if name in self.watched:
+            self.returned.append(name)
+
+    def held_until(self, name: str, at: float) -> None:
+        """The name was held present until now, and no longer is."""
+        device = self.devices.get(name)
+        if device is not None:
+            self._mark_present(device, at)
+
+    def hear(self, name: str, source_id: int, at: float) -> None:
+        """The name spoke on an activity source: a sign of life, and part of its habit."""
+        self.alive(name, at)
+        device = self.devices.get(name)
+        if device is not None:
+            if device.habits is None:
+                device.habits = {}
+            habit = device.habits.get(source_id)
+            if habit is None:
+                habit = device.habits[source_id] = Habit()
+            habit.hear(device.marker(source_id), self.running_seconds(at))
+
+    def announce(self, name: str) -> None:
+        """A broker's event or a roll call named it: from now on its activity can open a session."""
+        device = self.devices.get(name)
+        if device is not None:
+            if not device.announced:
+                device.announced = True
+                self._dirty.add(name)
+        elif name not in self._strangers and THING_NAME.fullmatch(name):
+            if len(self._strangers) >= MAX_STRANGERS:
+                del self._strangers[next(iter(self._strangers))]
+            self._strangers[name] = None
+            self._dirty_strangers = True
+
+    def announced(self, name: str) -> bool:
+        """Whether a broker's event or a roll call ever named it."""
+        device = self.devices.get(name)
+        return device.announced if device is not None else name in self._strangers
+
+    def _mark_present(self, device: Device, at: float) -> None:
+        self._extend(device, at)
+        markers = device.markers
+        for source_id, clock in self._active:
+            markers[source_id] = clock.reading(at)
+        self._dirty.add(device.name)
+
+    def _extend(self, device: Device, at: float) -> None:
+        """Give the device a marker for each source; one that it did not have begins now."""
+        for record in self._records[len(device.markers) :]:
+            device.markers.append(record.clock.reading(at))
+            self._dirty.add(device.name)
+
+    # Associations
+
+    def reconcile(self, associations: Iterable[Association], at: float) -> tuple[str, ...]:
+        """Take the list of associations as the cloud tells it; returns the names that lost a mark by it.
+
+        A new timestamp is a new incarnation: nothing that was held against the old one counts, and its absence
+        begins with this listing. It has shown life only if it is present now.
+        """
+        listed = {association.name: association for association in associations}
+        unmarked = []
+        for name in [name for name in self.devices if name not in listed]:
+            device = self.devices.pop(name)
+            if device.mark:
+                unmarked.append(name)
+            if device.announced:
+                self.announce(name)
+            self._dirty.discard(name)
+            self._gone.add(name)
+        for name, association in listed.items():
+            known = self.devices.get(name)
+            if known is not None and known.association == association:
+                continue
+            if known is not None and known.mark:
+                unmarked.append(name)
+            device = Device(name, association, seen=self.present(name), announced=self.announced(name))
+            self.devices[name] = device
+            self._gone.discard(name)
+            self._strangers.pop(name, None)
+            self._mark_present(device, at)
+        return tuple(unmarked)
+
+    def set_mark(self, name: str, mark: Mark | None) -> None:
+        """Mark a device as stale, or take the mark off."""
+        self.devices[name].mark = mark
+        self._dirty.add(name)
+        if mark:
+            self.watched.add(name)
+
+    def record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
+        """Keep an event in the history, with the next commit."""
+        self._history.append((wall, kind, name, json.dumps(data)))
+        del self._history[:-MAX_HISTORY]
+
+    # Time
+
+    def running_seconds(self, at: float) -> float:
+        """The component's running time over all runs, so far."""
+        return self._running_seconds + (at - self._started)
+
+    # The file
+
+    @property
+    def pending_rows(self) -> int:
+        """How many rows changed since the last commit."""
+        return len(self._dirty) + len(self._gone) + len(self._history)
+
+    def commit(self, at: float) -> bool:
+        """Write what changed, and the clocks' credit with it, in one transaction; False if the file refused.
+
+        What was refused stays pending; `fault` says why until a commit succeeds.
+        """
+        if self.connection is None:
+            return False
+        names = tuple(self._dirty)
+        rows = [self._row(self.devices[name]) for name in names if name in self.devices]
+        try:
+            with transaction(self.connection) as write:
+                write.executemany(
+                    "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
+                    [
+                        (r.source_id, r.name, r.identity, r.clock.credit_seconds, r.clock.floor_seconds, r.active)
+                        for r in self._records
+                    ],
+                )
+                write.executemany("DELETE FROM devices WHERE name = ?", [(name,) for name in self._gone])
+                write.executemany("INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                if self._dirty_strangers:
+                    write.execute("DELETE FROM strangers")
+                    write.executemany("INSERT INTO strangers VALUES (?)", [(name,) for name in self._strangers])
+                if self._history:
+                    write.executemany(
+                        "INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", self._history
+                    )
+                    write.execute(
+                        "DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (MAX_HISTORY,)
+                    )
+                set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
+        except sqlite3.Error as error:
+            self.fault = f"the state file cannot be written: {error}"
+            return False
+        self._dirty.difference_update(names)
+        self._gone.clear()
+        self._history.clear()
+        self._dirty_strangers = False
+        self.fault = ""
+        return True
+
+    def move_to(self, connection: sqlite3.Connection) -> None:
+        """Go on in another, empty file: everything known is written there with the next commit."""
+        self.connection = connection
+        self._dirty = set(self.devices)
+        self._dirty_strangers = True
+
+    def _row(self, device: Device) -> tuple[Any, ...]:
+        habits = {
+            source_id: (h.heard, h.first_seconds, h.last_seconds, h.last_running_seconds, h.longest_silence_seconds)
+            for source_id, h in (device.habits or {}).items()
+        }
+        mark = device.mark
+        return (
+            device.name,
+            device.association.timestamp if device.association else None,
+            device.seen,
+            device.announced,
+            self.present(device.name),
+            json.dumps(device.markers.tolist()),
+            json.dumps(habits),
+            mark and json.dumps([mark.source_id, mark.proof.value, mark.clock_seconds, mark.cycle_id]),
+        )
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        self._running_seconds = float(get_meta(connection, "running_seconds", 0.0))
+        for row in connection.execute("SELECT * FROM sources ORDER BY id"):
+            clock = SourceClock(0.0, row["credit_seconds"], row["floor_seconds"])
+            self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
+        self._strangers = dict.fromkeys(row["name"] for row in connection.execute("SELECT name FROM strangers"))
+        for row in connection.execute("SELECT * FROM devices"):
+            device = self._device(row)
+            self.devices[device.name] = device
+            if device.mark:
+                self.watched.add(device.name)
+            if row["held"]:
+                # Held present when the credit was committed, and by that up to it.
+                device.markers = array("d", [record.clock.credit_seconds for record in self._records])
+                self._dirty.add(device.name)
+
+    @staticmethod
+    def _device(row: sqlite3.Row) -> Device:
+        mark = json.loads(row["mark"]) if row["mark"] else None
+        return Device(
+            name=row["name"],
+            association=Association(row["name"], row["associated_at"]),
+            seen=bool(row["seen"]),
+            announced=bool(row["announced"]),
+            markers=array("d", json.loads(row["markers"])),
+            habits={int(key): Habit(*values) for key, values in json.loads(row["habits"]).items()} or None,
+            mark=mark and Mark(mark[0], Proof(mark[1]), mark[2], mark[3]),
+        )
+
+
+class transaction:  # noqa: N801 - used like a function
+    """A write transaction: committed if the block ends, rolled back if it raises.
+
+    Args:
+        connection: in autocommit.
+        through: write through to the medium before going on (the journal's), not only to the WAL.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, through: bool = False) -> None:
+        self._connection = connection
+        self._through = through
+
+    def __enter__(self) -> sqlite3.Connection:
+        if self._through:
+            self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: object, *_rest: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if self._through:
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def get_meta(connection: sqlite3.Connection, key: str, default: Any = None) -> Any:
+    """A single value kept beside the tables, as JSON."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return default if row is None else json.loads(row[0])
+
+
+def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
+    """Keep single values, as JSON."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in values.items()]
+    )
+
+

@@ -1,0 +1,156 @@
+"""The words of the project as types: what the sources tell, the ledger keeps and the policy decides."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """The two clocks of the machine; only the monotonic one is ever used for a decision."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment of this boot; never goes back."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch, for people to read."""
+
+
+class Proof(str, Enum):
+    """What proves an absence (DESIGN, model 5)."""
+
+    CENSUS = "census"
+    ROLL_CALL = "rollCall"
+    HABIT = "habit"
+
+
+class State(str, Enum):
+    """Where an associated client device stands on its way from present to gone."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+    MARKED = "marked"
+    DUE = "due"
+    PROTECTED = "protected"
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One incarnation: a thing name and when it was associated (seconds since the epoch; None where the cloud is silent)."""
+
+    name: str
+    timestamp: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stale device whose notice runs, measured on the clock of the source that proves it."""
+
+    source_id: int
+    proof: Proof
+    clock_seconds: float
+    cycle_id: str
+
+
+@dataclass(slots=True)
+class Habit:
+    """How one device speaks on one `activity` source.
+
+    `first_seconds` and `last_seconds` are readings of the source's clock; `last_running_seconds` and
+    `longest_silence_seconds` are measured on the component's running time, so that a break counts as silence.
+    """
+
+    heard: int = 0
+    first_seconds: float = 0.0
+    last_seconds: float = 0.0
+    last_running_seconds: float = 0.0
+    longest_silence_seconds: float = 0.0
+
+    def hear(self, clock_seconds: float, running_seconds: float) -> None:
+        """Take one message into account."""
+        if self.heard:
+            silence = running_seconds - self.last_running_seconds
+            self.longest_silence_seconds = max(self.longest_silence_seconds, silence)
+        else:
+            self.first_seconds = clock_seconds
+        self.heard += 1
+        self.last_seconds = clock_seconds
+        self.last_running_seconds = running_seconds
+
+
+@dataclass(slots=True)
+class Device:
+    """What the ledger keeps of one name.
+
+    `markers[source_id]` is that source's clock at the last sign of life on any source (or when the association was
+    first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether a broker's
+    event or a roll call ever named it.
+    """
+
+    name: str
+    association: Association | None = None
+    seen: bool = False
+    announced: bool = False
+    markers: array[float] = field(default_factory=lambda: array("d"))
+    habits: dict[int, Habit] | None = None
+    mark: Mark | None = None
+
+    def marker(self, source_id: int) -> float:
+        """The source's clock at the last sign of life; 0 where the source is younger than that sign."""
+        return self.markers[source_id] if source_id < len(self.markers) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A source as the policy sees it at one moment.
+
+    Attributes:
+        name: its name in the configuration.
+        source_id: its place in each device's markers.
+        proof: the proof that it can give.
+        clock_seconds: its clock now.
+        floor_seconds: every absence on it begins here at the earliest (somebody came and went unannounced).
+        vouching: whether it vouches now: it has earned credit in this run since its last break.
+        reason: for people: why it vouches, or why not.
+        stretch_seconds: the reading of its clock at which the current unbroken stretch began.
+        pauses: intervals between vouchers in that stretch, each longer than all after it, as
+            (length, reading of the clock at its end), both in seconds.
+        cadence_seconds: how often the component itself sees to a voucher (the canary's interval), 0 if never.
+        fresh_seconds: a device heard there so recently is called present (its maxQuiet; habits only).
+        silenced: why a habit proves nothing at present, or "" if nothing speaks against it.
+    """
+
+    name: str
+    source_id: int
+    proof: Proof
+    clock_seconds: float
+    floor_seconds: float
+    vouching: bool
+    reason: str
+    stretch_seconds: float = 0.0
+    pauses: Sequence[tuple[float, float]] = ()
+    cadence_seconds: float = 0.0
+    fresh_seconds: float = 0.0
+    silenced: str = ""
+
+    def unbroken_since(self, limit_seconds: float) -> float:
+        """The reading at which the stretch began that holds no interval between vouchers longer than the limit."""
+        since = self.stretch_seconds
+        for length, end in self.pauses:
+            if length > limit_seconds:
+                since = end
+        return since
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A guard that holds pruning back: which, why (with its figure), and what to do."""
+
+    guard: str
+    reason: str
+    remedy: str
+    plan: str = ""

@@ -1,0 +1,107 @@
+"""What the component tells others: events as CloudEvents, and its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from client_device_pruner.settings import Settings
+
+TYPE_PREFIX = "community.greengrass.pruner."
+LOGGER = logging.getLogger("client_device_pruner")
+
+_LEVELS = {
+    "failed": logging.ERROR,
+    "held": logging.WARNING,
+    "disassociated": logging.WARNING,
+    "returned": logging.WARNING,
+}
+
+
+class Reports:
+    """Makes events and passes them to local pub/sub, AWS IoT Core, the history and the log.
+
+    Args:
+        core_device: thing name of the core device.
+        wall: the wall clock, in epoch seconds.
+        publish: publishes on local pub/sub.
+        publish_to_iot_core: publishes to AWS IoT Core.
+        record: keeps an event in the history.
+    """
+
+    def __init__(
+        self,
+        core_device: str,
+        *,
+        wall: Callable[[], float],
+        publish: Callable[[str, bytes], None],
+        publish_to_iot_core: Callable[[str, bytes], None],
+        record: Callable[[float, str, str | None, dict[str, Any]], None],
+    ) -> None:
+        self._core_device = core_device
+        self._wall = wall
+        self._publish = publish
+        self._publish_to_iot_core = publish_to_iot_core
+        self._record = record
+
+    def event(self, settings: Settings, kind: str, name: str | None = None, **data: Any) -> None:
+        """Publish one event of the contract; `name` is the device that it is about, if any."""
+        wall = self._wall()
+        event = {
+            "specversion": "1.0",
+            "id": str(uuid.uuid4()),
+            "source": f"/greengrass/{self._core_device}/client-device-pruner",
+            "type": TYPE_PREFIX + kind,
+            "time": rfc3339(wall),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+        if name is not None:
+            event["subject"] = name
+        payload = json.dumps(event, separators=(",", ":")).encode()
+        if settings.reports.local_topic:
+            self._publish(settings.reports.local_topic, payload)
+        if settings.reports.iot_core_topic:
+            topic = settings.reports.iot_core_topic.replace("{thingName}", self._core_device)
+            self._publish_to_iot_core(topic, payload)
+        self._record(wall, kind, name, data)
+        LOGGER.log(_LEVELS.get(kind, logging.INFO), kind, extra={"fields": {"thingName": name, **data}})
+
+
+def rfc3339(wall: float) -> str:
+    """A moment in UTC, with milliseconds."""
+    return datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JsonLines(logging.Formatter):
+    """One record a line, as JSON; the fields of a record's `fields` beside its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line: dict[str, Any] = {
+            "time": rfc3339(record.created),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        line.update({k: v for k, v in getattr(record, "fields", {}).items() if v is not None})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_standard_streams(level: str = "INFO") -> None:
+    """Send WARNING and above to standard error, the rest to standard output."""
+    quiet = logging.StreamHandler(sys.stdout)
+    quiet.addFilter(lambda record: record.levelno < logging.WARNING)
+    loud = logging.StreamHandler(sys.stderr)
+    loud.setLevel(logging.WARNING)
+    for handler in (quiet, loud):
+        handler.setFormatter(JsonLines())
+    LOGGER.handlers[:] = [quiet, loud]
+    LOGGER.propagate = False
+    LOGGER.setLevel(level)

@@ -1,0 +1,315 @@
+"""All sources in force: which message goes to which, and what they say together."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client_device_pruner import settings as configured
+from client_device_pruner.activity import ActivitySource
+from client_device_pruner.emqx import EmqxSource
+from client_device_pruner.ledger import Ledger, SourceRecord
+from client_device_pruner.model import Proof, Witness
+from client_device_pruner.source_clock import SourceClock
+from client_device_pruner.topics import level_of, topic_matches
+
+ROLL_CALL = "rollCall"
+"""The name under which the roll call stands among the sources."""
+CANARY_SECONDS = 60.0
+"""How often the canary is sent, unless a quarter of the source's maxQuiet is shorter (CONTRACT, sources)."""
+MAX_ROUTES = 4_096
+"""Topics whose way is remembered, at most."""
+
+_Handler = Callable[[bytes, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A message of our own that is to come back through an activity source."""
+
+    topic: str
+    interval_seconds: float
+
+
+class RollCallSource:
+    """The answers of EMQX's HTTP API; each believed one is a voucher (DESIGN, model 2)."""
+
+    def __init__(self, clock: SourceClock) -> None:
+        self.clock = clock
+        self.names: frozenset[str] = frozenset()
+        self.remark = "no roll call has been answered in this run"
+
+    def outdated(self, at: float) -> bool:
+        """Whether the last believed answer is too old to say who is present."""
+        last = self.clock.last_voucher_seconds
+        return last is None or at - last > self.clock.max_quiet_seconds
+
+    def reason(self, at: float) -> str:
+        """Why its clock goes, or what it waits for."""
+        if self.clock.vouching(at):
+            return f"the last roll call named {len(self.names)} clients"
+        return self.remark
+
+
+class Sources:
+    """Takes every message that the subscription brings, and answers for all sources together.
+
+    All times are monotonic seconds. A change of the configuration makes a new one; the clocks live in the ledger,
+    and a source that stays what it was is taken over with its known sessions.
+    """
+
+    def __init__(
+        self, settings: configured.Settings, ledger: Ledger, at: float, before: Sources | None = None
+    ) -> None:
+        self._ledger = ledger
+        self._prefix = settings.inbound_prefix
+        self._routes: dict[str, tuple[_Handler, ...]] = {}
+        self._emqx: dict[str, EmqxSource] = {}
+        self._activity: dict[str, ActivitySource] = {}
+        self._patterns: list[tuple[str, Callable[[list[str]], _Handler]]] = []
+        self._cadence: dict[str, float] = {}
+        self._bridge_globs = {
+            source.name: source.bridge_client_id
+            for source in settings.sources
+            if isinstance(source, configured.EmqxSource)
+        }
+        self.canaries: tuple[Canary, ...] = ()
+        self.roll_call: RollCallSource | None = None
+        self._roll_call_sessions: frozenset[str] = frozenset()
+        wanted = [(source.name, source.identity, source.max_quiet_seconds) for source in settings.sources]
+        if settings.roll_call:
+            identity = f"{ROLL_CALL} {settings.roll_call.url}"
+            wanted.append((ROLL_CALL, identity, 3 * settings.roll_call.interval_seconds))
+        records = ledger.adopt(wanted, at)
+        kept = {id(source.clock): source for source in before._emqx.values()} if before else {}
+        for source in settings.sources:
+            if isinstance(source, configured.EmqxSource):
+                self._add_emqx(source, records[source.name], kept, settings.scale)
+            else:
+                self._add_activity(source, records[source.name])
+        if settings.roll_call:
+            clock = records[ROLL_CALL].clock
+            known = before.roll_call if before else None
+            self.roll_call = known if known and known.clock is clock else RollCallSource(clock)
+        self._dropped(before, at)
+        self._records = records
+        ledger.present = self.present
+
+    def _add_emqx(
+        self,
+        source: configured.EmqxSource,
+        record: SourceRecord,
+        kept: dict[int, EmqxSource],
+        scale: float,
+    ) -> None:
+        clock = record.clock
+        emqx = kept.get(id(clock))
+        if emqx is None:
+            emqx = EmqxSource(clock, self._ledger, bridge_client_id=source.bridge_client_id, scale=scale)
+        emqx.scale = scale
+        self._emqx[source.name] = emqx
+        name_level = source.thing_name_level
+
+        def event(take: Callable[[str, str, bytes, float], None], topic: str) -> None:
+            node_level = level_of(topic, 1)
+
+            def route(levels: list[str]) -> _Handler:
+                node = levels[node_level] if node_level not in (None, name_level) else ""
+                name = levels[name_level]
+                return lambda payload, at: take(node, name, payload, at)
+
+            self._patterns.append((topic, route))
+
+        def gauge(take: Callable[[str, bytes, float], None], topic: str) -> None:
+            node_level = level_of(topic, 1)
+
+            def route(levels: list[str]) -> _Handler:
+                node = levels[node_level] if node_level is not None else ""
+                return lambda payload, at: take(node, payload, at)
+
+            self._patterns.append((topic, route))
+
+        event(emqx.connected, source.connected_topic)
+        event(emqx.disconnected, source.disconnected_topic)
+        gauge(emqx.count, source.count_topic)
+        gauge(emqx.uptime, source.uptime_topic)
+
+    def _add_activity(self, source: configured.ActivitySource, record: SourceRecord) -> None:
+        activity = ActivitySource(
+            record.source_id,
+            record.clock,
+            self,
+            payload_field=source.payload_field,
+            ignored_values=source.ignored_values,
+        )
+        self._activity[source.name] = activity
+        if source.canary_topic:
+            self._cadence[source.name] = min(CANARY_SECONDS, source.max_quiet_seconds / 4)
+            self.canaries = (*self.canaries, Canary(source.canary_topic, self._cadence[source.name]))
+        level = source.thing_name_level
+
+        def route(levels: list[str]) -> _Handler:
+            name = levels[level] if level < len(levels) else ""
+            return lambda payload, at: activity.message(name, payload, at)
+
+        self._patterns.append((source.topic, route))
+
+    def _dropped(self, before: Sources | None, at: float) -> None:
+        """Let go of what a source that is no longer in force held present."""
+        if before is None:
+            return
+        now = {id(source) for source in self._emqx.values()}
+        for source in before._emqx.values():
+            if id(source) not in now:
+                source.overflow(at)
+        if before.roll_call is not self.roll_call:
+            before._release_roll_call(at)
+
+    # What comes in
+
+    def take(self, topic: str, payload: bytes, at: float) -> None:
+        """Hand a message of the subscription to every source that it concerns."""
+        handlers = self._routes.get(topic)
+        if handlers is None:
+            handlers = self._find(topic)
+        for handler in handlers:
+            handler(payload, at)
+
+    def _find(self, topic: str) -> tuple[_Handler, ...]:
+        inner = topic[len(self._prefix) :] if topic.startswith(self._prefix) else ""
+        levels = inner.split("/")
+        handlers = tuple(route(levels) for pattern, route in self._patterns if topic_matches(pattern, inner))
+        if len(self._routes) >= MAX_ROUTES:
+            self._routes.clear()
+        self._routes[topic] = handlers
+        return handlers
+
+    def spoke(self, name: str, source_id: int, at: float) -> None:
+        """A device spoke on an activity source: a sign of life, and perhaps a session that began unheard."""
+        self._ledger.hear(name, source_id, at)
+        for emqx in self._emqx.values():
+            emqx.spoke(name, at)
+
+    def overflow(self, at: float) -> None:
+        """Messages were lost before they were read: a gap for every source."""
+        for emqx in self._emqx.values():
+            emqx.overflow(at)
+        for activity in self._activity.values():
+            activity.clock.break_stretch()
+
+    def tick(self, at: float) -> None:
+        """Let what has not been heard for too long go."""
+        for emqx in self._emqx.values():
+            emqx.tick(at)
+        if self.roll_call and self.roll_call.names and self.roll_call.outdated(at):
+            self._release_roll_call(at)
+
+    def set_bridge(self, client_id: str, *, known: bool) -> None:
+        """Take what the bridge's configuration says of its client id; "" where it names none."""
+        for name, emqx in self._emqx.items():
+            emqx.set_bridge(glob.escape(client_id) or self._bridge_globs[name], known=known)
+
+    # The roll call
+
+    def roll_call_begins(self) -> None:
+        """Remember whose session is known to be open before the call."""
+        self._roll_call_sessions = self.sessions()
+
+    def roll_call_answered(self, names: frozenset[str], at: float) -> bool:
+        """Take an answer; believed only if it names who must have been there all the while."""
+        roll_call = self.roll_call
+        if roll_call is None:
+            return False
+        open_now = self.sessions()
+        missing = (self._roll_call_sessions & open_now) - names
+        if missing:
+            roll_call.remark = f"the answer lacks {len(missing)} clients that are connected: {min(missing)}, …"
+        elif not (names & open_now or any(emqx.is_bridge(name) for emqx in self._emqx.values() for name in names)):
+            roll_call.remark = "the answer names neither the bridge nor a session known to be open"
+        else:
+            roll_call.remark = "the next believed answer starts the clock"
+            self._release_roll_call(at)
+            roll_call.names = names
+            roll_call.clock.vouch(at)
+            for name in names:
+                self._ledger.announce(name)
+                self._ledger.alive(name, at)
+            return True
+        roll_call.clock.break_stretch()
+        return False
+
+    def _release_roll_call(self, at: float) -> None:
+        if self.roll_call is not None:
+            for name in self.roll_call.names:
+                self._ledger.held_until(name, at)
+            self.roll_call.names = frozenset()
+
+    def roll_call_failed(self, reason: str) -> None:
+        """No answer says nothing of anybody."""
+        if self.roll_call is not None:
+            self.roll_call.remark = f"no roll call to believe: {reason}"
+
+    # What they say
+
+    def sessions(self) -> frozenset[str]:
+        """The names with a session known to be open."""
+        return frozenset().union(*(emqx.sessions() for emqx in self._emqx.values()))
+
+    def present(self, name: str) -> bool:
+        """Whether any source has the name present now."""
+        called = self.roll_call is not None and name in self.roll_call.names
+        return called or any(emqx.holds(name) for emqx in self._emqx.values())
+
+    def present_names(self) -> frozenset[str]:
+        """All names that any source has present now."""
+        called = self.roll_call.names if self.roll_call else frozenset()
+        return self.sessions() | called
+
+    def witnesses(self, at: float) -> tuple[Witness, ...]:
+        """What the policy hears, the strongest proof first."""
+        silenced = next((why for emqx in self._emqx.values() if (why := emqx.silences_habit(at))), "")
+        found = [self._witness(name, emqx, Proof.CENSUS, at) for name, emqx in self._emqx.items()]
+        if self.roll_call:
+            found.append(self._witness(ROLL_CALL, self.roll_call, Proof.ROLL_CALL, at))
+        found += [
+            self._witness(name, activity, Proof.HABIT, at, silenced=silenced)
+            for name, activity in self._activity.items()
+        ]
+        return tuple(found)
+
+    def _witness(
+        self,
+        name: str,
+        source: EmqxSource | ActivitySource | RollCallSource,
+        proof: Proof,
+        at: float,
+        silenced: str = "",
+    ) -> Witness:
+        clock = source.clock
+        return Witness(
+            name=name,
+            source_id=self._records[name].source_id,
+            proof=proof,
+            clock_seconds=clock.credit_seconds,
+            floor_seconds=clock.floor_seconds,
+            vouching=clock.vouching(at),
+            reason=source.reason(at),
+            stretch_seconds=clock.stretch_seconds,
+            pauses=clock.pauses,
+            cadence_seconds=self._cadence.get(name, 0.0),
+            fresh_seconds=clock.max_quiet_seconds if proof is Proof.HABIT else 0.0,
+            silenced=silenced,
+        )
+
+    def fresh_voucher(self, source_id: int, since: float) -> bool:
+        """Whether the source vouched after that moment."""
+        last = self._clock(source_id).last_voucher_seconds
+        return last is not None and last >= since
+
+    def max_quiet_seconds(self, source_id: int) -> float:
+        """How long the source may go without a voucher."""
+        return self._clock(source_id).max_quiet_seconds
+
+    def _clock(self, source_id: int) -> SourceClock:
+        return next(record.clock for record in self._records.values() if record.source_id == source_id)

@@ -1,0 +1,135 @@
+"""The state file: one SQLite database with a schema version, opened so that nothing in it is ever lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, identity TEXT NOT NULL,
+    credit_seconds REAL NOT NULL, floor_seconds REAL NOT NULL, active INTEGER NOT NULL);
+CREATE TABLE devices (
+    name TEXT PRIMARY KEY, associated_at REAL, seen INTEGER NOT NULL, announced INTEGER NOT NULL,
+    held INTEGER NOT NULL, markers TEXT NOT NULL, habits TEXT NOT NULL, mark TEXT) WITHOUT ROWID;
+CREATE TABLE strangers (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE absences (
+    name TEXT NOT NULL, source_id INTEGER NOT NULL, began_seconds REAL NOT NULL, ended_seconds REAL NOT NULL);
+CREATE TABLE disassociations (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, associated_at REAL, cycle_id TEXT NOT NULL, outcome TEXT NOT NULL,
+    evidence TEXT NOT NULL, intended_wall REAL NOT NULL, intended_running_seconds REAL NOT NULL,
+    settled_wall REAL, restored_by TEXT);
+CREATE INDEX disassociations_by_name ON disassociations (name);
+CREATE TABLE history (id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, data TEXT NOT NULL);
+CREATE INDEX history_by_name ON history (name);
+CREATE TABLE requests (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL);
+"""
+
+_MIGRATIONS: dict[int, str] = {}
+"""From each older schema version, the statements that lead to the next."""
+
+
+class NewerSchema(Exception):
+    """The file was written by a newer version of the component: it is only read, and pruning holds."""
+
+
+class ForeignState(Exception):
+    """The file belongs to another core device, whose name it carries."""
+
+
+def lock_instance(work_dir: Path) -> int | None:
+    """Take the lock that says which process owns the state; None if another one has it.
+
+    Returns the open file descriptor; the lock goes with it, or with the process.
+    """
+    descriptor = os.open(work_dir / "pruner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def open_state(path: Path, core_device: str) -> tuple[sqlite3.Connection, str]:
+    """Open the state of this core device, making or migrating it as needed.
+
+    A file that is corrupt or of another core device is set aside under a new name, and an empty one begun.
+
+    Returns:
+        the connection, in autocommit, and what was set aside and why ("" if nothing).
+
+    Raises:
+        NewerSchema: the file's schema is newer than this version knows.
+        sqlite3.Error: the file system refuses (full, read-only, no permission).
+    """
+    try:
+        return _open(path, core_device), ""
+    except ForeignState as foreign:
+        why = f"it belongs to core device {foreign}"
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+            raise
+        why = f"it is corrupt ({error})"
+    aside = _set_aside(path)
+    return _open(path, core_device), f"{path.name} was set aside as {aside.name}, since {why}; absences start anew"
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open the state for reading, while the component runs or not.
+
+    Raises:
+        sqlite3.Error: there is none, or it cannot be read.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _open(path: Path, core_device: str) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, timeout=5, isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        # Where the file system has no shared memory, SQLite stays with its roll-back journal.
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _migrate(connection)
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("the integrity check failed")  # noqa: TRY301 - one handler closes for all
+        owner = connection.execute("SELECT value FROM meta WHERE key = 'core'").fetchone()
+        if owner is None:
+            connection.execute("INSERT INTO meta VALUES ('core', ?)", (json.dumps(core_device),))
+        elif json.loads(owner[0]) != core_device:
+            raise ForeignState(json.loads(owner[0]))  # noqa: TRY301 - as above
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(f"schema {version}; this version knows {SCHEMA_VERSION}")
+    while version < SCHEMA_VERSION:
+        script, version = (_SCHEMA, SCHEMA_VERSION) if version == 0 else (_MIGRATIONS[version], version + 1)
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;")
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside

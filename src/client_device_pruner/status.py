@@ -1,0 +1,62 @@
+"""The status: one document, kept in the state file, that the command line reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from client_device_pruner.coverage import Coverage
+from client_device_pruner.doctor import Finding
+from client_device_pruner.model import Device, Hold, Proof, State, Witness
+from client_device_pruner.policy import Circumstances, assess
+
+
+def describe(
+    now: Circumstances,
+    devices: Iterable[Device],
+    *,
+    coverage: Coverage,
+    holds: Iterable[Hold],
+    findings: Iterable[Finding],
+    plan: tuple[str, Collection[str]],
+    next_check_seconds: float,
+    wall: float,
+    running: bool,
+) -> dict[str, Any]:
+    """The contract's status, and beside it (`witnesses`) what the sources said, to judge devices by later."""
+    counts = Counter(assess(device, now).state.value for device in devices)
+    held = list(holds)
+    plan_id = next((hold.plan for hold in held if hold.plan), "")
+    return {
+        "running": running,
+        "time": wall,
+        "sources": {
+            witness.name: {
+                "vouching": witness.vouching,
+                "clockSeconds": round(witness.clock_seconds, 3),
+                "reason": witness.reason,
+            }
+            for witness in now.witnesses
+        },
+        "counts": {state.value: counts[state.value] for state in State},
+        "coverage": {
+            "associated": coverage.associated,
+            "provable": coverage.provable,
+            "reasons": list(coverage.reasons),
+        },
+        "guards": [{"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in held],
+        "plan": {"id": plan_id, "devices": sorted({m.rpartition("@")[0] for m in plan[1]})} if plan_id else None,
+        "nextCheckInSeconds": round(next_check_seconds, 3) if next_check_seconds != float("inf") else None,
+        "doctor": [{"finding": finding.finding, "remedy": finding.remedy} for finding in findings],
+        "witnesses": [asdict(witness) for witness in now.witnesses],
+    }
+
+
+def witnesses_of(status: dict[str, Any]) -> tuple[Witness, ...]:
+    """What the sources said when the status was written."""
+    return tuple(
+        Witness(**{**fields, "proof": Proof(fields["proof"]), "pauses": tuple(map(tuple, fields["pauses"]))})
+        for fields in status.get("witnesses", [])
+    )

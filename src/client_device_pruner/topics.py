@@ -1,0 +1,95 @@
+"""MQTT topics and topic filters, as the broker and the bridge understand them."""
+
+import re
+from itertools import zip_longest
+
+THING_NAME = re.compile(r"\A[a-zA-Z0-9:_-]{1,128}\Z")
+"""A thing name, as the API's pattern for `thingName` has it; `match` takes the whole text."""
+
+_LONGEST_BYTES = 65535  # MQTT 3.1.1, 1.5.3: a string's length is a two-byte number.
+
+
+def is_topic(text: str) -> bool:
+    """Tell whether a message can be published to this text."""
+    return _is_string(text) and "+" not in text and "#" not in text
+
+
+def is_filter(text: str) -> bool:
+    """Tell whether this text can be subscribed to; a wildcard fills its level, `#` stands only at the end."""
+    if not _is_string(text):
+        return False
+    *inner, last = text.split("/")
+    return all(level == "+" or not set(level) & {"+", "#"} for level in inner) and (
+        last in {"+", "#"} or not set(last) & {"+", "#"}
+    )
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """Tell whether a message on `topic` goes to a subscriber of `topic_filter`.
+
+    A leading wildcard does not match a topic that begins with `$`, and `a/#` matches `a` as well.
+    """
+    wanted, found = topic_filter.split("/"), topic.split("/")
+    if wanted[0] in {"+", "#"} and topic.startswith("$"):
+        return False
+    if wanted[-1] == "#":
+        wanted.pop()
+        if len(found) < len(wanted):
+            return False
+    elif len(found) != len(wanted):
+        return False
+    return all(level in {"+", there} for level, there in zip(wanted, found, strict=False))
+
+
+def filters_overlap(a: str, b: str) -> bool:
+    """Tell whether there is a topic that both filters match."""
+    return intersection(a, b) is not None
+
+
+def intersection(a: str, b: str) -> str | None:
+    """Give the filter of the topics that both filters match, None if there are none."""
+    if _shuns_dollar(a, b) or _shuns_dollar(b, a):
+        return None
+    lefts, rights, common = a.split("/"), b.split("/"), list[str]()
+    for index, (left, right) in enumerate(zip_longest(lefts, rights)):
+        if left == "#" or right == "#":
+            return "/".join(common + (rights if left == "#" else lefts)[index:])
+        if left is None or right is None or (left != right and "+" not in {left, right}):
+            return None
+        common.append(right if left == "+" else left)
+    return "/".join(common)
+
+
+def filter_covers(wide: str, narrow: str) -> bool:
+    """Tell whether `wide` matches every topic that `narrow` matches."""
+    if _shuns_dollar(wide, narrow):
+        return False
+    wide, narrow = ("#" if text == "+/#" else text for text in (wide, narrow))  # the same at the first level
+    for outer, inner in zip_longest(wide.split("/"), narrow.split("/")):
+        if outer == "#":
+            return True
+        if outer is None or inner in {None, "#"} or outer not in {"+", inner}:
+            return False
+    return True
+
+
+def level_of(topic_filter: str, nth_plus: int) -> int | None:
+    """Give the level (0-based) of the nth `+` (1 is the first) of a filter, None if it has fewer."""
+    levels = [index for index, level in enumerate(topic_filter.split("/")) if level == "+"]
+    return levels[nth_plus - 1] if 0 < nth_plus <= len(levels) else None
+
+
+def _is_string(text: str) -> bool:
+    # A lone surrogate cannot be encoded; it would fail only in the SDK, far from its cause.
+    return bool(text) and "\0" not in text and 0 <= _length_bytes(text) <= _LONGEST_BYTES
+
+
+def _length_bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return -1
+
+
+def _shuns_dollar(topic_filter: str, other: str) -> bool:
+    return topic_filter.split("/", 1)[0] in {"+", "#"} and other.startswith("$")

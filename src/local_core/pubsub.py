@@ -1,0 +1,83 @@
+"""The nucleus' local publish/subscribe, in memory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message on a topic.
+
+    Attributes:
+        topic: Where it was published, without wildcards.
+        payload: What was published.
+        publisher: Who published it: a component's name, or empty.
+    """
+
+    topic: str
+    payload: bytes
+    publisher: str = ""
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """Tell whether an MQTT topic filter matches a topic.
+
+    Args:
+        topic_filter: May hold ``+`` for one level and ``#`` for all the rest, the parent level included.
+        topic: The topic; one that starts with ``$`` is not matched by a filter that starts with a wildcard.
+
+    Returns:
+        True if a subscriber to the filter receives what is published on the topic.
+    """
+    if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
+        return False
+    wanted = topic_filter.split("/")
+    levels = topic.split("/")
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position == len(levels) or level not in {"+", levels[position]}:
+            return False
+    return len(wanted) == len(levels)
+
+
+class PubSub:
+    """Fan-out of messages to subscribers, synchronous and in the order of publication."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[object, tuple[str, Callable[[Message], None]]] = {}
+
+    def subscribe(self, topic_filter: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
+        """Have every message that matches the filter delivered.
+
+        Args:
+            topic_filter: As in `topic_matches`.
+            deliver: Called with each message, on the publisher's stack; it must not block.
+
+        Returns:
+            A function that ends the subscription; calling it again does nothing.
+        """
+        key = object()
+        self._subscriptions[key] = (topic_filter, deliver)
+
+        def unsubscribe() -> None:
+            self._subscriptions.pop(key, None)
+
+        return unsubscribe
+
+    def publish(self, message: Message) -> None:
+        """Deliver a message to every subscriber; an exception of one is logged and spares the others."""
+        for key, (topic_filter, deliver) in list(self._subscriptions.items()):
+            if key in self._subscriptions and topic_matches(topic_filter, message.topic):
+                try:
+                    deliver(message)
+                except Exception:  # noqa: BLE001 - one receiver's fault is no other's
+                    _log.exception("a subscriber to %s failed on %s", topic_filter, message.topic)

@@ -1,0 +1,35 @@
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_core.core import LocalCore
+from local_core.devices import ClientDevices
+from trial_site import REPOSITORY, MakeSite, Site
+
+
+@pytest.fixture
+async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
+    """Makes sites, and takes them down with everything they started."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**options: Any) -> Site:
+            options = {"count_interval_seconds": 0.25, "uptime_interval_seconds": 0.25, **options}
+            core = LocalCore(
+                tmp_path / "core",
+                recipe=REPOSITORY / "recipe.yaml",
+                artifact=REPOSITORY,
+                environment=Path(sys.prefix),
+                **options,
+            )
+            await stack.enter_async_context(core)
+            devices = await stack.enter_async_context(ClientDevices(lambda: core.broker.port))
+            return Site(core, devices)
+
+        yield make

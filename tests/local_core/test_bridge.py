@@ -1,0 +1,270 @@
+"""The bridge, between a real broker and publish/subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local_core.bridge import PUBLISHER, Bridge
+from local_core.broker import Broker
+from local_core.mqtt_client import MqttClient
+from local_core.pubsub import Message, PubSub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until a condition holds, and fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+def mapping(*entries: tuple[str, ...], **others: Any) -> dict[str, Any]:
+    """Return a configuration with entries of topic, source, target and perhaps prefix."""
+    names = ("topic", "source", "target", "targetTopicPrefix")
+    return {
+        "mqttTopicMapping": {
+            str(number): dict(zip(names, entry, strict=False)) for number, entry in enumerate(entries)
+        },
+        **others,
+    }
+
+
+class Site:
+    """A broker, publish/subscribe, a bridge between them, and what arrived where."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.pubsub = PubSub()
+        self.local: list[tuple[str, bytes]] = []
+        self.publishers: set[str] = set()
+        self.cloud: list[tuple[str, bytes]] = []
+        for everything in ("#", "$SYS/#"):
+            self.pubsub.subscribe(everything, self._keep)
+        self.bridge = Bridge(
+            self.pubsub,
+            broker_port=lambda: self.broker.port,
+            iot_core=lambda topic, payload: self.cloud.append((topic, payload)),
+        )
+        self.bridge.first_backoff_seconds = 0.05
+
+    def _keep(self, message: Message) -> None:
+        self.local.append((message.topic, message.payload))
+        self.publishers.add(message.publisher)
+
+    async def up(self, *entries: tuple[str, ...], **others: Any) -> MqttClient:
+        """Have the bridge connected with a mapping, and return a client of the broker."""
+        self.bridge.configure(mapping(*entries, **others))
+        await self.bridge.start()
+        await until(lambda: self.bridge.connected)
+        return await self.client("robot")
+
+    async def client(self, client_id: str) -> MqttClient:
+        """Return a connected client."""
+        client = MqttClient(client_id)
+        await client.connect(self.broker.port)
+        return client
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """Provide a site whose broker runs."""
+    site = Site()
+    await site.broker.start()
+    yield site
+    await site.bridge.stop()
+    await site.broker.stop()
+
+
+async def test_messages_go_from_the_broker_to_publish_subscribe(site: Site) -> None:
+    """An entry carries what matches, under its prefix, in the bridge's name; and nothing else."""
+    robot = await site.up(("clients/+/telemetry", "LocalMqtt", "Pubsub", "in/"))
+    robot.publish("clients/robot/other", b"0")
+    robot.publish("clients/robot/telemetry", b"\x00\xff")
+    await until(lambda: site.local)
+    assert site.local == [("in/clients/robot/telemetry", b"\x00\xff")]
+    assert site.publishers == {PUBLISHER}
+
+
+async def test_the_bridge_is_an_ordinary_client(site: Site) -> None:
+    """It counts among the connections, and is announced under a random or the configured id."""
+    assert re.fullmatch(r"mqtt-bridge-[A-Za-z0-9]{11}", site.bridge.client_id)
+    await site.up(("$SYS/brokers/+/clients/+/connected", "LocalMqtt", "Pubsub"))
+    assert set(site.broker.connections) == {site.bridge.client_id, "robot"}
+    await until(lambda: site.local)
+    assert site.local[0][0] == "$SYS/brokers/emqx@127.0.0.1/clients/robot/connected"
+    site.bridge.configure(mapping(clientId="my-bridge"))
+    await until(lambda: site.bridge.connected and set(site.broker.connections) == {"my-bridge", "robot"})
+    assert site.bridge.client_id == "my-bridge"
+
+
+async def test_each_entry_that_matches_gets_each_copy(site: Site) -> None:
+    """Equal filters share a subscription; two that overlap double what every entry gets."""
+    same = ("clients/+/x", "LocalMqtt", "Pubsub")
+    robot = await site.up((*same, "a/"), (*same, "b/"))
+    robot.publish("clients/robot/x", b"")
+    await until(lambda: len(site.local) == 2)
+    assert [topic for topic, _ in site.local] == ["a/clients/robot/x", "b/clients/robot/x"]
+    site.local.clear()
+    site.bridge.configure(mapping((*same, "a/"), ("clients/#", "LocalMqtt", "IotCore")))
+    await until(lambda: site.bridge._subscribed == {"clients/+/x", "clients/#"})
+    await asyncio.sleep(0.1)
+    robot.publish("clients/robot/x", b"")
+    robot.publish("clients/robot/y", b"")
+    await until(lambda: len(site.cloud) == 3)
+    assert [topic for topic, _ in site.cloud] == ["clients/robot/x"] * 2 + ["clients/robot/y"]
+    assert [topic for topic, _ in site.local] == ["a/clients/robot/x"] * 2
+
+
+async def test_a_wide_entry_carries_system_messages_once_somebody_subscribes(site: Site) -> None:
+    """`#` alone takes no `$SYS`, but it does take what another entry's subscription brings."""
+    robot = await site.up(("#", "LocalMqtt", "IotCore"))
+    site.broker.publish_system("$SYS/brokers/n/uptime", "1")
+    robot.publish("x", b"")
+    await until(lambda: site.cloud)
+    assert site.cloud == [("x", b"")]
+    site.bridge.configure(
+        mapping(("#", "LocalMqtt", "IotCore"), ("$SYS/brokers/+/uptime", "LocalMqtt", "Pubsub"))
+    )
+
+    def arrived() -> bool:
+        site.broker.publish_system("$SYS/brokers/n/uptime", "2")
+        return ("$SYS/brokers/n/uptime", b"2") in site.cloud
+
+    await until(arrived)
+    assert ("$SYS/brokers/n/uptime", b"2") in site.local
+
+
+async def test_messages_go_from_publish_subscribe_to_the_broker(site: Site) -> None:
+    """The canary's way: out under a prefix, and back in through another entry."""
+    await site.up(
+        ("pruner-canary/+", "Pubsub", "LocalMqtt", "clients/"),
+        ("clients/+/telemetry", "LocalMqtt", "Pubsub", "in/"),
+    )
+    site.pubsub.publish(Message("pruner-canary/telemetry", b"7", "component"))
+    await until(lambda: len(site.local) == 2)
+    assert site.local[1] == ("in/clients/pruner-canary/telemetry", b"7")
+
+
+async def test_only_an_exact_entry_receives_the_bridges_own_messages(site: Site) -> None:
+    """A wildcard entry on publish/subscribe does not see what the bridge put there."""
+    robot = await site.up(
+        ("a/x", "LocalMqtt", "Pubsub"),
+        ("b/x", "LocalMqtt", "Pubsub"),
+        ("a/x", "Pubsub", "IotCore"),
+        ("b/+", "Pubsub", "IotCore"),
+    )
+    for topic in ("b/x", "a/x"):
+        robot.publish(topic, b"bridge")
+    await until(lambda: site.cloud)
+    assert site.cloud == [("a/x", b"bridge")]
+    site.pubsub.publish(Message("b/x", b"component", "component"))
+    assert site.cloud[1:] == [("b/x", b"component")]
+
+
+async def test_an_unprefixed_pair_of_exact_entries_loops(site: Site) -> None:
+    """As on the real bridge: one message goes round for ever."""
+    robot = await site.up(("a", "LocalMqtt", "Pubsub"), ("a", "Pubsub", "LocalMqtt"))
+    robot.publish("a", b"round")
+    await until(lambda: len(site.local) > 20)
+
+
+async def test_it_comes_back_with_its_subscriptions(site: Site) -> None:
+    """After the broker was away the bridge connects and subscribes again by itself."""
+    robot = await site.up(("clients/#", "LocalMqtt", "Pubsub"))
+    await site.broker.stop()
+    await until(lambda: not site.bridge.connected)
+    await asyncio.sleep(0.1)
+    await site.broker.start()
+    await until(lambda: site.bridge.connected)
+    await robot.connect(site.broker.port)
+    robot.publish("clients/robot/x", b"")
+    await until(lambda: site.local)
+
+
+async def test_the_back_off_doubles_and_starts_again(site: Site) -> None:
+    """Attempts grow rarer while the broker is away; a connection starts the series anew."""
+    await site.up()
+    moments: list[float] = []
+
+    def port() -> int:
+        moments.append(time.monotonic())
+        return site.broker.port
+
+    site.bridge._broker_port = port
+    for _ in range(2):
+        moments.clear()
+        await site.broker.stop()
+        lost = time.monotonic()
+        await until(lambda: len(moments) == 4)
+        waits = [later - earlier for earlier, later in zip([lost, *moments], moments, strict=False)]
+        for wait, expected in zip(waits, (0.05, 0.1, 0.2, 0.4), strict=True):
+            assert expected * 0.9 < wait < expected + 0.15
+        await site.broker.start()
+        await until(lambda: site.bridge.connected)
+
+
+async def test_configuration_changes_subscriptions_while_running(site: Site) -> None:
+    """An entry that goes takes its subscription with it, a new one works at once, on both sides."""
+    robot = await site.up(("old", "LocalMqtt", "Pubsub", "in/"), ("out-old", "Pubsub", "IotCore"))
+    site.bridge.configure(mapping(("new", "LocalMqtt", "Pubsub", "in/"), ("out-new", "Pubsub", "IotCore")))
+
+    def arrived() -> bool:
+        robot.publish("old", b"")
+        robot.publish("new", b"")
+        return ("in/new", b"") in site.local
+
+    await until(arrived)
+    site.local.clear()
+    await asyncio.sleep(0.05)
+    assert ("in/old", b"") not in site.local
+    for topic in ("out-old", "out-new"):
+        site.pubsub.publish(Message(topic, b""))
+    assert site.cloud == [("out-new", b"")]
+
+
+async def test_a_stopped_bridge_carries_nothing_and_can_start_again(site: Site) -> None:
+    """Stopping ends the connection properly and the subscriptions; starting brings them back."""
+    robot = await site.up(("x", "LocalMqtt", "Pubsub", "in/"), ("y", "Pubsub", "IotCore"))
+    await site.bridge.stop()
+    await until(lambda: list(site.broker.connections) == ["robot"])
+    assert not site.bridge.connected
+    site.pubsub.publish(Message("y", b""))
+    robot.publish("x", b"")
+    await site.bridge.start()
+    await until(lambda: site.bridge.connected)
+    assert site.cloud == []
+    assert site.local == [("y", b"")]
+    site.pubsub.publish(Message("y", b""))
+    robot.publish("x", b"")
+    await until(lambda: ("in/x", b"") in site.local)
+    assert site.cloud == [("y", b"")]
+
+
+async def test_retained_messages_arrive_as_ordinary_ones(site: Site) -> None:
+    """A retained message is replayed to a new subscription, and nothing marks it on publish/subscribe."""
+    robot = await site.client("robot")
+    robot.publish("clients/robot/state", b"on", qos=1, retain=True)
+    await until(lambda: site.broker._engine is not None and site.broker._engine.retained_messages)
+    await site.up(("clients/+/state", "LocalMqtt", "Pubsub"))
+    await until(lambda: site.local == [("clients/robot/state", b"on")])
+
+
+async def test_nonsense_entries_are_left_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """An entry that cannot work is named in the log, and the others work."""
+    robot = await site.up(
+        ("x", "LocalMqtt", "Nowhere"), ("x", "Pubsub", "Pubsub"), ("x", "LocalMqtt", "IotCore")
+    )
+    robot.publish("x", b"")
+    await until(lambda: site.cloud)
+    assert [record.getMessage()[:30] for record in caplog.records] == [
+        "mqttTopicMapping: 0 is left ou",
+        "mqttTopicMapping: 1 is left ou",
+    ]
