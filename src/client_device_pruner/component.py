@@ -34,6 +34,7 @@ from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
 from client_device_pruner.model import Association, Clock, Hold
 from client_device_pruner.moment import Moment
+from client_device_pruner.outages import find_outages
 from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
 from client_device_pruner.reports import LOGGER, Reports, rfc3339
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
@@ -419,6 +420,7 @@ class Component:
         if settings.allow_short_durations:
             LOGGER.warning("allowShortDurations is on: for trials and tests only, never for a site that works")
         self.self_test.scale = settings.scale
+        self.ledger.loss_window_seconds = settings.mass_loss.window_seconds
         self.sources = Sources(settings, self.ledger, at, self.sources)
         self._tell_bridge()
         self._timers.roll_call = at
@@ -633,22 +635,33 @@ class Component:
     def circumstances(self, cycle_id: str) -> Circumstances:
         """By what devices are judged at this moment."""
         at = self.clock.monotonic()
-        return Circumstances(self.settings, self.sources.witnesses(at), self.sources.present_names(), cycle_id)
+        witnesses, present = self.sources.witnesses(at), self.sources.present_names()
+        outages = find_outages(
+            self.ledger.devices.values(),
+            present,
+            self.ledger.ended_absences,
+            [witness.source_id for witness in witnesses],
+            self.settings.mass_loss,
+        )
+        return Circumstances(self.settings, witnesses, present, cycle_id, outages)
 
     def plan(self, due: Sequence[Verdict]) -> Plan:
         """The due devices after all guards."""
         running = self.ledger.running_seconds(self.clock.monotonic())
         associated = len(self.ledger.devices)
         approved, current_id, members = self._approvals()
+        unexplained = self.circumstances("").outages.unexplained
+        budget = self.journal.budget(associated, running)
 
         def made(plan_id: str) -> Plan:
             return policy.plan(
                 due,
                 associated=associated,
                 settings=self.settings,
-                budget=self.journal.budget(associated, running),
+                budget=budget,
                 approved=approved,
                 plan_id=plan_id,
+                unexplained=unexplained,
                 standing=self.guards.standing,
             )
 
@@ -811,12 +824,9 @@ class Component:
             if said[:2] != (self._coverage_said or ())[:2]:
                 self._coverage_said = said
                 self._timers.coverage = at + COVERAGE_SECONDS * self.settings.scale
-                self.event(
-                    "coverage",
-                    associated=said[0],
-                    provable=said[1],
-                    reasons=list(said[2]),
-                )
+                self.event("coverage", associated=said[0], provable=said[1], reasons=list(said[2]))
+                if said[0] and not said[1]:
+                    LOGGER.error("nothing can ever be pruned on this core", extra={"fields": {"reasons": said[2]}})
         self.ledger.status = describe(
             now,
             self.ledger.devices.values(),

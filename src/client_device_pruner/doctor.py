@@ -135,6 +135,10 @@ def _needs(source: Source, settings: Settings) -> tuple[_Need, ...]:
     )
 
 
+def _all_needs(settings: Settings) -> dict[str, _Need]:
+    return {need.entry.key: need for source in settings.sources for need in _needs(source, settings)}
+
+
 def _narrowed(source: ActivitySource) -> str:
     """Give the part of the source's topic through which the canary passes, rather than all below a `#`."""
     *stem, last = source.topic.split("/")
@@ -370,6 +374,7 @@ def _too_wide(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
 
     The bridge gives an entry all that arrives and fits, by whatever subscription, a leading `$` or not.
     """
+    needs = _all_needs(settings)
     system = [
         topic for source in settings.sources if isinstance(source, EmqxSource) for topic in source.topics
     ]
@@ -379,11 +384,15 @@ def _too_wide(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
             filters_overlap(f"/{entry.topic}", f"/{topic}") for topic in system
         )
         if wide and (entry.source, entry.target) == (_LOCAL, _CLOUD):
-            yield Finding(
+            finding = (
                 f'The entry {entry.key} ("{entry.topic}") carries $SYS messages to AWS IoT Core if anything '
-                "subscribes to them; AWS IoT may drop the connection for that",
-                f'Narrow the topic of the entry {entry.key} to what devices publish to, such as "clients/#".',
+                "subscribes to them; AWS IoT may drop the connection for that"
             )
+            sentence = (
+                f'Narrow the topic of the entry {entry.key} to what devices publish to, such as "clients/#".'
+            )
+            ours = [_remade(needs[entry.key], entries)] if entry.key in needs else []
+            yield _told(finding, ours) if ours else Finding(finding, sentence)
 
 
 def _doubled(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
@@ -391,7 +400,7 @@ def _doubled(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
     if not settings.roll_call and not any(isinstance(source, EmqxSource) for source in settings.sources):
         return
     local = [entry for entry in entries if entry.source == _LOCAL]
-    needs = {need.entry.key: need for source in settings.sources for need in _needs(source, settings)}
+    needs = _all_needs(settings)
     for one, other in combinations(local, 2):
         if one.topic == other.topic or not filters_overlap(one.topic, other.topic):
             continue

@@ -31,6 +31,9 @@ class Signs(Protocol):
     def held_until(self, name: str, at: float) -> None:
         """The name was held present until that moment, and no longer is."""
 
+    def left(self, name: str) -> None:
+        """The name's last session ended."""
+
     def announce(self, name: str) -> None:
         """A broker's event named it."""
 
@@ -118,6 +121,7 @@ class EmqxSource:
             node.sessions[name] = remaining
         else:
             node.sessions.pop(name, None)
+            self._signs.left(name)
             _remember(self._closed, name, at)
         self._spoken.pop(name, None)
 

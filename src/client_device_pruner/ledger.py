@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from client_device_pruner.model import Association, Device, Habit, Mark, Proof
+from client_device_pruner.model import Absence, Association, Device, Habit, Mark, Proof
 from client_device_pruner.source_clock import SourceClock
 from client_device_pruner.topics import THING_NAME
 
 MAX_STRANGERS = 10_000
 """Names announced by a broker but not associated with this core, kept at most; the oldest go first."""
+MAX_ENDED = 20_000
+"""Ended absences remembered between two commits at most."""
 MAX_HISTORY = 20_000
 """Rows of history kept at most."""
 
@@ -56,6 +58,9 @@ class Ledger:
         self._started = started
         self._running_seconds = 0.0
         self._dirty: set[str] = set()
+        self._ended: dict[tuple[str, float], Absence] = {}
+        self._stored_ended: set[tuple[str, float]] = set()
+        self.loss_window_seconds = 600.0
         self._dirty_strangers = False
         self._gone: set[str] = set()
         self.present: Callable[[str], bool] = lambda _name: False
@@ -112,8 +117,11 @@ class Ledger:
         """The name showed life: its absence on every source begins here."""
         device = self.devices.get(name)
         if device is not None:
+            before = tuple(device.markers) if device.away and device.seen else ()
             self._mark_present(device, at)
-            device.seen = True
+            device.seen, device.away = True, False
+            if before and len(self._ended) < MAX_ENDED:
+                self._ended.setdefault((name, before[0]), Absence(name, before, tuple(device.markers)))
         if name in self.watched:
             self.returned.append(name)
 
@@ -122,18 +130,28 @@ class Ledger:
         device = self.devices.get(name)
         if device is not None:
             self._mark_present(device, at)
+            device.away = True
+
+    def left(self, name: str) -> None:
+        """The name's last session ended: its next sign of life is a return."""
+        device = self.devices.get(name)
+        if device is not None:
+            device.away = True
 
     def hear(self, name: str, source_id: int, at: float) -> None:
         """The name spoke on an activity source: a sign of life, and part of its habit."""
-        self.alive(name, at)
         device = self.devices.get(name)
-        if device is not None:
-            if device.habits is None:
-                device.habits = {}
-            habit = device.habits.get(source_id)
-            if habit is None:
-                habit = device.habits[source_id] = Habit()
-            habit.hear(device.marker(source_id), self.running_seconds(at))
+        if device is None:
+            self.alive(name, at)
+            return
+        if device.habits is None:
+            device.habits = {}
+        habit = device.habits.setdefault(source_id, Habit())
+        running = self.running_seconds(at)
+        if running - habit.last_running_seconds > max(habit.longest_silence_seconds, self.loss_window_seconds):
+            device.away = True
+        self.alive(name, at)
+        habit.hear(device.marker(source_id), running)
 
     def announce(self, name: str) -> None:
         """A broker's event or a roll call named it: from now on its activity can open a session."""
@@ -204,6 +222,31 @@ class Ledger:
         if mark:
             self.watched.add(name)
 
+    @property
+    def ended_absences(self) -> tuple[Absence, ...]:
+        """The absences that ended while others, begun about the same time, may still last."""
+        return tuple(self._ended.values())
+
+    def _drop_ended(self) -> None:
+        """Forget ended absences that nobody who is still away shares."""
+        if not self._ended:
+            return
+        window = max(self.loss_window_seconds, 1e-9)
+        begun = {
+            (source_id, int(device.marker(source_id) // window))
+            for device in self.devices.values()
+            if not self.present(device.name)
+            for source_id, _clock in self._active
+        }
+        for key, absence in list(self._ended.items()):
+            near = (
+                (source_id, int(began // window) + step)
+                for source_id, began in enumerate(absence.began)
+                for step in (-1, 0, 1)
+            )
+            if not any(place in begun for place in near):
+                del self._ended[key]
+
     def record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
         """Keep an event in the history, with the next commit."""
         self._history.append((wall, kind, name, json.dumps(data)))
@@ -229,6 +272,7 @@ class Ledger:
         """
         if self.connection is None:
             return False
+        self._drop_ended()
         names = tuple(self._dirty)
         rows = [self._row(self.devices[name]) for name in names if name in self.devices]
         try:
@@ -245,6 +289,12 @@ class Ledger:
                 if self._dirty_strangers:
                     write.execute("DELETE FROM strangers")
                     write.executemany("INSERT INTO strangers VALUES (?)", [(name,) for name in self._strangers])
+                if self._ended.keys() != self._stored_ended:
+                    write.execute("DELETE FROM absences")
+                    write.executemany(
+                        "INSERT INTO absences VALUES (?, ?, ?)",
+                        [(a.name, json.dumps(a.began), json.dumps(a.ended)) for a in self._ended.values()],
+                    )
                 if self._history:
                     write.executemany(
                         "INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", self._history
@@ -258,6 +308,7 @@ class Ledger:
             return False
         self._dirty.difference_update(names)
         self._gone.clear()
+        self._stored_ended = set(self._ended)
         self._history.clear()
         self._dirty_strangers = False
         self.fault = ""
@@ -292,6 +343,10 @@ class Ledger:
             clock = SourceClock(0.0, row["credit_seconds"], row["floor_seconds"])
             self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
         self._strangers = dict.fromkeys(row["name"] for row in connection.execute("SELECT name FROM strangers"))
+        for row in connection.execute("SELECT * FROM absences"):
+            absence = Absence(row["name"], tuple(json.loads(row["began"])), tuple(json.loads(row["ended"])))
+            self._ended[absence.name, absence.began[0]] = absence
+        self._stored_ended = set(self._ended)
         for row in connection.execute("SELECT * FROM devices"):
             device = self._device(row)
             self.devices[device.name] = device

@@ -88,7 +88,7 @@ class Device:
 
     `markers[source_id]` is that source's clock at the last sign of life on any source (or when the association was
     first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether a broker's
-    event or a roll call ever named it.
+    event or a roll call ever named it; `away` whether its next sign of life is a return.
     """
 
     name: str
@@ -98,10 +98,20 @@ class Device:
     markers: array[float] = field(default_factory=lambda: array("d"))
     habits: dict[int, Habit] | None = None
     mark: Mark | None = None
+    away: bool = True
 
     def marker(self, source_id: int) -> float:
         """The source's clock at the last sign of life; 0 where the source is younger than that sign."""
         return self.markers[source_id] if source_id < len(self.markers) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """An absence that ended: the readings of all sources' clocks, by source id, at its beginning and at the return."""
+
+    name: str
+    began: tuple[float, ...]
+    ended: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

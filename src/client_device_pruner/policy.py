@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from client_device_pruner.model import Device, Hold, Mark, Proof, State, Witness
+from client_device_pruner.outages import Outages
 from client_device_pruner.settings import Settings, format_duration
 
 HABIT_MESSAGES = 5
@@ -67,14 +68,14 @@ class Circumstances:
 
     Attributes:
         present: the names with a known session, or named by the roll call that vouches.
-        returns: for devices of an outage from which one came back: name -> {source id -> reading at that return}.
+        outages: who was lost together with others.
     """
 
     settings: Settings
     witnesses: Sequence[Witness]
     present: Container[str]
     cycle_id: str = ""
-    returns: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    outages: Outages = field(default_factory=Outages)
 
 
 def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
@@ -136,7 +137,7 @@ def _habit(
 def absence_seconds(device: Device, witness: Witness, now: Circumstances) -> float:
     """How long the device has been absent on that source's clock."""
     since = max(device.marker(witness.source_id), witness.floor_seconds)
-    returned = now.returns.get(device.name)
+    returned = now.outages.returns.get(device.name)
     if returned:
         since = max(since, returned.get(witness.source_id, 0.0))
     return max(0.0, witness.clock_seconds - since)
@@ -224,7 +225,7 @@ def plan(
     budget: Budget,
     approved: Collection[str],
     plan_id: str,
-    in_outage: Collection[str] = (),
+    unexplained: Collection[tuple[str, int]] = (),
     standing: Sequence[Hold] = (),
 ) -> Plan:
     """Apply the guards to the due devices.
@@ -234,13 +235,19 @@ def plan(
         associated: how many devices are associated with the core.
         approved: keys (see `member`) of the devices and incarnations that an approval names.
         plan_id: the id of the plan that those who wait for approval are to get.
-        in_outage: names of devices in an outage from which none has come back.
+        unexplained: (name, source id) of devices in an outage from which none has come back.
         standing: guards that hold everything back, whatever is due.
     """
     ordered = sorted(due, key=_longest_first)
     holds = list(standing)
     waiting: set[str] = set()
-    lost = [v for v in ordered if v.device.name in in_outage and member(v.device) not in approved]
+    lost = [
+        v
+        for v in ordered
+        if v.testimony
+        and (v.device.name, v.testimony.witness.source_id) in unexplained
+        and member(v.device) not in approved
+    ]
     if lost:
         waiting.update(v.device.name for v in lost)
         holds.append(

@@ -19,8 +19,7 @@ CREATE TABLE devices (
     name TEXT PRIMARY KEY, associated_at REAL, seen INTEGER NOT NULL, announced INTEGER NOT NULL,
     held INTEGER NOT NULL, markers TEXT NOT NULL, habits TEXT NOT NULL, mark TEXT) WITHOUT ROWID;
 CREATE TABLE strangers (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE absences (
-    name TEXT NOT NULL, source_id INTEGER NOT NULL, began_seconds REAL NOT NULL, ended_seconds REAL NOT NULL);
+CREATE TABLE absences (name TEXT NOT NULL, began TEXT NOT NULL, ended TEXT NOT NULL);
 CREATE TABLE disassociations (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, associated_at REAL, cycle_id TEXT NOT NULL, outcome TEXT NOT NULL,
     evidence TEXT NOT NULL, intended_wall REAL NOT NULL, intended_running_seconds REAL NOT NULL,

@@ -1,0 +1,95 @@
+"""Outages: devices that were lost together share a cause, until one of them comes back (DESIGN, model 6)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from client_device_pruner.model import Absence, Device
+from client_device_pruner.settings import MassLoss
+
+
+@dataclass(frozen=True, slots=True)
+class Outages:
+    """What outages mean for single devices.
+
+    Attributes:
+        returns: name -> {source id -> reading of its clock at the first return of another device of that outage}:
+            there the absence of those who are still away begins.
+        unexplained: (name, source id) of devices in an outage from which nobody has come back.
+    """
+
+    returns: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    unexplained: frozenset[tuple[str, int]] = frozenset()
+
+
+def find_outages(
+    devices: Iterable[Device],
+    present: Container[str],
+    ended: Sequence[Absence],
+    source_ids: Iterable[int],
+    limits: MassLoss,
+) -> Outages:
+    """Find the outages on each source's clock.
+
+    Args:
+        devices: the associated devices; those without any sign of life were never there to be lost.
+        present: who is present now.
+        ended: absences that ended with a return.
+        source_ids: the sources in force.
+        limits: how close together, and how many, make an outage.
+    """
+    seen = [device for device in devices if device.seen]
+    away = [device for device in seen if device.name not in present]
+    returns: dict[str, dict[int, float]] = {}
+    unexplained: set[tuple[str, int]] = set()
+    if len(away) + len(ended) < limits.min_devices:
+        return Outages()
+    for source_id in source_ids:
+        losses = [_Loss(device.marker(source_id), device.name, None) for device in away]
+        losses += [
+            _Loss(absence.began[source_id], absence.name, absence.ended[source_id])
+            for absence in ended
+            if source_id < len(absence.began)
+        ]
+        losses.sort(key=lambda loss: loss.began)
+        for outage in _clusters(losses, len(seen) - len(away), limits):
+            first = min((loss.ended for loss in outage if loss.ended is not None), default=None)
+            for loss in outage:
+                if loss.ended is None and first is None:
+                    unexplained.add((loss.name, source_id))
+                elif loss.ended is None and first is not None:
+                    returns.setdefault(loss.name, {})[source_id] = first
+    return Outages(returns, frozenset(unexplained))
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    began: float
+    name: str
+    ended: float | None
+
+
+def _clusters(losses: Sequence[_Loss], present: int, limits: MassLoss) -> list[Sequence[_Loss]]:
+    """The outages among losses in order of their beginning; windows that overlap are one outage."""
+    ranges: list[list[int]] = []
+    names: Counter[str] = Counter()
+    end = 0
+    still_away = sum(loss.ended is None for loss in losses)
+    for start, first in enumerate(losses):
+        while end < len(losses) and losses[end].began - first.began <= limits.window_seconds:
+            names[losses[end].name] += 1
+            end += 1
+        # Present when the window began: who is present now, and who was lost since.
+        then = present + still_away
+        if len(names) >= limits.min_devices and len(names) * 100 >= limits.min_percent * then:
+            if ranges and start < ranges[-1][1]:
+                ranges[-1][1] = end
+            else:
+                ranges.append([start, end])
+        still_away -= first.ended is None
+        names[first.name] -= 1
+        if not names[first.name]:
+            del names[first.name]
+    return [losses[start:end] for start, end in ranges]
