@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ BACK_OFF_SECONDS = (60.0, 600.0)
 """The delay after a cycle that failed doubles from the first to the second (CONTRACT, cloud calls)."""
 EXIT_SECONDS = 3600.0
 """The component gives itself up at most once in so much running time: three errors make it BROKEN."""
+DEFER_SECONDS = 30.0
+"""How long a deployment waits for a batch in flight at most."""
 RECONNECT_SECONDS = 5.0
 """How long after a lost connection a new one is tried; six times that after a refused one."""
 REQUEST_SECONDS = 2.0
@@ -158,6 +161,8 @@ class Component:
         self._bridge: dict[str, Any] | None = None
         self._bridge_read = False
         self._changed: set[str | None] = set()
+        self._deferred = ("", 0.0)
+        self._refusals: dict[tuple[str, str], Finding | None] = {}
         self._findings: tuple[Finding, ...] = ()
         self._coverage: Coverage | None = None
         self._coverage_said: tuple[int, int, tuple[str, ...]] | None = None
@@ -247,6 +252,7 @@ class Component:
             case ConfigurationChanged(component):
                 self._changed.add(component)
             case Configuration(None, value, error):
+                self._refusals.clear()
                 self._configure(value, error)
             case Configuration(_, value, error):
                 self._take_bridge(value, error)
@@ -257,6 +263,7 @@ class Component:
             case PreUpdate(deployment_id):
                 self._pre_update(deployment_id)
             case Subscribed(topic):
+                self._refusals.pop(("SubscribeToTopic", topic), None)
                 LOGGER.info("subscribed", extra={"fields": {"topic": topic}})
 
     def _heed_returned(self) -> None:
@@ -335,17 +342,31 @@ class Component:
         self._status, self.stopping = 1, True
 
     def _refused(self, refused: Refused) -> None:
-        fields: dict[str, Any] = {"operation": refused.operation, "resource": refused.resource, "error": refused.error}
+        """Say once what Greengrass refuses; a missing permission stays among the findings."""
+        key = (refused.operation, refused.resource)
+        if key in self._refusals:
+            return
+        fields = {"operation": refused.operation, "resource": refused.resource, "error": refused.error}
+        finding = None
         if refused.unauthorized:
-            fields["remedy"] = permission(refused.operation, refused.resource)
+            fields["remedy"] = permission(*key)
+            text = f"Greengrass refuses {refused.operation} on {refused.resource}: a permission is missing."
+            finding = Finding(text, fields["remedy"])
+        self._refusals[key] = finding
+        # Greengrass Lite has no such operations; all goes on without them.
         unsupported = refused.operation in ("SubscribeToComponentUpdates", "DeferComponentUpdate")
-        level = LOGGER.info if unsupported else LOGGER.error
-        level("Greengrass refused a call", extra={"fields": fields})
+        LOGGER.log(
+            logging.INFO if unsupported else logging.ERROR, "Greengrass refused a call", extra={"fields": fields}
+        )
 
     def _pre_update(self, deployment_id: str) -> None:
         if self._ipc is not None:
+            at = self.clock.monotonic()
             busy = any(job.batch_in_flight for job in self._jobs.values())
-            self._ipc.defer(deployment_id, 1000 if busy else 0)
+            if self._deferred[0] != deployment_id:
+                self._deferred = (deployment_id, at)
+            wait = busy and at - self._deferred[1] < DEFER_SECONDS
+            self._ipc.defer(deployment_id, 1000 if wait else 0)
 
     def _publish(self, topic: str, payload: bytes) -> None:
         if self._ipc is not None:
@@ -374,12 +395,12 @@ class Component:
             self._hold_configuration((f"the configuration could not be read: {error}",))
             document = None
         try:
-            settings = parse(document if document is not None else self._last_good())
+            settings = parse(document) if document is not None else self._last_settings()
         except SettingsRefused as refused:
             self._hold_configuration(refused.problems)
             if self._configured:
                 return
-            settings = parse(self._last_good())
+            settings = self._last_settings()
         else:
             if document is not None:
                 self.guards.release("configuration")
@@ -406,6 +427,13 @@ class Component:
     def _last_good(self) -> Any:
         connection = self.ledger.connection
         return get_meta(connection, "configuration", DEFAULTS) if connection is not None else DEFAULTS
+
+    def _last_settings(self) -> Settings:
+        try:
+            return parse(self._last_good())
+        except SettingsRefused:
+            # Another version's: what it meant cannot be told.
+            return parse(DEFAULTS)
 
     def _keep_last_good(self, document: Any) -> None:
         document = {key: value for key, value in document.items() if key != "accessControl"}
@@ -779,6 +807,10 @@ class Component:
             LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
         self.guards.release("database")
         self.ledger = Ledger(connection, at)
+        if not self._configured:
+            # Until the configuration has been read, the sources are those of the last run.
+            self.settings = self._last_settings()
+        self.ledger.loss_window_seconds = self.settings.mass_loss.window_seconds
         self.sources = Sources(self.settings, self.ledger, at)
         self._tell_bridge()
         for intent in self.journal.restorable(self.ledger.running_seconds(at)):
@@ -817,7 +849,8 @@ class Component:
     def _describe(self, at: float, *, running: bool = True) -> None:
         """Bring the status up to date, and say when coverage changed."""
         now = self.circumstances("")
-        findings = [f"{finding.finding} {finding.remedy}" for finding in self._findings]
+        found = (*filter(None, self._refusals.values()), *self._findings)
+        findings = [f"{finding.finding} {finding.remedy}" for finding in found]
         self._coverage = cover(self.ledger.devices.values(), now, findings)
         if at >= self._timers.coverage and running:
             said = (self._coverage.associated, self._coverage.provable, self._coverage.reasons)
@@ -832,7 +865,7 @@ class Component:
             self.ledger.devices.values(),
             coverage=self._coverage,
             holds=self.guards.in_force,
-            findings=self._findings,
+            findings=found,
             plan=self._approvals()[1:] if self.ledger.connection is not None else ("", set()),
             next_check_seconds=max(0.0, self._timers.cycle - at) if self._cycle is None else 0.0,
             wall=self.clock.wall(),
@@ -843,7 +876,7 @@ class Component:
 def permission(operation: str, resource: str) -> str:
     """The JSON that grants a refused call, to be merged into the component's configuration."""
     service = "aws.greengrass.ipc.mqttproxy" if operation == "PublishToIoTCore" else "aws.greengrass.ipc.pubsub"
-    policy_id = f"{BRIDGE.split('.')[0]}.pruner:{operation}"
+    policy_id = f"community.greengrass.ClientDevicePruner:granted:{operation}"
     grant = {"operations": [f"aws.greengrass#{operation}"], "resources": [resource]}
     return json.dumps({"accessControl": {service: {policy_id: grant}}})
 

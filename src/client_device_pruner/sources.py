@@ -82,7 +82,8 @@ class Sources:
             identity = f"{ROLL_CALL} {settings.roll_call.url}"
             wanted.append((ROLL_CALL, identity, 3 * settings.roll_call.interval_seconds))
         records = ledger.adopt(wanted, at)
-        kept = {id(source.clock): source for source in before._emqx.values()} if before else {}
+        self._identities = {name: identity for name, identity, _max_quiet in wanted}
+        kept = {before._identities[name]: emqx for name, emqx in before._emqx.items()} if before else {}
         for source in settings.sources:
             if isinstance(source, configured.EmqxSource):
                 self._add_emqx(source, records[source.name], kept, settings.scale)
@@ -100,11 +101,11 @@ class Sources:
         self,
         source: configured.EmqxSource,
         record: SourceRecord,
-        kept: dict[int, EmqxSource],
+        kept: dict[str, EmqxSource],
         scale: float,
     ) -> None:
         clock = record.clock
-        emqx = kept.get(id(clock))
+        emqx = kept.get(source.identity)
         if emqx is None:
             emqx = EmqxSource(clock, self._ledger, bridge_client_id=source.bridge_client_id, scale=scale)
         emqx.scale = scale
