@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client_device_pruner import __version__
+from client_device_pruner import commands
 
 
 class SystemClock:
@@ -28,14 +27,8 @@ class SystemClock:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong use."""
-    parser = argparse.ArgumentParser(
-        prog="pruner",
-        description="Disassociates client devices from this core device once it is proven that they are gone.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--work-dir", type=Path, default=Path.cwd(), help="the component's work directory")
-    options = parser.parse_args(arguments)
-    return run(options.work_dir)
+    options = commands.parser().parse_args(arguments)
+    return run(options.work_dir) if options.command is None else commands.carry_out(options)
 
 
 def run(work_dir: Path) -> int:

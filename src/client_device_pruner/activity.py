@@ -91,7 +91,8 @@ def _dig(payload: bytes, path: Sequence[str]) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | None:
+    """What a scalar is compared as; None for what is none or is not there, which no text equals."""
     if isinstance(value, str):
         return value
-    return json.dumps(value) if isinstance(value, (bool, int, float)) else ""
+    return json.dumps(value) if isinstance(value, (bool, int, float)) else None

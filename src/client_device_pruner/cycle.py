@@ -46,8 +46,13 @@ Steps = Generator[Step, Any, None]
 class Desk(Protocol):
     """What a cycle needs from the component around it."""
 
-    clock: Clock
-    ledger: Ledger
+    @property
+    def clock(self) -> Clock:
+        """The machine's clocks."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger in force."""
 
     @property
     def journal(self) -> Journal:
@@ -290,9 +295,7 @@ class Cycle:
         for intent in refused:
             self.in_flight.pop(intent.name, None)
             error = errors[intent.name]
-            desk.event(
-                "failed", intent.name, code=error.code, message=error.message, cycleId=self.cycle_id
-            )
+            desk.event("failed", intent.name, code=error.code, message=error.message, cycleId=self.cycle_id)
 
     def _restore_lively(self) -> Generator[Step, Any, None]:
         """Associate again at once who showed life between check and confirmation."""
@@ -355,5 +358,3 @@ def _as_failure(reply: Any) -> CallFailed:
     if isinstance(reply, CallFailed):
         return reply
     return CallFailed(None, "garbage", "Protocol", f"an answer of another kind came: {type(reply).__name__}")
-
-

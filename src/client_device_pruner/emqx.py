@@ -80,6 +80,7 @@ class EmqxSource:
         self._explained = False
         self._lower_since: float | None = None
         self._last_heard: float | None = None
+        self._broken = float("-inf")
         self.matched_in_run = False
         self.matching = False
 
@@ -117,6 +118,10 @@ class EmqxSource:
             self._end(name, number, at)
             remaining = tuple(s for s in node.sessions.get(name, ()) if s != number)
         remaining = tuple(s for s in remaining if s != UNHEARD)
+        for other in self._nodes.values():
+            # It was opened where the only node was heard, and may have been on another one.
+            if other.sessions.get(name) == (UNHEARD,):
+                del other.sessions[name]
         if remaining:
             node.sessions[name] = remaining
         else:
@@ -172,7 +177,7 @@ class EmqxSource:
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: nothing is known any more."""
-        self.clock.break_stretch()
+        self._break(at)
         for node in self._nodes.values():
             self._forget(node, at)
 
@@ -182,9 +187,10 @@ class EmqxSource:
         for node_name, node in list(self._nodes.items()):
             if at - node.counted > max_quiet and not node.deaf:
                 self._forget(node, at)
-                node.deaf, node.count = True, None
+                node.deaf = True
             if at - node.heard > max_quiet:
                 del self._nodes[node_name]
+                self._break(at)
 
     # What it knows
 
@@ -234,8 +240,7 @@ class EmqxSource:
         if any(node.count is None for node in self._nodes.values()):
             return
         if not self.bridge_known and self._bridge_node is None:
-            self.clock.break_stretch()
-            self.matching = False
+            self._break(at)
             return
         surplus = self._surplus()
         if surplus == 0:
@@ -243,10 +248,12 @@ class EmqxSource:
                 self.clock.restart_absences()
             self._mismatch_since = self._lower_since = None
             self.matching = self.matched_in_run = True
-            self.clock.vouch(min(node.counted for node in self._nodes.values()))
+            oldest = min(node.counted for node in self._nodes.values())
+            if oldest >= self._broken:
+                # A count from before the break cannot vouch for what came after it.
+                self.clock.vouch(oldest)
             return
-        self.clock.break_stretch()
-        self.matching = False
+        self._break(at)
         if self._mismatch_since is None:
             self._mismatch_since = at
             self._explained = self._last_event >= at - 5.0 * self.scale
@@ -278,8 +285,7 @@ class EmqxSource:
         if node is None:
             node = self._nodes[node_name] = _Node(heard=at, counted=at)
             # One more node to agree: the stretch ends until its count is known.
-            self.clock.break_stretch()
-            self.matching = False
+            self._break(at)
         node.heard = self._last_heard = at
         return node
 
@@ -297,12 +303,17 @@ class EmqxSource:
         self._ended.add(hash((name, number)))
 
     def _forget(self, node: _Node, at: float) -> None:
-        """Throw the node's known sessions away; the stretch ends with them."""
-        names, node.sessions = node.sessions, {}
+        """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
+        names, node.sessions, node.count = node.sessions, {}, None
         for name in names:
             self._signs.held_until(name, at)
+        self._break(at)
+
+    def _break(self, at: float) -> None:
+        """End the stretch: only counts from now on begin another."""
         self.clock.break_stretch()
         self.matching = False
+        self._broken = at
 
 
 def decode_event(payload: bytes) -> dict[str, Any] | None:

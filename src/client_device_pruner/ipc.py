@@ -81,9 +81,7 @@ class PreUpdate:
     deployment_id: str
 
 
-News = (
-    Message | Configuration | ConfigurationChanged | Refused | Subscribed | StreamClosed | Disconnected | PreUpdate
-)
+News = Message | Configuration | ConfigurationChanged | Refused | Subscribed | StreamClosed | Disconnected | PreUpdate
 
 
 class Ipc(Protocol):

@@ -80,9 +80,7 @@ class Journal:
                         running_seconds,
                     ),
                 )
-                intents.append(
-                    Intent(cursor.lastrowid or 0, association, cycle_id, "open", evidence, wall, None)
-                )
+                intents.append(Intent(cursor.lastrowid or 0, association, cycle_id, "open", evidence, wall, None))
             self._use(write, len(intents))
         return tuple(intents)
 
@@ -113,9 +111,7 @@ class Journal:
     def restored(self, intent: Intent, requested_by: str) -> None:
         """Note that a disassociation was undone, and at whose request."""
         with transaction(self.connection, through=True) as write:
-            write.execute(
-                "UPDATE disassociations SET restored_by = ? WHERE id = ?", (requested_by, intent.intent_id)
-            )
+            write.execute("UPDATE disassociations SET restored_by = ? WHERE id = ?", (requested_by, intent.intent_id))
 
     def _select(self, where: str, *arguments: Any) -> tuple[Intent, ...]:
         # `where` is one of the constant texts above; values go in as arguments.

@@ -296,12 +296,8 @@ class Ledger:
                         [(a.name, json.dumps(a.began), json.dumps(a.ended)) for a in self._ended.values()],
                     )
                 if self._history:
-                    write.executemany(
-                        "INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", self._history
-                    )
-                    write.execute(
-                        "DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (MAX_HISTORY,)
-                    )
+                    write.executemany("INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", self._history)
+                    write.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (MAX_HISTORY,))
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
         except sqlite3.Error as error:
             self.fault = f"the state file cannot be written: {error}"
@@ -411,5 +407,3 @@ def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
     connection.executemany(
         "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in values.items()]
     )
-
-

@@ -40,7 +40,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """One incarnation: a thing name and when it was associated (seconds since the epoch; None where the cloud is silent)."""
+    """One incarnation: a thing name, and when it was associated (epoch seconds; None where the cloud does not say)."""
 
     name: str
     timestamp: float | None

@@ -155,9 +155,7 @@ def assess(device: Device, now: Circumstances) -> Verdict:
     if not device.seen and settings.never_seen_seconds is not None:
         threshold = settings.never_seen_seconds
     testimonies = [
-        testify(device, witness, now)
-        for witness in now.witnesses
-        if absence_seconds(device, witness, now) >= threshold
+        testify(device, witness, now) for witness in now.witnesses if absence_seconds(device, witness, now) >= threshold
     ]
     proving = [testimony for testimony in testimonies if testimony.proves]
     mark = device.mark
@@ -232,6 +230,8 @@ def plan(
 
     Args:
         due: the verdicts of the due devices.
+        settings: the limits.
+        budget: what the day's window leaves.
         associated: how many devices are associated with the core.
         approved: keys (see `member`) of the devices and incarnations that an approval names.
         plan_id: the id of the plan that those who wait for approval are to get.

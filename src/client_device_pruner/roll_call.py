@@ -41,7 +41,7 @@ class RollCall:
     ended_seconds: float
 
 
-class NoAnswer(Exception):  # noqa: N818 - a value that is delivered as often as it is raised
+class NoAnswer(Exception):
     """There is no answer; it says nothing about anybody.
 
     Attributes:

@@ -54,7 +54,7 @@ _DAY = 86400.0
 _USUAL_QUIET_SECONDS = 180.0  # maxQuiet of `emqx` for which the times that are not configurable are made
 
 
-class SettingsRefused(Exception):  # noqa: N818 - a refusal is no failure of the component
+class SettingsRefused(Exception):
     """A document was refused; `problems` are texts `path: what is wrong and what to write`."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:

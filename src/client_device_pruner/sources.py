@@ -59,13 +59,11 @@ class Sources:
     and a source that stays what it was is taken over with its known sessions.
     """
 
-    def __init__(
-        self, settings: configured.Settings, ledger: Ledger, at: float, before: Sources | None = None
-    ) -> None:
+    def __init__(self, settings: configured.Settings, ledger: Ledger, at: float, before: Sources | None = None) -> None:
         self._ledger = ledger
         self._prefix = settings.inbound_prefix
         self._routes: dict[str, tuple[_Handler, ...]] = {}
-        self._emqx: dict[str, EmqxSource] = {}
+        self.emqx: dict[str, EmqxSource] = {}
         self._activity: dict[str, ActivitySource] = {}
         self._patterns: list[tuple[str, Callable[[list[str]], _Handler]]] = []
         self._cadence: dict[str, float] = {}
@@ -82,8 +80,8 @@ class Sources:
             identity = f"{ROLL_CALL} {settings.roll_call.url}"
             wanted.append((ROLL_CALL, identity, 3 * settings.roll_call.interval_seconds))
         records = ledger.adopt(wanted, at)
-        self._identities = {name: identity for name, identity, _max_quiet in wanted}
-        kept = {before._identities[name]: emqx for name, emqx in before._emqx.items()} if before else {}
+        self.identities = {name: identity for name, identity, _max_quiet in wanted}
+        kept = {before.identities[name]: emqx for name, emqx in before.emqx.items()} if before else {}
         for source in settings.sources:
             if isinstance(source, configured.EmqxSource):
                 self._add_emqx(source, records[source.name], kept, settings.scale)
@@ -109,13 +107,15 @@ class Sources:
         if emqx is None:
             emqx = EmqxSource(clock, self._ledger, bridge_client_id=source.bridge_client_id, scale=scale)
         emqx.scale = scale
-        self._emqx[source.name] = emqx
+        self.emqx[source.name] = emqx
         name_level = source.thing_name_level
 
         def event(take: Callable[[str, str, bytes, float], None], topic: str) -> None:
             node_level = level_of(topic, 1)
 
             def route(levels: list[str]) -> _Handler:
+                if name_level >= len(levels):
+                    return lambda _payload, _at: None
                 node = levels[node_level] if node_level not in (None, name_level) else ""
                 name = levels[name_level]
                 return lambda payload, at: take(node, name, payload, at)
@@ -160,12 +160,12 @@ class Sources:
         """Let go of what a source that is no longer in force held present."""
         if before is None:
             return
-        now = {id(source) for source in self._emqx.values()}
-        for source in before._emqx.values():
+        now = {id(source) for source in self.emqx.values()}
+        for source in before.emqx.values():
             if id(source) not in now:
                 source.overflow(at)
         if before.roll_call is not self.roll_call:
-            before._release_roll_call(at)
+            before.release_roll_call(at)
 
     # What comes in
 
@@ -189,26 +189,28 @@ class Sources:
     def spoke(self, name: str, source_id: int, at: float) -> None:
         """A device spoke on an activity source: a sign of life, and perhaps a session that began unheard."""
         self._ledger.hear(name, source_id, at)
-        for emqx in self._emqx.values():
+        for emqx in self.emqx.values():
             emqx.spoke(name, at)
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: a gap for every source."""
-        for emqx in self._emqx.values():
+        for emqx in self.emqx.values():
             emqx.overflow(at)
         for activity in self._activity.values():
             activity.clock.break_stretch()
+        if self.roll_call:
+            self.roll_call.clock.break_stretch()
 
     def tick(self, at: float) -> None:
         """Let what has not been heard for too long go."""
-        for emqx in self._emqx.values():
+        for emqx in self.emqx.values():
             emqx.tick(at)
         if self.roll_call and self.roll_call.names and self.roll_call.outdated(at):
-            self._release_roll_call(at)
+            self.release_roll_call(at)
 
     def set_bridge(self, client_id: str, *, known: bool) -> None:
         """Take what the bridge's configuration says of its client id; "" where it names none."""
-        for name, emqx in self._emqx.items():
+        for name, emqx in self.emqx.items():
             emqx.set_bridge(glob.escape(client_id) or self._bridge_globs[name], known=known)
 
     # The roll call
@@ -226,11 +228,11 @@ class Sources:
         missing = (self._roll_call_sessions & open_now) - names
         if missing:
             roll_call.remark = f"the answer lacks {len(missing)} clients that are connected: {min(missing)}, …"
-        elif not (names & open_now or any(emqx.is_bridge(name) for emqx in self._emqx.values() for name in names)):
+        elif not (names & open_now or any(emqx.is_bridge(name) for emqx in self.emqx.values() for name in names)):
             roll_call.remark = "the answer names neither the bridge nor a session known to be open"
         else:
             roll_call.remark = "the next believed answer starts the clock"
-            self._release_roll_call(at)
+            self.release_roll_call(at)
             roll_call.names = names
             roll_call.clock.vouch(at)
             for name in names:
@@ -240,7 +242,8 @@ class Sources:
         roll_call.clock.break_stretch()
         return False
 
-    def _release_roll_call(self, at: float) -> None:
+    def release_roll_call(self, at: float) -> None:
+        """Let go of whom the last believed answer named."""
         if self.roll_call is not None:
             for name in self.roll_call.names:
                 self._ledger.held_until(name, at)
@@ -255,12 +258,12 @@ class Sources:
 
     def sessions(self) -> frozenset[str]:
         """The names with a session known to be open."""
-        return frozenset().union(*(emqx.sessions() for emqx in self._emqx.values()))
+        return frozenset().union(*(emqx.sessions() for emqx in self.emqx.values()))
 
     def present(self, name: str) -> bool:
         """Whether any source has the name present now."""
         called = self.roll_call is not None and name in self.roll_call.names
-        return called or any(emqx.holds(name) for emqx in self._emqx.values())
+        return called or any(emqx.holds(name) for emqx in self.emqx.values())
 
     def present_names(self) -> frozenset[str]:
         """All names that any source has present now."""
@@ -269,8 +272,8 @@ class Sources:
 
     def witnesses(self, at: float) -> tuple[Witness, ...]:
         """What the policy hears, the strongest proof first."""
-        silenced = next((why for emqx in self._emqx.values() if (why := emqx.silences_habit(at))), "")
-        found = [self._witness(name, emqx, Proof.CENSUS, at) for name, emqx in self._emqx.items()]
+        silenced = next((why for emqx in self.emqx.values() if (why := emqx.silences_habit(at))), "")
+        found = [self._witness(name, emqx, Proof.CENSUS, at) for name, emqx in self.emqx.items()]
         if self.roll_call:
             found.append(self._witness(ROLL_CALL, self.roll_call, Proof.ROLL_CALL, at))
         found += [

@@ -1,0 +1,352 @@
+"""When cycles and restores run, and all that they ask for: guards, plans, approvals, requests."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from client_device_pruner import policy
+from client_device_pruner.cloud_worker import CallFailed, Reply
+from client_device_pruner.cycle import Check, Cycle, Steps, restore_steps
+from client_device_pruner.job import Job, MomentCheck, Worker
+from client_device_pruner.journal import Intent, Journal
+from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
+from client_device_pruner.model import Association, Clock, Hold
+from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
+from client_device_pruner.reports import LOGGER, rfc3339
+from client_device_pruner.watch import COVERAGE_SECONDS, Watch
+
+BACK_OFF_SECONDS = (60.0, 600.0)
+"""The delay after a cycle that failed doubles from the first to the second (CONTRACT, cloud calls)."""
+REQUEST_SECONDS = 2.0
+"""How often requests of the command line are looked for."""
+MAX_PLANS = 20
+"""Plans remembered for late approvals."""
+BELIEVED_AFTER = 3
+"""An implausible list is believed once so many cycles in a row say the same (DESIGN, model 9)."""
+
+
+class Pruning:
+    """Owned by the one thread; it is the desk that a cycle turns to (`cycle.Desk`).
+
+    Args:
+        watch: what is known.
+        worker: makes a child process that delivers its replies with the given job's number.
+        check: begins a check in the moment.
+        jitter: gives numbers in [0, 1), to shift the cycles.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        worker: Callable[[int], Worker],
+        check: Callable[[Check, float], MomentCheck],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._watch = watch
+        self._worker = worker
+        self._check = check
+        self._jitter = jitter
+        self._jobs: dict[int, Job] = {}
+        self._job_number = 0
+        self._cycle: Cycle | None = None
+        self._next_cycle = float("inf")
+        self._next_requests = float("-inf")
+        self._failures = 0
+        self._failed_kind = ""
+        self._returned_said: set[int] = set()
+
+    # Time
+
+    def schedule(self, at: float) -> None:
+        """Set the time of the next cycle, after a start or when the interval changed."""
+        interval = self._watch.settings.check_interval_seconds
+        if not self._watch.ledger.devices:
+            # Nothing can be said of coverage before a first list.
+            interval = min(interval, COVERAGE_SECONDS * self._watch.settings.scale)
+        self._next_cycle = at + interval * self._jitter()
+
+    def tick(self, at: float) -> None:
+        """Do what is due."""
+        for job in list(self._jobs.values()):
+            self._run(job.tick, at)
+        self._jobs = {number: job for number, job in self._jobs.items() if not job.over}
+        if at >= self._next_requests:
+            self._next_requests = at + REQUEST_SECONDS * min(1.0, self._watch.settings.scale)
+            self._heed_requests()
+        if at >= self._next_cycle and self._cycle is None:
+            self._begin_cycle(at)
+
+    def reply(self, number: int, reply: Reply, at: float) -> None:
+        """Take what a child process answered."""
+        job = self._jobs.get(number)
+        if job is not None:
+            self._run(job.reply, reply, at)
+
+    def end(self) -> None:
+        """End all children; what was begun stays journalled and is settled by the next cycle."""
+        for job in self._jobs.values():
+            job.end()
+        self._jobs.clear()
+
+    @property
+    def batch_in_flight(self) -> bool:
+        """Whether a batch call is under way."""
+        return any(job.batch_in_flight for job in self._jobs.values())
+
+    def next_check_seconds(self, at: float) -> float:
+        """How long until the next cycle; 0 while one runs."""
+        return 0.0 if self._cycle else max(0.0, self._next_cycle - at)
+
+    def _begin_cycle(self, at: float) -> None:
+        if self._watch.ledger.connection is None:
+            self._next_cycle = at + self._delay()
+            return
+        self._next_cycle = float("inf")
+        self._cycle = Cycle(self)
+        self._add_job(self._cycle.steps(), at)
+
+    def _add_job(self, steps: Steps, at: float) -> None:
+        self._job_number += 1
+        job = self._jobs[self._job_number] = Job(steps, self._worker(self._job_number), self._check)
+        self._run(job.begin, at)
+
+    def _run(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Take a step of a job; a state file that refuses ends the job and holds pruning."""
+        try:
+            step(*arguments)
+        except sqlite3.Error as error:
+            self._watch.fault(f"the state file cannot be written: {error}")
+
+    def _delay(self) -> float:
+        settings = self._watch.settings
+        shift = 0.9 + 0.2 * self._jitter()
+        if not self._failures:
+            return settings.check_interval_seconds * shift
+        first, most = BACK_OFF_SECONDS
+        back_off = min(first * 2.0 ** (self._failures - 1), most) * settings.scale
+        return min(back_off * shift, settings.check_interval_seconds)
+
+    # Signs of life that matter at once
+
+    def heed_returned(self) -> None:
+        """Act on signs of life of marked devices, of those in flight, and of those disassociated."""
+        ledger = self._watch.ledger
+        if not ledger.returned:
+            return
+        names, ledger.returned = dict.fromkeys(ledger.returned), []
+        for name in names:
+            self._watch.unmark(name, "it showed life")
+            if self._cycle and name in self._cycle.in_flight:
+                self._cycle.lively.add(name)
+            elif ledger.connection is not None:
+                self._heed_return(name)
+
+    def _heed_return(self, name: str) -> None:
+        watch = self._watch
+        intents = [i for i in watch.journal.restorable(watch.running_seconds()) if i.name == name]
+        if not intents:
+            watch.ledger.watched.discard(name)
+            return
+        intent = intents[0]
+        if intent.intent_id in self._returned_said or name in watch.ledger.devices:
+            return
+        self._returned_said.add(intent.intent_id)
+        will = watch.settings.restore_on_return
+        watch.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
+        if will:
+            self._restore([intent], "return")
+
+    # Requests of the command line
+
+    def _heed_requests(self) -> None:
+        connection = self._watch.ledger.connection
+        if connection is None:
+            return
+        try:
+            rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
+            if not rows:
+                return
+            with transaction(connection, through=True) as write:
+                write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
+                approved = [json.loads(row["argument"]) for row in rows if row["kind"] == "approve"]
+                if approved:
+                    set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
+        except sqlite3.Error as error:
+            LOGGER.error("requests could not be read", extra={"fields": {"error": str(error)}})
+            return
+        for row in rows:
+            if row["kind"] == "restore":
+                self._restore(self._wanted(json.loads(row["argument"])), "command")
+
+    def _wanted(self, argument: dict[str, Any]) -> list[Intent]:
+        """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
+        intents = self._watch.journal.restorable(self._watch.running_seconds())
+        names, cycle = argument.get("names") or [], argument.get("cycle")
+        return [i for i in intents if argument.get("all") or i.name in names or i.cycle_id == cycle]
+
+    def _restore(self, intents: Sequence[Intent], requested_by: str) -> None:
+        if intents:
+            self._add_job(restore_steps(self, intents, requested_by), self.clock.monotonic())
+
+    # The desk
+
+    @property
+    def clock(self) -> Clock:
+        """See `cycle.Desk`."""
+        return self._watch.clock
+
+    @property
+    def ledger(self) -> Ledger:
+        """See `cycle.Desk`."""
+        return self._watch.ledger
+
+    @property
+    def journal(self) -> Journal:
+        """See `cycle.Desk`."""
+        return self._watch.journal
+
+    def circumstances(self, cycle_id: str) -> Circumstances:
+        """See `cycle.Desk`."""
+        return self._watch.circumstances(cycle_id)
+
+    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+        """See `cycle.Desk`."""
+        self._watch.event(kind, name, **data)
+
+    def plan(self, due: Sequence[Verdict]) -> Plan:
+        """See `cycle.Desk`."""
+        watch = self._watch
+        associated = len(watch.ledger.devices)
+        budget = watch.journal.budget(associated, watch.running_seconds())
+        unexplained = watch.circumstances().outages.unexplained
+        approved = self._approved()
+
+        def made(plan_id: str) -> Plan:
+            return policy.plan(
+                due,
+                associated=associated,
+                settings=watch.settings,
+                budget=budget,
+                approved=approved,
+                plan_id=plan_id,
+                unexplained=unexplained,
+                standing=watch.guards.standing,
+            )
+
+        plan = made("")
+        waiting = {policy.member(v.device) for v in due if v.device.name in plan.waiting}
+        if not waiting:
+            return plan
+        plan_id, members = self.waiting_plan()
+        if not waiting <= members:
+            plan_id = policy.new_plan_id(waiting)
+            self._remember_plan(plan_id, waiting)
+        return made(plan_id)
+
+    def waiting_plan(self) -> tuple[str, frozenset[str]]:
+        """The latest plan that had to wait: its id, and the keys of its members (see `policy.member`)."""
+        plans = self._plans()
+        return (plans[-1][0], frozenset(plans[-1][1])) if plans else ("", frozenset())
+
+    def _plans(self) -> list[tuple[str, list[str]]]:
+        connection = self._watch.ledger.connection
+        return get_meta(connection, "plans", []) if connection is not None else []
+
+    def _approved(self) -> set[str]:
+        """The members of all plans that were approved, by the configuration or by command."""
+        connection = self._watch.ledger.connection
+        ids = {self._watch.settings.approved_plan}
+        if connection is not None:
+            ids.update(get_meta(connection, "approved", []))
+        return {name for plan_id, names in self._plans() if plan_id in ids for name in names}
+
+    def _remember_plan(self, plan_id: str, members: set[str]) -> None:
+        plans = [plan for plan in self._plans() if plan[0] != plan_id]
+        plans = [*plans, (plan_id, sorted(members))][-MAX_PLANS:]
+        self._watch.write(lambda connection: set_meta(connection, plans=plans))
+
+    def plausible(self, listed: Sequence[Association]) -> bool:
+        """See `cycle.Desk`: not less than half of last time after our own removals, or three times the same."""
+        watch = self._watch
+        expected = len(watch.ledger.devices) - len(watch.journal.open_intents())
+        names = sorted(association.name for association in listed)
+        if len(listed) * 2 >= expected:
+            watch.guards.release("list")
+            return True
+        before, times = get_meta(watch.journal.connection, "implausible", ([], 0))
+        times = times + 1 if before == names else 1
+        watch.write(lambda connection: set_meta(connection, implausible=(names, times)))
+        if times >= BELIEVED_AFTER:
+            watch.guards.release("list")
+            return True
+        watch.guards.hold(
+            Hold(
+                "list",
+                f"{len(listed)} associated devices are listed, where {expected} were expected",
+                f"nothing to do if that is so: it is believed once {BELIEVED_AFTER} cycles in a row say the same",
+            )
+        )
+        return False
+
+    def failed(self, failure: CallFailed, cycle_id: str, *, names: Sequence[str] = ()) -> None:
+        """See `cycle.Desk`."""
+        watch = self._watch
+        self._failures += 1
+        if failure.kind == "accessDenied":
+            watch.guards.hold(Hold("accessDenied", failure.message, iam_permission(failure.message)))
+        elif failure.kind == "coreNotFound":
+            reason = f"the cloud does not know core device {watch.core_device}: {failure.message}"
+            watch.guards.hold(Hold("coreNotFound", reason, "has the core device been deleted or renamed?"))
+        if failure.kind != self._failed_kind or names:
+            self._failed_kind = failure.kind
+            code = failure.code or failure.kind
+            self.event("failed", code=code, message=failure.message, cycleId=cycle_id)
+
+    def succeeded(self) -> None:
+        """See `cycle.Desk`."""
+        self._watch.guards.release("coreNotFound")
+        self._watch.guards.release("accessDenied")
+
+    def ended(self, cycle: Cycle) -> None:
+        """See `cycle.Desk`."""
+        watch, tally, at = self._watch, cycle.tally, self.clock.monotonic()
+        self._cycle = None
+        if tally.complete:
+            self._failures, self._failed_kind = 0, ""
+            watch.guards.planned(tally.held)
+        self._next_cycle = at + self._delay()
+        if not tally.complete:
+            return
+        counts: dict[str, Any] = dict(tally.states)
+        if watch.settings.dry_run:
+            counts["wouldDisassociate"] = tally.would_disassociate
+        self.event(
+            "cycle",
+            cycleId=cycle.cycle_id,
+            disassociated=tally.disassociated,
+            held=sorted({hold.guard for hold in (*tally.held, *watch.guards.standing)}),
+            dryRun=watch.settings.dry_run,
+            nextCheckInSeconds=round(self._next_cycle - at, 3),
+            **counts,
+        )
+
+    def spare(self) -> None:
+        """Take the marks off that changed settings no longer allow."""
+        now = self._watch.circumstances()
+        for device in list(self._watch.ledger.devices.values()):
+            if device.mark is not None and assess(device, now).mark is None:
+                self._watch.unmark(device.name, "the settings spare it")
+
+
+def iam_permission(message: str) -> str:
+    """What to add to the token exchange role when the cloud refuses access."""
+    actions = (
+        "ListClientDevicesAssociatedWithCoreDevice",
+        "BatchDisassociateClientDeviceFromCoreDevice",
+        "BatchAssociateClientDeviceWithCoreDevice",
+    )
+    named = [action for action in actions if action in message] or [actions[0], actions[1]]
+    return "allow the token exchange role: " + ", ".join(f"greengrass:{action}" for action in named)

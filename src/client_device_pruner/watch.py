@@ -1,0 +1,261 @@
+"""The watch: what the one thread owns (settings, sources, ledger, guards), and the state file behind it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from client_device_pruner import state_file
+from client_device_pruner.coverage import Coverage, cover
+from client_device_pruner.doctor import Finding
+from client_device_pruner.guards import Guards
+from client_device_pruner.journal import Journal
+from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
+from client_device_pruner.model import Clock, Hold
+from client_device_pruner.outages import find_outages
+from client_device_pruner.policy import Circumstances
+from client_device_pruner.reports import LOGGER, Reports
+from client_device_pruner.settings import DEFAULTS, Settings, SettingsRefused, parse
+from client_device_pruner.sources import Sources
+from client_device_pruner.status import describe
+
+COMMIT_SECONDS = 60.0
+"""How often the ledger is written at most; with many changed rows more rarely (see `_commit_interval`)."""
+COVERAGE_SECONDS = 600.0
+"""When coverage is reported after a start, and how often at most it changes (CONTRACT, events)."""
+
+
+class Watch:
+    """Owned by one thread.
+
+    Args:
+        path: the state file.
+        core_device: thing name of the core device.
+        clock: the machine's clocks.
+        publish: publishes on local pub/sub.
+        publish_to_iot_core: publishes to AWS IoT Core.
+
+    Attributes:
+        configured: whether the configuration has been read in this run; until then the last run's is in force.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        core_device: str,
+        clock: Clock,
+        *,
+        publish: Callable[[str, bytes], None],
+        publish_to_iot_core: Callable[[str, bytes], None],
+    ) -> None:
+        self.clock = clock
+        self.core_device = core_device
+        self.settings = parse(DEFAULTS)
+        self.configured = False
+        self.guards = Guards(self.event)
+        self._path = path
+        self._reports = Reports(
+            core_device,
+            wall=clock.wall,
+            publish=publish,
+            publish_to_iot_core=publish_to_iot_core,
+            record=lambda wall, kind, name, data: self.ledger.record(wall, kind, name, data),
+        )
+        self._next_commit = self._next_open = float("-inf")
+        self._next_coverage = float("inf")
+        self._coverage_said: tuple[int, int] | None = None
+        self._not_vouching: dict[str, float] = {}
+        self.ledger = Ledger(None, clock.monotonic())
+        self.sources = Sources(self.settings, self.ledger, clock.monotonic())
+        self.open()
+
+    # What is known
+
+    @property
+    def journal(self) -> Journal:
+        """The journal; raises `sqlite3.OperationalError` while there is no state file to keep it in."""
+        if self.ledger.connection is None:
+            raise sqlite3.OperationalError("the state file is not open")
+        return Journal(self.ledger.connection)
+
+    def running_seconds(self) -> float:
+        """The component's running time over all runs."""
+        return self.ledger.running_seconds(self.clock.monotonic())
+
+    def circumstances(self, cycle_id: str = "") -> Circumstances:
+        """By what devices are judged at this moment."""
+        witnesses, present = self.sources.witnesses(self.clock.monotonic()), self.sources.present_names()
+        outages = find_outages(
+            self.ledger.devices.values(),
+            present,
+            self.ledger.ended_absences,
+            [witness.source_id for witness in witnesses],
+            self.settings.mass_loss,
+        )
+        return Circumstances(self.settings, witnesses, present, cycle_id, outages)
+
+    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+        """Publish an event of the contract; the state it speaks of is written within a second."""
+        self._reports.event(self.settings, kind, name, **data)
+        self._next_commit = min(self._next_commit, self.clock.monotonic() + 1.0)
+
+    def unmark(self, name: str, reason: str) -> None:
+        """Take a device's mark off, if it carries one, and say so."""
+        device = self.ledger.devices.get(name)
+        if device is not None and device.mark is not None:
+            self.ledger.set_mark(name, None)
+            self.event("unmarked", name, reason=reason)
+
+    # Settings
+
+    def last_good(self) -> Any:
+        """The last configuration that was accepted, in this run or an earlier one."""
+        connection = self.ledger.connection
+        return get_meta(connection, "configuration", DEFAULTS) if connection is not None else DEFAULTS
+
+    def last_settings(self) -> Settings:
+        """The settings of the last configuration that was accepted."""
+        try:
+            return parse(self.last_good())
+        except SettingsRefused:
+            # Another version's: what it meant cannot be told.
+            return parse(DEFAULTS)
+
+    def keep_good(self, document: dict[str, Any]) -> None:
+        """Keep an accepted configuration for the next start."""
+        document = {key: value for key, value in document.items() if key != "accessControl"}
+        if document != self.last_good():
+            self.write(lambda connection: set_meta(connection, configuration=document))
+
+    def adopt(self, settings: Settings) -> None:
+        """Put settings in force: sources that stay what they are keep what they know."""
+        at = self.clock.monotonic()
+        self.settings, self.configured = settings, True
+        self.ledger.loss_window_seconds = settings.mass_loss.window_seconds
+        self.sources = Sources(settings, self.ledger, at, self.sources)
+        self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
+
+    # Time
+
+    def tick(self, at: float) -> None:
+        """Let what was not heard go, and say which sources began or stopped to vouch."""
+        self.sources.tick(at)
+        in_force = set()
+        for witness in self.sources.witnesses(at):
+            guard = f"source:{witness.name}"
+            in_force.add(guard)
+            if witness.vouching:
+                self._not_vouching.pop(witness.name, None)
+                self.guards.release(guard, witness.reason)
+                continue
+            since = self._not_vouching.setdefault(witness.name, at)
+            patient = at - since <= self.sources.max_quiet_seconds(witness.source_id)
+            hold = Hold(guard, witness.reason, "pruner status says what is missing")
+            (self.guards.expect if patient else self.guards.hold)(hold)
+        for held in self.guards.in_force:
+            if held.guard.startswith("source:") and held.guard not in in_force:
+                self.guards.release(held.guard, "the source is no longer in force")
+
+    def commit_due(self, at: float) -> bool:
+        """Whether it is time to write; a state file that could not be opened is tried again."""
+        if self.ledger.connection is None and at >= self._next_open:
+            self.open()
+        return at >= self._next_commit
+
+    # The state file
+
+    def open(self) -> None:
+        """Open the state file and begin a run on it; while it cannot be opened, pruning holds."""
+        at = self.clock.monotonic()
+        try:
+            connection, aside = state_file.open_state(self._path, self.core_device)
+        except state_file.NewerSchema as error:
+            self._hold(f"{self._path.name} was written by a newer version: {error}", "deploy that version again")
+            self._next_open = float("inf")
+            return
+        except (sqlite3.Error, OSError) as error:
+            self._hold(f"{self._path} cannot be opened: {error}", "make room, or make it writable")
+            self._next_open = at + COMMIT_SECONDS * self.settings.scale
+            return
+        if aside:
+            LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
+        self.guards.release("database")
+        self.ledger = Ledger(connection, at)
+        if not self.configured:
+            # Until the configuration has been read, the sources are those of the last run.
+            self.settings = self.last_settings()
+        self.ledger.loss_window_seconds = self.settings.mass_loss.window_seconds
+        self.sources = Sources(self.settings, self.ledger, at)
+        self.ledger.watched.update(intent.name for intent in self.journal.restorable(self.running_seconds()))
+
+    def commit(self, at: float) -> None:
+        """Write what changed; while the file refuses, pruning holds."""
+        committed = self.ledger.commit(at)
+        self._next_commit = at + self._commit_interval()
+        if committed:
+            self.guards.release("database")
+        elif self.ledger.connection is not None:
+            self.fault(self.ledger.fault)
+
+    def write(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        """Write single values at once; while the file refuses, pruning holds."""
+        if self.ledger.connection is None:
+            return
+        try:
+            with transaction(self.ledger.connection) as write:
+                change(write)
+        except sqlite3.Error as error:
+            self.fault(f"the state file cannot be written: {error}")
+
+    def fault(self, reason: str) -> None:
+        """Hold pruning until a commit succeeds."""
+        self.ledger.fault = reason
+        self._hold(reason, "make room on the file system, or make it writable")
+
+    def _hold(self, reason: str, remedy: str) -> None:
+        self.guards.hold(Hold("database", reason, remedy))
+
+    def _commit_interval(self) -> float:
+        """Once a minute; with many changing rows more rarely, so that flash sees some two rows a second at most."""
+        return min(max(COMMIT_SECONDS, 0.5 * self.ledger.pending_rows), 900.0) * self.settings.scale
+
+    # The status
+
+    def describe(
+        self,
+        at: float,
+        *,
+        findings: Collection[Finding],
+        plan: tuple[str, Collection[str]],
+        next_check_seconds: float,
+        running: bool = True,
+    ) -> None:
+        """Bring the status up to date, to be written with the next commit, and say when coverage changed."""
+        now = self.circumstances()
+        coverage = cover(self.ledger.devices.values(), now, [f"{f.finding} {f.remedy}" for f in findings])
+        if running and at >= self._next_coverage:
+            self._say_coverage(coverage, at)
+        self.ledger.status = describe(
+            now,
+            self.ledger.devices.values(),
+            coverage=coverage,
+            holds=self.guards.in_force,
+            findings=findings,
+            plan=plan,
+            next_check_seconds=next_check_seconds,
+            wall=self.clock.wall(),
+            running=running,
+        )
+
+    def _say_coverage(self, coverage: Coverage, at: float) -> None:
+        figures = (coverage.associated, coverage.provable)
+        if figures == self._coverage_said:
+            return
+        self._coverage_said = figures
+        self._next_coverage = at + COVERAGE_SECONDS * self.settings.scale
+        reasons = list(coverage.reasons)
+        self.event("coverage", associated=coverage.associated, provable=coverage.provable, reasons=reasons)
+        if coverage.associated and not coverage.provable:
+            LOGGER.error("nothing can ever be pruned on this core", extra={"fields": {"reasons": reasons}})
