@@ -1,5 +1,6 @@
 # make test    set up what is missing, check and test all
 # make demo    set up what is missing, run the component on an embedded local core
+# make bench   set up what is missing, measure the component against a bare subscriber
 # make lint    the checks without the tests
 # make lock    pin the requirements anew (needs uv)
 # make clean   remove all that these make
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo lint lock clean
+.PHONY: test demo bench lint lock clean
 .DEFAULT_GOAL := test
 
 test: lint
@@ -25,6 +26,9 @@ lint: $(READY)
 
 demo: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.demo
+
+bench: $(READY)
+	PYTHONPATH=src $(RUN) -m local_core.bench
 
 lock:
 	$(LOCK) --output-file requirements.txt requirements.in

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+import re
+import sqlite3
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from local_core.core import BRIDGE, LocalCore
 from local_core.devices import ClientDevices
+from local_core.pubsub import Message
 
 COMPONENT = "community.greengrass.ClientDevicePruner"
 INBOUND = "client-device-pruner/in/"
@@ -40,13 +48,63 @@ TRIAL: dict[str, Any] = {
     "massLoss": {"window": "0.1s"},
 }
 
+TYPE_PREFIX = "community.greengrass.pruner."
+EVENT_DATA: dict[str, set[str]] = {
+    "marked": {"offlineSeconds", "thresholdSeconds", "proof", "dueInSeconds"},
+    "unmarked": {"reason"},
+    "disassociated": {"offlineSeconds", "proof", "cycleId"},
+    "failed": {"code", "message", "cycleId"},
+    "returned": {"disassociatedAt", "willRestore"},
+    "restored": {"requestedBy"},
+    "held": {"guard", "reason", "remedy"},
+    "released": {"guard", "reason", "remedy"},
+    "cycle": {"cycleId", "disassociated", "held", "dryRun", "nextCheckInSeconds"}
+    | {"present", "absent", "unknown", "marked", "due", "protected"},
+    "coverage": {"associated", "provable", "reasons"},
+    "configuration": {"accepted", "problems"},
+}
+"""Each event's data, at least (the contract's table)."""
+ABOUT_A_DEVICE = {"marked", "unmarked", "disassociated", "returned", "restored"}
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """Hold an event against the contract: CloudEvents 1.0, its data flat and complete."""
+    assert event["specversion"] == "1.0"
+    assert event["id"]
+    assert event["source"] == "/greengrass/core-1/client-device-pruner"
+    assert event["datacontenttype"] == "application/json"
+    assert event["time"].endswith("Z")
+    assert datetime.fromisoformat(event["time"].replace("Z", "+00:00")).utcoffset() == timedelta(0)
+    kind = event["type"].removeprefix(TYPE_PREFIX)
+    assert event["type"] == TYPE_PREFIX + kind
+    assert event["data"].keys() >= EVENT_DATA[kind], event
+    assert ("subject" in event) == (kind in ABOUT_A_DEVICE) or kind == "failed", event
+    for value in event["data"].values():
+        scalars = value if isinstance(value, list) else [value]
+        assert all(scalar is None or isinstance(scalar, str | int | float) for scalar in scalars), event
+    if "proof" in event["data"]:
+        assert event["data"]["proof"] in {"census", "rollCall", "habit"}
+
 
 @dataclass(slots=True)
 class Site:
-    """A core with its client devices."""
+    """A core with its client devices.
+
+    Attributes:
+        heard: when a message about each name last reached local pub/sub, in monotonic seconds.
+    """
 
     core: LocalCore
     devices: ClientDevices
+    heard: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Listen where the component does."""
+        self.core.pubsub.subscribe(f"{INBOUND}#", self._hear)
+
+    def _hear(self, message: Message) -> None:
+        if about := re.search(r"clients/([^/]+)/", message.topic):
+            self.heard[about[1]] = time.monotonic()
 
     def of_type(self, kind: str, name: str | None = None) -> list[dict[str, Any]]:
         """The data of the events of that type, about that device if one is named."""
@@ -75,15 +133,72 @@ class Site:
     async def cycles(self, number: int, seconds: float = 30.0) -> None:
         """Wait until so many more cycles have ended."""
         until = len(self.of_type("cycle")) + number
-        await self.core.wait_for_event(
-            lambda _event: len(self.of_type("cycle")) >= until, timeout_seconds=seconds
-        )
+        await self.core.wait_for_event(lambda _event: len(self.of_type("cycle")) >= until, timeout_seconds=seconds)
 
     async def deploy(self, **settings: Any) -> None:
         """Deploy the trial's settings and the bridge's mapping, with changes."""
         await self.core.deploy(
             {COMPONENT: {"merge": {**TRIAL, **settings}}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}}
         )
+
+    async def until(
+        self, reached: Callable[[], Any], seconds: float = 30.0, what: str = "it did not come to that"
+    ) -> Any:
+        """Wait until what is asked again and again is true, and return it."""
+        deadline = time.monotonic() + seconds
+        while not (answer := reached()):
+            assert time.monotonic() < deadline, f"{what} in {seconds:g} s; events: {self.core.events[-10:]}"
+            await asyncio.sleep(0.02)
+        return answer
+
+    async def listened(self) -> None:
+        """Wait until the component's subscription stands."""
+        await self.until(lambda: self.core.ipc._streams("SubscribeToTopic"), what="it did not subscribe")
+
+    def log(self) -> list[dict[str, Any]]:
+        """What the component has logged, line by line; lines of others have only a `message`."""
+        return [_fields(line) for line in list(self.core.component.output)]
+
+    async def logged(self, message: str, seconds: float = 30.0, **fields: Any) -> dict[str, Any]:
+        """Wait for a line of the log with that message and these fields; returns all its fields."""
+
+        def found() -> dict[str, Any] | None:
+            return next((f for f in self.log() if f.items() >= {"message": message, **fields}.items()), None)
+
+        line: dict[str, Any] = await self.until(found, seconds, f"nothing like {message} {fields} was logged")
+        return line
+
+    def check_events(self) -> None:
+        """Hold all events so far against the contract."""
+        for event in self.core.events:
+            check_event(event)
+        assert len({event["id"] for event in self.core.events}) == len(self.core.events)
+
+    def rows(self, query: str) -> list[sqlite3.Row]:
+        """Read from the component's state file, as of its last commit."""
+        path = self.core.work_dir / "pruner.db"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+            connection.row_factory = sqlite3.Row
+            return connection.execute(query).fetchall()
+
+    def status(self) -> dict[str, Any]:
+        """The status that the component last wrote."""
+        (row,) = self.rows("SELECT value FROM meta WHERE key = 'status'")
+        status: dict[str, Any] = json.loads(row["value"])
+        return status
+
+    def clock(self, source: str) -> float:
+        """The clock of a source in seconds, as of the last commit."""
+        (row,) = self.rows(f"SELECT credit_seconds FROM sources WHERE name = '{source}'")  # noqa: S608 - own text
+        return float(row["credit_seconds"])
+
+    def absences(self, source: str) -> dict[str, float]:
+        """How long each associated device that is not connected has been absent on a source's clock."""
+        (row,) = self.rows(f"SELECT id, credit_seconds FROM sources WHERE name = '{source}'")  # noqa: S608 - own text
+        return {
+            device["name"]: row["credit_seconds"] - json.loads(device["markers"])[row["id"]]
+            for device in self.rows("SELECT name, markers FROM devices WHERE NOT held AND seen")
+        }
 
     @property
     def associated(self) -> set[str]:
@@ -93,6 +208,14 @@ class Site:
     def operations(self, name: str) -> list[Any]:
         """The calls of that operation so far."""
         return [call for call in self.core.cloud.calls if call.operation == name]
+
+
+def _fields(line: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        fields = None
+    return fields if isinstance(fields, dict) else {"message": line}
 
 
 MakeSite = Callable[..., Awaitable[Site]]

@@ -65,21 +65,27 @@ def run(work_dir: Path) -> int:
     def roll_caller(deliver: Callable[[RollCall | NoAnswer], None]) -> RollCaller:
         return RollCaller(deliver, time.monotonic)
 
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    locks: list[int] = []
+
+    def own() -> bool:
+        if not locks and (lock := state_file.lock_instance(work_dir)) is not None:
+            locks.append(lock)
+        return bool(locks)
+
     work_dir.mkdir(parents=True, exist_ok=True)
-    lock = state_file.lock_instance(work_dir)
-    while lock is None and not stopping.is_set():
-        LOGGER.error("another instance owns the state in this work directory: waiting until it ends")
-        stopping.wait(10.0)
-        lock = state_file.lock_instance(work_dir)
-    component = Component(work_dir, core_device, SystemClock(), Edges(connect, worker, roll_caller))
-    signal.signal(signal.SIGTERM, lambda *_: component.stop())
-    signal.signal(signal.SIGINT, lambda *_: component.stop())
+    # Opening the state can take a while: a signal that comes meanwhile is kept.
+    stopping = threading.Event()
+    _when_told_to_end(stopping.set)
+    component = Component(work_dir, core_device, SystemClock(), Edges(connect, worker, roll_caller), own=own)
+    _when_told_to_end(component.stop)
     if stopping.is_set():
-        return 0
+        component.stop()
     return component.run()
+
+
+def _when_told_to_end(act: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: act())
 
 
 if __name__ == "__main__":

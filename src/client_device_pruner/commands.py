@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from client_device_pruner import __version__, snapshot
+from client_device_pruner import __version__, snapshot, teaching
 from client_device_pruner.explanation import PROOFS, Explanation, Situation, explain, nearest
 from client_device_pruner.ledger import transaction
 from client_device_pruner.model import State
@@ -58,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         prog="pruner",
         description="Disassociates client devices from this core device once it is proven that they are gone.\n"
         "Without a command it runs the component, which Greengrass does; the commands ask it, or tell it.",
-        epilog=_EXAMPLES,
+        epilog=teaching.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=__version__)
@@ -164,7 +163,7 @@ def _list(options: argparse.Namespace) -> None:
     found = snapshot.read(options.work_dir)
     verdicts = [assess(device, found.now) for _name, device in sorted(found.devices.items())]
     if options.state:
-        verdicts = [verdict for verdict in verdicts if verdict.state.value == options.state]
+        verdicts = [verdict for verdict in verdicts if verdict.state_so_far.value == options.state]
     _warn_if_ended(found)
     if options.json:
         _print_json([_listed(verdict, nearest(verdict, found.now)) for verdict in verdicts])
@@ -180,10 +179,10 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _row(verdict: Verdict, shown: Testimony | None, paint: Painter) -> tuple[str, ...]:
-    state = paint(verdict.state.value, _COLOURS.get(verdict.state, ""))
+    state = paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ""))
     gone = verdict.state not in (State.PRESENT, State.PROTECTED)
     due = "-"
-    if verdict.state is State.DUE:
+    if verdict.state_so_far is State.DUE:
         due = "next cycle"
     elif verdict.due_in_seconds is not None:
         still = verdict.testimony is not None and not verdict.testimony.proves
@@ -203,7 +202,7 @@ def _listed(verdict: Verdict, shown: Testimony | None) -> dict[str, Any]:
     gone = verdict.state is not State.PRESENT
     return {
         "thingName": verdict.device.name,
-        "state": verdict.state.value,
+        "state": verdict.state_so_far.value,
         "offlineSeconds": round(shown.absence_seconds if gone else 0.0, 3) if shown else None,
         "thresholdSeconds": round(shown.threshold_seconds, 3) if shown else None,
         "proof": verdict.testimony.witness.proof.value if verdict.testimony else None,
@@ -255,6 +254,8 @@ def _explain_absentee(options: argparse.Namespace, found: Snapshot) -> None:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
+    import difflib  # the component itself has no use for it
+
     folded: dict[str, list[str]] = {}
     for one in sorted(known):
         folded.setdefault(one.casefold(), []).append(one)
@@ -266,7 +267,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _print_explanation(explanation: Explanation, paint: Painter) -> None:
     verdict = explanation.verdict
-    _print(f"{paint(verdict.device.name, 'title')}: {paint(verdict.state.value, _COLOURS.get(verdict.state, ''))}")
+    _print(f"{paint(verdict.device.name, 'title')}: {paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ''))}")
     _print_section(paint, "For every disassociation", _checks(explanation.general, paint))
     for testimony in explanation.testimonies:
         witness = testimony.witness
@@ -289,7 +290,7 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
     association = verdict.device.association
     return {
         "thingName": verdict.device.name,
-        "state": verdict.state.value,
+        "state": verdict.state_so_far.value,
         "associatedAt": rfc3339(association.timestamp) if association and association.timestamp else None,
         "seen": verdict.device.seen,
         "conditions": conditions(explanation.general),
@@ -340,9 +341,7 @@ def _evidence(happening: Happening) -> str:
         parts.append(f"by {data['proof']}" + (f" of {data['sourceName']}" if "sourceName" in data else ""))
     if "dueInSeconds" in data:
         parts.append(f"notice {about(data['dueInSeconds'])}")
-    for key in ("code", "message", "reason"):
-        if data.get(key):
-            parts.append(str(data[key]))
+    parts += [str(data[key]) for key in ("code", "message", "reason") if data.get(key)]
     if happening.kind == "intended":
         parts.append("its outcome is not known yet")
     if "requestedBy" in data:
@@ -492,117 +491,18 @@ def _approve_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("plan", metavar="PLAN", help="the id of the plan, as pruner status shows it")
 
 
-_EXAMPLES = """\
-examples:
-  pruner status                    is all well, and if not, what is to be done
-  pruner list --state marked       who goes next unless he shows life
-  pruner explain press-7           why press-7 is, or is not, going to be disassociated
-  pruner history                   what was done, and on what evidence
-  pruner restore press-7           undo it
-  pruner status --json             the same for machines; every command has it
-
-exit status: 0 done, 1 it could not be done (one sentence on standard error says why), 2 wrong use.
-Run it as root or as the component's user. All but restore and approve only read. Times are UTC.
-pruner COMMAND --help explains each command."""
-
-_STATUS_TEACHING = """\
-what it shows:
-  Component        whether it runs, and when it last wrote what follows (every minute, and after each event)
-  Devices          the associated devices by state (pruner list --help explains the states)
-  Coverage         how many could be disassociated once they are gone, and what is missing for the others
-  Sources          VOUCHES: it can prove an absence now; CLOCK: how long it has vouched in all, the clock that all
-                   absences on it are measured on; WHY: what it goes by, or what it waits for
-  Guards in force  what holds disassociations back, with what to do
-  The doctor found what in the MQTT bridge's configuration keeps the component blind, with the JSON to deploy
-
-with --json: running, time, sources {name: {vouching, clockSeconds, reason}}, counts {state: number},
-coverage {associated, provable, reasons}, guards [{guard, reason, remedy}], plan (null or {id, devices}),
-nextCheckInSeconds (null if none is planned), doctor [{finding, remedy}].
-
-example:
-  pruner status --json | jq .running"""
-
-_LIST_TEACHING = """\
-columns:
-  THING   the thing name
-  STATE   present    a source has it connected, or heard it of late
-          absent     a source that vouches has not
-          unknown    no source that would have shown it vouches now
-          marked     its absence is proven for longer than its threshold; its notice runs
-          due        the notice has run out: the next cycle disassociates it, unless a guard holds
-          protected  protectedClients has it: it is never disassociated
-  ABSENT  how long the source has vouched since its last sign of life (not the time on the wall)
-  OF      its threshold, by offlineThreshold, thresholds, neverSeenThreshold, or its own habit
-  PROOF   what proves it: census, rollCall or habit; - if nothing does yet
-  SOURCE  the source whose clock ABSENT is measured on: the proof, or what comes nearest to one
-  DUE     what is left of its notice on that clock, which stands still while the source does not vouch
-
-with --json: a list of {thingName, state, offlineSeconds, thresholdSeconds, proof, sourceName, dueInSeconds}.
-
-examples:
-  pruner list
-  pruner list --state due"""
-
-_EXPLAIN_TEACHING = """\
-It lists each condition, whether it is met (yes or no), and its figure:
-  first those of every disassociation, then those of each source (one source whose conditions are all met is a
-  proof), then what comes between the proof and the disassociation: the notice, and the guards that hold.
-The last line says what would have to happen, or why it never will.
-
-with --json: thingName, state, associatedAt, seen, conditions [{text, met}], sources {name: {proof, proves,
-offlineSeconds, thresholdSeconds, conditions}}, finally [{text, met}], dueInSeconds, conclusion.
-
-example:
-  pruner explain press-7"""
-
-_HISTORY_TEACHING = """\
-columns:
-  TIME      when, by the wall clock of this device
-  THING     the thing name; - if it concerns a whole call
-  WHAT      marked, unmarked, intended (sent, the outcome is not known yet), disassociated (confirmed),
-            failed, returned (it showed life after that), restored (associated again)
-  EVIDENCE  how long absent of which threshold, by which proof of which source, and the cycle's id
-
-with --json: a list of {time, type, thingName, data}, oldest first; data as in the events.
-
-examples:
-  pruner history
-  pruner history press-7"""
-
-_RESTORE_TEACHING = """\
-The request is left in the state file; the component takes it up within 60 s and associates the devices again. Its
-role needs greengrass:BatchAssociateClientDeviceWithCoreDevice for that. A restored device is safe for its whole
-threshold. pruner history shows the names, the cycles' ids, and what came of it.
-
-with --json: {queued, names, running}.
-
-examples:
-  pruner restore press-7 press-8
-  pruner restore --cycle 3f2a9c81d4
-  pruner restore --all"""
-
-_APPROVE_TEACHING = """\
-When so many devices are due together that a mistake or an outage is more likely than so many losses, they wait as
-a plan. pruner status shows its id and its devices: look whether they are really gone, then approve it. The next
-cycle heeds it. It covers only the devices that it names, and spares those that have come back.
-
-with --json: {queued, plan, names, running}.
-
-example:
-  pruner approve 5d41402abc"""
-
 COMMANDS = (
-    Command("status", "how the component is: sources, devices, guards, findings", _STATUS_TEACHING, _status),
-    Command("list", "the client devices with state, absence and proof", _LIST_TEACHING, _list, _list_arguments),
-    Command("explain", "why a device is, or is not, going to go", _EXPLAIN_TEACHING, _explain, _explain_arguments),
+    Command("status", "how the component is: sources, devices, guards, findings", teaching.STATUS, _status),
+    Command("list", "the client devices with state, absence and proof", teaching.LIST, _list, _list_arguments),
+    Command("explain", "why a device is, or is not, going to go", teaching.EXPLAIN, _explain, _explain_arguments),
     Command(
         "history",
         "what was marked, disassociated, restored, and on what evidence",
-        _HISTORY_TEACHING,
+        teaching.HISTORY,
         _history,
         _history_arguments,
     ),
-    Command("restore", "associate again what was disassociated", _RESTORE_TEACHING, _restore, _restore_arguments),
-    Command("approve", "approve the plan that waits", _APPROVE_TEACHING, _approve, _approve_arguments),
+    Command("restore", "associate again what was disassociated", teaching.RESTORE, _restore, _restore_arguments),
+    Command("approve", "approve the plan that waits", teaching.APPROVE, _approve, _approve_arguments),
 )
 """All commands, in the order of `--help`; one more is one more entry."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from client_device_pruner.watch import Watch
 
 INBOX_LIMIT = 20_000
 """Messages held at most, some 300 bytes each."""
+BURST_SECONDS = 0.05
+"""How long messages gather before they are taken; a sign of life is to be heeded within a second."""
 EXIT_SECONDS = 3600.0
 """The component gives itself up at most once in so much running time: three errors make it BROKEN."""
 
@@ -92,6 +95,7 @@ class Component:
         clock: the machine's clocks.
         edges: the ways out.
         jitter: gives numbers in [0, 1), to shift the cycles.
+        own: takes the lock on the state; False while another instance has it.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Component:
         clock: Clock,
         edges: Edges,
         jitter: Callable[[], float] = random.random,
+        own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.inbox: Inbox[Item] = Inbox(INBOX_LIMIT)
         self.connection = Connection(lambda: edges.connect(self.inbox), self._give_up, (None, BRIDGE))
@@ -110,6 +115,7 @@ class Component:
             clock,
             publish=self.connection.publish,
             publish_to_iot_core=self.connection.publish_to_iot_core,
+            own=own,
         )
         self.pruning = Pruning(
             self.watch,
@@ -135,6 +141,8 @@ class Component:
         self._edges.connect(self.inbox)
         while not self._stopping:
             self.turn(min(1.0, max(0.05, self.watch.settings.scale)))
+            # Messages come in bursts: taking them together costs a fraction of a wake-up for each.
+            time.sleep(BURST_SECONDS)
         self.close()
         return self._status
 
@@ -235,10 +243,13 @@ class Component:
             if not watch.configured:
                 self._apply(watch.last_settings())
             return
+        corrected = watch.guards.holds("configuration")
         watch.guards.release("configuration")
         watch.keep_good(document)
-        if settings != watch.settings or not watch.configured:
+        changed = settings != watch.settings or not watch.configured
+        if changed:
             self._apply(settings)
+        if changed or corrected:
             watch.event("configuration", accepted=True, problems=[])
 
     def _refuse(self, problems: Sequence[str]) -> None:

@@ -193,6 +193,7 @@ class Connection:
 def permission(operation: str, resource: str) -> str:
     """The JSON that grants a refused call, to be merged into the component's configuration."""
     service = "aws.greengrass.ipc.mqttproxy" if operation == "PublishToIoTCore" else "aws.greengrass.ipc.pubsub"
-    policy_id = f"community.greengrass.ClientDevicePruner:granted:{operation}"
+    # An id of its own for each resource: a deployment replaces a policy's list of resources whole.
+    policy_id = f"community.greengrass.ClientDevicePruner:granted:{operation}:{resource}"
     grant = {"operations": [f"aws.greengrass#{operation}"], "resources": [resource]}
     return json.dumps({"accessControl": {service: {policy_id: grant}}})

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
-from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, Listed, ListPage, Ready, Reply
+from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, EntryError, Listed, ListPage, Ready, Reply
 from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger
 from client_device_pruner.model import Association, Clock, Device, Hold, State
@@ -23,6 +23,8 @@ BATCH = 100
 """Entries of one batch call at most: the API's limit."""
 NOT_CARRIED_OUT = frozenset({"throttled", "accessDenied", "coreNotFound", "credentials", "refused", "tooOld"})
 """Kinds of failure after which it is certain that a batch changed nothing."""
+START, LIST, DISASSOCIATE, ASSOCIATE = "start", "list", "disassociate", "associate"
+"""What the cloud is asked, as failures are told apart."""
 MAX_PAGES = 10_000
 """Pages of one listing at most: more devices than any core has."""
 
@@ -70,11 +72,14 @@ class Desk(Protocol):
     def event(self, kind: str, name: str | None = None, **data: Any) -> None:
         """Publish an event of the contract."""
 
-    def failed(self, failure: CallFailed, cycle_id: str, *, names: Sequence[str] = ()) -> None:
-        """A call failed: guards, back-off, and one event for each kind."""
+    def failed(self, failure: CallFailed, cycle_id: str, operation: str = START, *, names: Sequence[str] = ()) -> None:
+        """A call failed: guards, back-off, and one event for each kind of failure of an operation."""
 
-    def succeeded(self) -> None:
-        """The cloud answered as it should."""
+    def refused(self, error: EntryError, cycle_id: str, operation: str) -> None:
+        """The cloud refused one entry of a batch."""
+
+    def succeeded(self, operation: str) -> None:
+        """The cloud answered that operation as it should."""
 
     def ended(self, cycle: Cycle) -> None:
         """The cycle ended, in whatever way."""
@@ -89,6 +94,7 @@ class Tally:
     would_disassociate: int = 0
     held: tuple[Hold, ...] = ()
     complete: bool = False
+    failed: bool = False
 
 
 class Cycle:
@@ -115,19 +121,21 @@ class Cycle:
         try:
             yield from self._run()
         finally:
+            self._count_states()
             self.desk.ended(self)
 
     def _run(self) -> Steps:
         desk = self.desk
         ready: Ready | CallFailed = yield Start()
         if isinstance(ready, CallFailed):
-            desk.failed(ready, self.cycle_id)
+            self._failed(ready, START)
             return
         listed = yield from self._list()
         if listed is None or not desk.plausible(listed):
             return
         self._settle(desk.journal.open_intents(), listed)
         self._reconcile(listed)
+        yield from self._restore_wanted()
         verdicts = self._judge()
         due = [verdict for verdict in verdicts if verdict.state is State.DUE]
         plan = desk.plan(due)
@@ -144,12 +152,12 @@ class Cycle:
                     break
         if attempted:
             confirmed = yield from self._list()
-            if confirmed is not None:
+            if confirmed is not None and desk.plausible(confirmed):
                 self._settle(tuple(self.in_flight.values()), confirmed)
                 self._reconcile(confirmed)
             yield from self._restore_lively()
+            yield from self._restore_wanted()
         self.tally.complete = True
-        self._count_states()
 
     # Listing
 
@@ -161,21 +169,25 @@ class Cycle:
         for _page in range(MAX_PAGES):
             reply: Reply = yield ListPage(next(self._requests), token)
             if not isinstance(reply, Listed):
-                self.desk.failed(_as_failure(reply), self.cycle_id)
+                self._failed(_as_failure(reply), LIST)
                 return None
             for name, timestamp in reply.devices:
                 if THING_NAME.fullmatch(name):
                     found[name] = Association(name, timestamp)
             token = reply.next_token
             if token is None:
-                self.desk.succeeded()
+                self.desk.succeeded(LIST)
                 return list(found.values())
             if token in tokens:
                 break
             tokens.add(token)
         failure = CallFailed(None, "garbage", "Paging", "the list of associations repeats a page token")
-        self.desk.failed(failure, self.cycle_id)
+        self._failed(failure, LIST)
         return None
+
+    def _failed(self, failure: CallFailed, operation: str) -> None:
+        self.tally.failed = True
+        self.desk.failed(failure, self.cycle_id, operation)
 
     def _reconcile(self, listed: Iterable[Association]) -> None:
         for name in self.desk.ledger.reconcile(listed, self.desk.clock.monotonic()):
@@ -188,8 +200,8 @@ class Cycle:
             return
         desk = self.desk
         still = {association.name: association for association in listed}
-        done = [i for i in intents if still.get(i.name) != i.association]
-        not_done = [i for i in intents if still.get(i.name) == i.association]
+        not_done = [i for i in intents if _is_same(still.get(i.name), i.association)]
+        done = [i for i in intents if i not in not_done]
         wall = desk.clock.wall()
         desk.journal.settle(done, "done", wall)
         desk.journal.settle(not_done, "notDone", wall)
@@ -214,7 +226,6 @@ class Cycle:
                 if verdict.mark is not None:
                     verdict = assess(device, now)
             verdicts.append(verdict)
-        self._tally(verdicts)
         desk.ledger.commit(desk.clock.monotonic())
         return verdicts
 
@@ -231,14 +242,11 @@ class Cycle:
                 dueInSeconds=round(now.settings.notice_seconds, 3),
             )
 
-    def _tally(self, verdicts: Iterable[Verdict]) -> None:
-        self.tally.states = {state.value: 0 for state in State}
-        for verdict in verdicts:
-            self.tally.states[verdict.state.value] += 1
-
     def _count_states(self) -> None:
         now = self.desk.circumstances(self.cycle_id)
-        self._tally(assess(device, now) for device in self.desk.ledger.devices.values())
+        self.tally.states = {state.value: 0 for state in State}
+        for device in self.desk.ledger.devices.values():
+            self.tally.states[assess(device, now).state.value] += 1
 
     # Disassociating
 
@@ -274,11 +282,12 @@ class Cycle:
             desk.ledger.watched.add(intent.name)
         reply: Reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
         if isinstance(reply, Batched):
+            desk.succeeded(DISASSOCIATE)
             self._refused(intents, reply)
             yield from self._restore_lively()
             return True
         failure = _as_failure(reply)
-        desk.failed(failure, self.cycle_id, names=tuple(i.name for i in intents))
+        self._failed(failure, DISASSOCIATE)
         if failure.kind in NOT_CARRIED_OUT:
             desk.journal.settle(intents, "refused", desk.clock.wall())
             for intent in intents:
@@ -294,45 +303,52 @@ class Cycle:
         desk.journal.settle(refused, "refused", desk.clock.wall())
         for intent in refused:
             self.in_flight.pop(intent.name, None)
-            error = errors[intent.name]
-            desk.event("failed", intent.name, code=error.code, message=error.message, cycleId=self.cycle_id)
+            desk.refused(errors[intent.name], self.cycle_id, DISASSOCIATE)
 
     def _restore_lively(self) -> Generator[Step, Any, None]:
         """Associate again at once who showed life between check and confirmation."""
         while self.lively:
-            intents = [self.in_flight.pop(name) for name in sorted(self.lively & self.in_flight.keys())]
+            names = sorted(self.lively & self.in_flight.keys())
+            intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
             self.lively.clear()
             self.desk.journal.settle(intents, "done", self.desk.clock.wall())
-            yield from associate(self.desk, intents, "lastMoment", self._requests, self.cycle_id)
+            yield from associate(self.desk, intents, self._requests, self.cycle_id)
+
+    def _restore_wanted(self) -> Generator[Step, Any, None]:
+        """Associate again what is still to be restored: a crash or a refusal came between."""
+        yield from associate(self.desk, self.desk.journal.wanted(), self._requests, self.cycle_id)
 
 
-def restore_steps(desk: Desk, intents: Sequence[Intent], requested_by: str) -> Steps:
+def restore_steps(desk: Desk, intents: Sequence[Intent]) -> Steps:
     """Associate again what was disassociated."""
     ready: Ready | CallFailed = yield Start()
     if isinstance(ready, CallFailed):
-        desk.failed(ready, "", names=tuple(i.name for i in intents))
+        desk.failed(ready, "", ASSOCIATE, names=tuple(i.name for i in intents))
         return
-    yield from associate(desk, intents, requested_by, count(1), "")
+    yield from associate(desk, intents, count(1), "")
 
 
 def associate(
-    desk: Desk, intents: Sequence[Intent], requested_by: str, requests: Iterator[int], cycle_id: str
+    desk: Desk, intents: Sequence[Intent], requests: Iterator[int], cycle_id: str
 ) -> Generator[Step, Any, None]:
-    """Call the cloud to associate these devices again, in batches, and say what came of it."""
+    """Call the cloud to associate these devices again, in batches, and say what came of it.
+
+    An entry that the cloud refuses is given up; after a call that failed, the next cycle tries again.
+    """
     for start in range(0, len(intents), BATCH):
         part = intents[start : start + BATCH]
         names = tuple(intent.name for intent in part)
         reply: Reply = yield Batch(next(requests), "associate", names, desk.clock.monotonic())
         if not isinstance(reply, Batched):
-            desk.failed(_as_failure(reply), cycle_id, names=names)
+            desk.failed(_as_failure(reply), cycle_id, ASSOCIATE, names=names)
             return
         errors = {error.thing_name: error for error in reply.errors}
         for intent in part:
+            requested_by = intent.restore_for or "command"
             if intent.name in errors:
-                error = errors[intent.name]
-                desk.event("failed", intent.name, code=error.code, message=error.message, cycleId=cycle_id)
-            else:
-                desk.journal.restored(intent, requested_by)
+                desk.journal.want([intent], None)
+                desk.refused(errors[intent.name], cycle_id, ASSOCIATE)
+            elif desk.journal.restored(intent, requested_by):
                 desk.event("restored", intent.name, requestedBy=requested_by)
 
 
@@ -352,6 +368,13 @@ def evidence(verdict: Verdict) -> dict[str, Any]:
 def _batches(verdicts: Sequence[Verdict]) -> Iterator[Sequence[Verdict]]:
     for start in range(0, len(verdicts), BATCH):
         yield verdicts[start : start + BATCH]
+
+
+def _is_same(listed: Association | None, intended: Association) -> bool:
+    """Whether what is listed is the incarnation that was meant; where a timestamp is missing, it may well be."""
+    if listed is None:
+        return False
+    return listed.timestamp == intended.timestamp or None in (listed.timestamp, intended.timestamp)
 
 
 def _as_failure(reply: Any) -> CallFailed:

@@ -51,6 +51,7 @@ class _Node:
     difference: int = 0
     uptime: int | None = None
     deaf: bool = False
+    counted_since_break: bool = False
     sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
 
 
@@ -80,7 +81,6 @@ class EmqxSource:
         self._explained = False
         self._lower_since: float | None = None
         self._last_heard: float | None = None
-        self._broken = float("-inf")
         self.matched_in_run = False
         self.matching = False
 
@@ -137,6 +137,7 @@ class EmqxSource:
             return
         node = self._node(node_name, at)
         node.count, node.counted, node.deaf = value, at, False
+        node.counted_since_break = True
         node.difference = value - sum(map(len, node.sessions.values()))
         self._take_census(at)
 
@@ -177,7 +178,7 @@ class EmqxSource:
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: nothing is known any more."""
-        self._break(at)
+        self._break()
         for node in self._nodes.values():
             self._forget(node, at)
 
@@ -190,7 +191,7 @@ class EmqxSource:
                 node.deaf = True
             if at - node.heard > max_quiet:
                 del self._nodes[node_name]
-                self._break(at)
+                self._break()
 
     # What it knows
 
@@ -240,7 +241,7 @@ class EmqxSource:
         if any(node.count is None for node in self._nodes.values()):
             return
         if not self.bridge_known and self._bridge_node is None:
-            self._break(at)
+            self._break()
             return
         surplus = self._surplus()
         if surplus == 0:
@@ -248,12 +249,11 @@ class EmqxSource:
                 self.clock.restart_absences()
             self._mismatch_since = self._lower_since = None
             self.matching = self.matched_in_run = True
-            oldest = min(node.counted for node in self._nodes.values())
-            if oldest >= self._broken:
-                # A count from before the break cannot vouch for what came after it.
-                self.clock.vouch(oldest)
+            if all(node.counted_since_break for node in self._nodes.values()):
+                # A count from before a break cannot vouch for what came after it.
+                self.clock.vouch(min(node.counted for node in self._nodes.values()))
             return
-        self._break(at)
+        self._break()
         if self._mismatch_since is None:
             self._mismatch_since = at
             self._explained = self._last_event >= at - 5.0 * self.scale
@@ -285,7 +285,7 @@ class EmqxSource:
         if node is None:
             node = self._nodes[node_name] = _Node(heard=at, counted=at)
             # One more node to agree: the stretch ends until its count is known.
-            self._break(at)
+            self._break()
         node.heard = self._last_heard = at
         return node
 
@@ -307,13 +307,14 @@ class EmqxSource:
         names, node.sessions, node.count = node.sessions, {}, None
         for name in names:
             self._signs.held_until(name, at)
-        self._break(at)
+        self._break()
 
-    def _break(self, at: float) -> None:
+    def _break(self) -> None:
         """End the stretch: only counts from now on begin another."""
         self.clock.break_stretch()
         self.matching = False
-        self._broken = at
+        for node in self._nodes.values():
+            node.counted_since_break = False
 
 
 def decode_event(payload: bytes) -> dict[str, Any] | None:

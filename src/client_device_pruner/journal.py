@@ -23,6 +23,7 @@ class Intent:
     """One journalled disassociation.
 
     `outcome` is `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud).
+    `restore_for` says at whose request it is to be undone, `restored_by` that it was.
     """
 
     intent_id: int
@@ -32,6 +33,7 @@ class Intent:
     evidence: dict[str, Any]
     intended_wall: float
     restored_by: str | None
+    restore_for: str | None = None
 
     @property
     def name(self) -> str:
@@ -108,10 +110,26 @@ class Journal:
             running_seconds - KEPT_SECONDS,
         )
 
-    def restored(self, intent: Intent, requested_by: str) -> None:
-        """Note that a disassociation was undone, and at whose request."""
+    def want(self, intents: Iterable[Intent], requested_by: str | None) -> None:
+        """Note who wants these undone, so that it outlives a crash; None: nobody any more."""
         with transaction(self.connection, through=True) as write:
-            write.execute("UPDATE disassociations SET restored_by = ? WHERE id = ?", (requested_by, intent.intent_id))
+            write.executemany(
+                "UPDATE disassociations SET restore_for = ? WHERE id = ?",
+                [(requested_by, intent.intent_id) for intent in intents],
+            )
+
+    def wanted(self) -> tuple[Intent, ...]:
+        """The disassociations that are to be undone and are not yet."""
+        return self._select("outcome = 'done' AND restored_by IS NULL AND restore_for IS NOT NULL")
+
+    def restored(self, intent: Intent, requested_by: str) -> bool:
+        """Note that a disassociation was undone, and at whose request; False if that was noted before."""
+        with transaction(self.connection, through=True) as write:
+            cursor = write.execute(
+                "UPDATE disassociations SET restored_by = ? WHERE id = ? AND restored_by IS NULL",
+                (requested_by, intent.intent_id),
+            )
+            return cursor.rowcount == 1
 
     def _select(self, where: str, *arguments: Any) -> tuple[Intent, ...]:
         # `where` is one of the constant texts above; values go in as arguments.
@@ -133,4 +151,5 @@ def _intent(row: sqlite3.Row) -> Intent:
         json.loads(row["evidence"]),
         row["intended_wall"],
         row["restored_by"],
+        row["restore_for"],
     )

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from client_device_pruner.model import Device, Hold, Mark, Proof, State, Witness
 from client_device_pruner.outages import Outages
@@ -60,6 +61,11 @@ class Verdict:
     mark: Mark | None = None
     due_in_seconds: float | None = None
     reason: str = ""
+
+    @property
+    def state_so_far(self) -> State:
+        """The state as long as no cycle has set the mark: marking happens in cycles."""
+        return self.state if self.mark is None or self.mark == self.device.mark else State.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +304,8 @@ def plan(
 
 def day_allowance(base: int, settings: Settings) -> int:
     """How many may be disassociated in 24 h of a core that had `base` associated devices: rounded up, 0 for 0 %."""
-    return math.ceil(base * settings.limits.max_percent_per_day / 100)
+    # Exactly: as floats 8.8 % of 375 would be a little more than 33, and allow 34.
+    return math.ceil(base * Fraction(str(settings.limits.max_percent_per_day)) / 100)
 
 
 def member(device: Device) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from client_device_pruner import policy
-from client_device_pruner.cloud_worker import CallFailed, Reply
-from client_device_pruner.cycle import Check, Cycle, Steps, restore_steps
+from client_device_pruner.cloud_worker import CallFailed, EntryError, Reply
+from client_device_pruner.cycle import ASSOCIATE, DISASSOCIATE, LIST, START, Check, Cycle, Steps, restore_steps
 from client_device_pruner.job import Job, MomentCheck, Worker
 from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
@@ -55,8 +56,11 @@ class Pruning:
         self._next_cycle = float("inf")
         self._next_requests = float("-inf")
         self._failures = 0
-        self._failed_kind = ""
+        self._ending = False
+        self._failures_said: set[tuple[str, str, str]] = set()
+        self._denied: dict[str, Hold] = {}
         self._returned_said: set[int] = set()
+        self._resumed: sqlite3.Connection | None = None
 
     # Time
 
@@ -87,6 +91,7 @@ class Pruning:
 
     def end(self) -> None:
         """End all children; what was begun stays journalled and is settled by the next cycle."""
+        self._ending = True
         for job in self._jobs.values():
             job.end()
         self._jobs.clear()
@@ -113,7 +118,7 @@ class Pruning:
         job = self._jobs[self._job_number] = Job(steps, self._worker(self._job_number), self._check)
         self._run(job.begin, at)
 
-    def _run(self, step: Callable[..., None], *arguments: Any) -> None:
+    def _run(self, step: Callable[..., object], *arguments: Any) -> None:
         """Take a step of a job; a state file that refuses ends the job and holds pruning."""
         try:
             step(*arguments)
@@ -139,13 +144,22 @@ class Pruning:
         names, ledger.returned = dict.fromkeys(ledger.returned), []
         for name in names:
             self._watch.unmark(name, "it showed life")
-            if self._cycle and name in self._cycle.in_flight:
+            in_flight = self._cycle is not None and name in self._cycle.in_flight
+            if self._cycle is not None and in_flight:
                 self._cycle.lively.add(name)
-            elif ledger.connection is not None:
-                self._heed_return(name)
+            if ledger.connection is not None:
+                self._run(self._heed_begun if in_flight else self._heed_return, name)
+
+    def _heed_begun(self, name: str) -> bool:
+        """Keep it in the journal that a device in flight showed life, so that it outlives a crash."""
+        begun = [intent for intent in self.journal.open_intents() if intent.name == name]
+        self.journal.want(begun, "lastMoment")
+        return bool(begun)
 
     def _heed_return(self, name: str) -> None:
         watch = self._watch
+        if self._heed_begun(name):
+            return
         intents = [i for i in watch.journal.restorable(watch.running_seconds()) if i.name == name]
         if not intents:
             watch.ledger.watched.discard(name)
@@ -166,9 +180,16 @@ class Pruning:
         if connection is None:
             return
         try:
+            if connection is not self._resumed:
+                self._resumed = connection
+                self._restore_now(self.journal.wanted())
             rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
             if not rows:
                 return
+            # Wanted before the request goes: a crash between leaves it to be asked for twice, never lost.
+            for row in rows:
+                if row["kind"] == "restore":
+                    self._restore(self._wanted(json.loads(row["argument"])), "command")
             with transaction(connection, through=True) as write:
                 write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
                 approved = [json.loads(row["argument"]) for row in rows if row["kind"] == "approve"]
@@ -176,10 +197,6 @@ class Pruning:
                     set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
         except sqlite3.Error as error:
             LOGGER.error("requests could not be read", extra={"fields": {"error": str(error)}})
-            return
-        for row in rows:
-            if row["kind"] == "restore":
-                self._restore(self._wanted(json.loads(row["argument"])), "command")
 
     def _wanted(self, argument: dict[str, Any]) -> list[Intent]:
         """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
@@ -188,8 +205,15 @@ class Pruning:
         return [i for i in intents if argument.get("all") or i.name in names or i.cycle_id == cycle]
 
     def _restore(self, intents: Sequence[Intent], requested_by: str) -> None:
+        if not intents:
+            return
+        self.journal.want(intents, requested_by)
+        self._forget_failures(ASSOCIATE, {intent.name for intent in intents})
+        self._restore_now([replace(intent, restore_for=requested_by) for intent in intents])
+
+    def _restore_now(self, intents: Sequence[Intent]) -> None:
         if intents:
-            self._add_job(restore_steps(self, intents, requested_by), self.clock.monotonic())
+            self._add_job(restore_steps(self, intents), self.clock.monotonic())
 
     # The desk
 
@@ -223,9 +247,12 @@ class Pruning:
         budget = watch.journal.budget(associated, watch.running_seconds())
         unexplained = watch.circumstances().outages.unexplained
         approved = self._approved()
+        # A refused disassociation is released by one that is not: a single device may try.
+        probing = self._denied.keys() == {DISASSOCIATE}
+        standing = [hold for hold in watch.guards.standing if not (probing and hold.guard == "accessDenied")]
 
         def made(plan_id: str) -> Plan:
-            return policy.plan(
+            plan = policy.plan(
                 due,
                 associated=associated,
                 settings=watch.settings,
@@ -233,8 +260,9 @@ class Pruning:
                 approved=approved,
                 plan_id=plan_id,
                 unexplained=unexplained,
-                standing=watch.guards.standing,
+                standing=standing,
             )
+            return replace(plan, take=plan.take[:1]) if probing else plan
 
         plan = made("")
         waiting = {policy.member(v.device) for v in due if v.device.name in plan.waiting}
@@ -273,12 +301,16 @@ class Pruning:
         watch = self._watch
         expected = len(watch.ledger.devices) - len(watch.journal.open_intents())
         names = sorted(association.name for association in listed)
+        before, times, last_cycle = get_meta(watch.journal.connection, "implausible", ([], 0, ""))
         if len(listed) * 2 >= expected:
+            if times:
+                watch.write(lambda connection: set_meta(connection, implausible=([], 0, "")))
             watch.guards.release("list")
             return True
-        before, times = get_meta(watch.journal.connection, "implausible", ([], 0))
-        times = times + 1 if before == names else 1
-        watch.write(lambda connection: set_meta(connection, implausible=(names, times)))
+        cycle_id = self._cycle.cycle_id if self._cycle else ""
+        if before != names or cycle_id != last_cycle:
+            times = times + 1 if before == names else 1
+            watch.write(lambda connection: set_meta(connection, implausible=(names, times, cycle_id)))
         if times >= BELIEVED_AFTER:
             watch.guards.release("list")
             return True
@@ -291,34 +323,61 @@ class Pruning:
         )
         return False
 
-    def failed(self, failure: CallFailed, cycle_id: str, *, names: Sequence[str] = ()) -> None:
-        """See `cycle.Desk`."""
+    def failed(self, failure: CallFailed, cycle_id: str, operation: str = START, *, names: Sequence[str] = ()) -> None:
+        """See `cycle.Desk`; a restore that failed names its devices, and holds no disassociation back."""
         watch = self._watch
+        remedy = {"remedy": iam_permission(operation)} if failure.kind == "accessDenied" else {}
+        code = failure.code or failure.kind
+        for name in names or (None,):
+            if self._is_news(operation, failure.kind, name):
+                self.event("failed", name, code=code, message=failure.message, cycleId=cycle_id, **remedy)
+        if operation == ASSOCIATE:
+            return
         self._failures += 1
         if failure.kind == "accessDenied":
-            watch.guards.hold(Hold("accessDenied", failure.message, iam_permission(failure.message)))
+            self._denied[operation] = Hold("accessDenied", failure.message, iam_permission(operation))
+            watch.guards.hold(self._denied[operation])
+        elif failure.kind == "garbage" and operation == LIST:
+            watch.guards.hold(Hold("list", failure.message, "nothing was disassociated; the next cycle lists again"))
         elif failure.kind == "coreNotFound":
             reason = f"the cloud does not know core device {watch.core_device}: {failure.message}"
             watch.guards.hold(Hold("coreNotFound", reason, "has the core device been deleted or renamed?"))
-        if failure.kind != self._failed_kind or names:
-            self._failed_kind = failure.kind
-            code = failure.code or failure.kind
-            self.event("failed", code=code, message=failure.message, cycleId=cycle_id)
 
-    def succeeded(self) -> None:
-        """See `cycle.Desk`."""
+    def refused(self, error: EntryError, cycle_id: str, operation: str) -> None:
+        """See `cycle.Desk`; an entry refused in each cycle with the same code is said once."""
+        if self._is_news(operation, f"entry {error.code}", error.thing_name) or operation == ASSOCIATE:
+            self.event("failed", error.thing_name, code=error.code, message=error.message, cycleId=cycle_id)
+
+    def _is_news(self, operation: str, kind: str, name: str | None) -> bool:
+        key = (operation, kind, name or "")
+        is_news = key not in self._failures_said
+        self._failures_said.add(key)
+        return is_news
+
+    def _forget_failures(self, operation: str, names: Collection[str]) -> None:
+        self._failures_said = {key for key in self._failures_said if key[0] != operation or key[2] not in names}
+
+    def succeeded(self, operation: str) -> None:
+        """See `cycle.Desk`; access denied to one operation is not granted by another."""
         self._watch.guards.release("coreNotFound")
-        self._watch.guards.release("accessDenied")
+        self._denied.pop(operation, None)
+        self._denied.pop(START, None)
+        if not self._denied:
+            self._watch.guards.release("accessDenied")
 
     def ended(self, cycle: Cycle) -> None:
         """See `cycle.Desk`."""
         watch, tally, at = self._watch, cycle.tally, self.clock.monotonic()
         self._cycle = None
+        if tally.complete and not tally.failed:
+            self._failures = 0
+            # What is said of a single device is not said again while it is so.
+            devices = watch.ledger.devices
+            self._failures_said = {k for k in self._failures_said if k[2] in devices or k[0] == ASSOCIATE}
         if tally.complete:
-            self._failures, self._failed_kind = 0, ""
             watch.guards.planned(tally.held)
         self._next_cycle = at + self._delay()
-        if not tally.complete:
+        if self._ending:
             return
         counts: dict[str, Any] = dict(tally.states)
         if watch.settings.dry_run:
@@ -341,12 +400,14 @@ class Pruning:
                 self._watch.unmark(device.name, "the settings spare it")
 
 
-def iam_permission(message: str) -> str:
-    """What to add to the token exchange role when the cloud refuses access."""
-    actions = (
-        "ListClientDevicesAssociatedWithCoreDevice",
-        "BatchDisassociateClientDeviceFromCoreDevice",
-        "BatchAssociateClientDeviceWithCoreDevice",
-    )
-    named = [action for action in actions if action in message] or [actions[0], actions[1]]
-    return "allow the token exchange role: " + ", ".join(f"greengrass:{action}" for action in named)
+_ACTIONS = {
+    LIST: "greengrass:ListClientDevicesAssociatedWithCoreDevice",
+    DISASSOCIATE: "greengrass:BatchDisassociateClientDeviceFromCoreDevice",
+    ASSOCIATE: "greengrass:BatchAssociateClientDeviceWithCoreDevice",
+}
+
+
+def iam_permission(operation: str) -> str:
+    """What to add to the token exchange role when the cloud refuses access to an operation."""
+    actions = [_ACTIONS[operation]] if operation in _ACTIONS else [_ACTIONS[LIST], _ACTIONS[DISASSOCIATE]]
+    return "allow the token exchange role: " + ", ".join(actions)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from client_device_pruner import __version__
 from client_device_pruner.settings import Settings
 
 TYPE_PREFIX = "community.greengrass.pruner."
@@ -48,6 +49,7 @@ class Reports:
         self._publish = publish
         self._publish_to_iot_core = publish_to_iot_core
         self._record = record
+        self._shadow: tuple[str, dict[str, Any]] | None = None
 
     def event(self, settings: Settings, kind: str, name: str | None = None, **data: Any) -> None:
         """Publish one event of the contract; `name` is the device that it is about, if any."""
@@ -71,6 +73,24 @@ class Reports:
             self._publish_to_iot_core(topic, payload)
         self._record(wall, kind, name, data)
         LOGGER.log(_LEVELS.get(kind, logging.INFO), kind, extra={"fields": {"thingName": name, **data}})
+
+
+    def shadow(self, settings: Settings, status: dict[str, Any]) -> None:
+        """Write the status, cut down to what fleet indexing takes, to the named shadow if it changed."""
+        name = settings.reports.shadow_name
+        reported = {
+            "version": __version__,
+            "coverage": {key: status["coverage"][key] for key in ("associated", "provable")},
+            "counts": status["counts"],
+            "guards": sorted(hold["guard"] for hold in status["guards"]),
+            "vouching": sorted(source for source, said in status["sources"].items() if said["vouching"]),
+            "dryRun": settings.dry_run,
+        }
+        if name and (name, reported) != self._shadow:
+            self._shadow = (name, reported)
+            topic = f"$aws/things/{self._core_device}/shadow/name/{name}/update"
+            payload = json.dumps({"state": {"reported": reported}}, separators=(",", ":")).encode()
+            self._publish_to_iot_core(topic, payload)
 
 
 def rfc3339(wall: float) -> str:

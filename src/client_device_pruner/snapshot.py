@@ -77,6 +77,11 @@ def read(work_dir: Path) -> Snapshot:
             return _read(connection, running=is_running(work_dir))
     except (sqlite3.Error, OSError) as error:
         raise _unreadable(work_dir, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateUnreadable(
+            f"What {work_dir / STATE} holds is of another version of the component ({error!r}): try again once this"
+            " version has run for a minute."
+        ) from error
 
 
 def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ...]:
@@ -139,22 +144,31 @@ def _open(work_dir: Path) -> sqlite3.Connection:
     connection = state_file.read_only(path)
     try:
         connection.execute("BEGIN")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
-        if version != state_file.SCHEMA_VERSION:
-            raise StateUnreadable(
-                f"{path} has schema {version}, this version of the command reads {state_file.SCHEMA_VERSION}:"
-                " use the command of the version that runs."
-            )
+        _check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def _check_version(path: Path, version: int) -> None:
+    if version == 0:
+        raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
+    if version != state_file.SCHEMA_VERSION:
+        raise StateUnreadable(
+            f"{path} has schema {version}, this version of the command reads {state_file.SCHEMA_VERSION}:"
+            " use the command of the version that runs."
+        )
+
+
 def _unreadable(work_dir: Path, error: Exception) -> StateUnreadable:
-    return StateUnreadable(f"{work_dir / STATE} cannot be read ({error}): run this as root or as the component's user.")
+    corrupt = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    remedy = (
+        "the component sets it aside and begins a new one when it starts"
+        if corrupt
+        else "run this as root or as the component's user"
+    )
+    return StateUnreadable(f"{work_dir / STATE} cannot be read ({error}): {remedy}.")
 
 
 def _read(connection: sqlite3.Connection, *, running: bool) -> Snapshot:

@@ -15,7 +15,15 @@ class SourceClock:
         floor_seconds: the reading at which every absence on this source begins at the earliest.
     """
 
-    __slots__ = ("_last", "_pauses", "credit_seconds", "floor_seconds", "max_quiet_seconds", "stretch_seconds")
+    __slots__ = (
+        "_last",
+        "_latest",
+        "_pauses",
+        "credit_seconds",
+        "floor_seconds",
+        "max_quiet_seconds",
+        "stretch_seconds",
+    )
 
     def __init__(self, max_quiet_seconds: float, credit_seconds: float = 0.0, floor_seconds: float = 0.0) -> None:
         self.max_quiet_seconds = max_quiet_seconds
@@ -23,13 +31,15 @@ class SourceClock:
         self.floor_seconds = floor_seconds
         self.stretch_seconds = credit_seconds
         self._last: float | None = None
+        self._latest = float("-inf")
         self._pauses: list[tuple[float, float]] = []
 
     def vouch(self, at: float) -> None:
         """Take a voucher: the interval since the one before counts if it is no longer than the longest quiet."""
-        last = self._last
-        if last is not None and at <= last:
+        # Not even after a break: time that was counted is never counted again.
+        if at <= self._latest:
             return
+        last, self._latest = self._last, at
         if last is None or at - last > self.max_quiet_seconds:
             self.break_stretch()
         else:

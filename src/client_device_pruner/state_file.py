@@ -6,9 +6,12 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+LOCK_ATTEMPTS = 5
+"""How often the lock is tried, 20 ms apart, before another instance is taken to have it."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -23,7 +26,7 @@ CREATE TABLE absences (name TEXT NOT NULL, began TEXT NOT NULL, ended TEXT NOT N
 CREATE TABLE disassociations (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, associated_at REAL, cycle_id TEXT NOT NULL, outcome TEXT NOT NULL,
     evidence TEXT NOT NULL, intended_wall REAL NOT NULL, intended_running_seconds REAL NOT NULL,
-    settled_wall REAL, restored_by TEXT);
+    settled_wall REAL, restored_by TEXT, restore_for TEXT);
 CREATE INDEX disassociations_by_name ON disassociations (name);
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, data TEXT NOT NULL);
 CREATE INDEX history_by_name ON history (name);
@@ -46,14 +49,24 @@ def lock_instance(work_dir: Path) -> int | None:
     """Take the lock that says which process owns the state; None if another one has it.
 
     Returns the open file descriptor; the lock goes with it, or with the process.
+
+    Raises:
+        OSError: the file system refuses (full, read-only, no permission).
     """
-    descriptor = os.open(work_dir / "pruner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    path = work_dir / "pruner.lock"
+    # Where it exists, a read-only file system is no obstacle.
+    create = 0 if path.exists() else os.O_CREAT
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | create, 0o600)
+    for _attempt in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # A command that looks whether the component runs holds the lock for an instant.
+            time.sleep(0.02)
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def open_state(path: Path, core_device: str) -> tuple[sqlite3.Connection, str]:
@@ -92,6 +105,7 @@ def read_only(path: Path) -> sqlite3.Connection:
 
 
 def _open(path: Path, core_device: str) -> sqlite3.Connection:
+    _refuse_newer(_written_version(path))
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     path.chmod(0o600)
     connection = sqlite3.connect(path, timeout=5, isolation_level=None)
@@ -116,11 +130,26 @@ def _open(path: Path, core_device: str) -> sqlite3.Connection:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(f"schema {version}; this version knows {SCHEMA_VERSION}")
+    _refuse_newer(version)
     while version < SCHEMA_VERSION:
         script, version = (_SCHEMA, SCHEMA_VERSION) if version == 0 else (_MIGRATIONS[version], version + 1)
         connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;")
+
+
+def _written_version(path: Path) -> int:
+    """The schema version in the file's header, read without SQLite, which would write to the file; 0 if unknown."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(64)
+    except OSError:
+        return 0
+    # SQLite's file format: a magic text, and the user version at offset 60, big-endian.
+    return int.from_bytes(header[60:64], "big") if header.startswith(b"SQLite format 3\0") else 0
+
+
+def _refuse_newer(version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(f"schema {version}; this version knows {SCHEMA_VERSION}")
 
 
 def _set_aside(path: Path) -> Path:

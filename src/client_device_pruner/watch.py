@@ -23,6 +23,8 @@ from client_device_pruner.status import describe
 
 COMMIT_SECONDS = 60.0
 """How often the ledger is written at most; with many changed rows more rarely (see `_commit_interval`)."""
+INSTANCE_SECONDS = 10.0
+"""How often the state is asked for while another instance owns it."""
 COVERAGE_SECONDS = 600.0
 """When coverage is reported after a start, and how often at most it changes (CONTRACT, events)."""
 
@@ -36,6 +38,7 @@ class Watch:
         clock: the machine's clocks.
         publish: publishes on local pub/sub.
         publish_to_iot_core: publishes to AWS IoT Core.
+        own: takes the lock on the state, or has it already; False while another instance owns it.
 
     Attributes:
         configured: whether the configuration has been read in this run; until then the last run's is in force.
@@ -49,6 +52,7 @@ class Watch:
         *,
         publish: Callable[[str, bytes], None],
         publish_to_iot_core: Callable[[str, bytes], None],
+        own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.clock = clock
         self.core_device = core_device
@@ -56,12 +60,13 @@ class Watch:
         self.configured = False
         self.guards = Guards(self.event)
         self._path = path
+        self._own = own
         self._reports = Reports(
             core_device,
             wall=clock.wall,
             publish=publish,
             publish_to_iot_core=publish_to_iot_core,
-            record=lambda wall, kind, name, data: self.ledger.record(wall, kind, name, data),
+            record=self._record,
         )
         self._next_commit = self._next_open = float("-inf")
         self._next_coverage = float("inf")
@@ -70,6 +75,10 @@ class Watch:
         self.ledger = Ledger(None, clock.monotonic())
         self.sources = Sources(self.settings, self.ledger, clock.monotonic())
         self.open()
+
+    def _record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
+        # The ledger of the moment: another file brings another ledger.
+        self.ledger.record(wall, kind, name, data)
 
     # What is known
 
@@ -170,6 +179,12 @@ class Watch:
         """Open the state file and begin a run on it; while it cannot be opened, pruning holds."""
         at = self.clock.monotonic()
         try:
+            if not self._own():
+                reason = "another instance owns the state in this work directory"
+                self.guards.hold(Hold("instance", reason, "end the other process, or wait until it has ended"))
+                self._next_open = at + INSTANCE_SECONDS * self.settings.scale
+                return
+            self.guards.release("instance")
             connection, aside = state_file.open_state(self._path, self.core_device)
         except state_file.NewerSchema as error:
             self._hold(f"{self._path.name} was written by a newer version: {error}", "deploy that version again")
@@ -188,7 +203,8 @@ class Watch:
             self.settings = self.last_settings()
         self.ledger.loss_window_seconds = self.settings.mass_loss.window_seconds
         self.sources = Sources(self.settings, self.ledger, at)
-        self.ledger.watched.update(intent.name for intent in self.journal.restorable(self.running_seconds()))
+        begun_or_done = (*self.journal.open_intents(), *self.journal.restorable(self.running_seconds()))
+        self.ledger.watched.update(intent.name for intent in begun_or_done)
 
     def commit(self, at: float) -> None:
         """Write what changed; while the file refuses, pruning holds."""
@@ -248,6 +264,8 @@ class Watch:
             wall=self.clock.wall(),
             running=running,
         )
+        if self.configured:
+            self._reports.shadow(self.settings, self.ledger.status)
 
     def _say_coverage(self, coverage: Coverage, at: float) -> None:
         figures = (coverage.associated, coverage.provable)

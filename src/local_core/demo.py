@@ -26,10 +26,10 @@ from local_core.demo_story import DEVICES, MAPPING, NOTICE_SECONDS, SETTINGS, TH
 from local_core.devices import ClientDevices, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-STORY_SECONDS = 60.0
-"""The story ends after so long, whatever happens (issue: the two commands)."""
+STORY_SECONDS = 55.0
+"""The story ends after so long, whatever happens: with the tear-down, within a minute."""
 _INSTALL_SECONDS = 120.0
 _REFRESH_SECONDS = 0.25
 _INTERRUPTED = 130
@@ -55,6 +55,10 @@ class Screen:
         """Say what happens, or what was seen."""
         self._console.print(Text(text))
 
+    def paste(self, text: str) -> None:
+        """Print what is to be copied, as it is."""
+        self._console.print(Text(text), soft_wrap=True)
+
     def show(self) -> None:
         """Print the table where it is not in sight all the time."""
         if not self._console.is_interactive and self._stage is not None:
@@ -76,7 +80,7 @@ class Screen:
                 live.update(self._table(stage), refresh=True)
 
     @contextlib.contextmanager
-    def working(self, text: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+    def working(self, text: str) -> Iterator[None]:
         """Say that something takes its time, with a spinner where there can be one."""
         if self._console.is_interactive:
             with self._console.status(text):
@@ -104,5 +108,144 @@ class Screen:
         if clock is None:
             return Group(table)
         state = "goes" if clock.vouching else "stands still"
-        line = Text(f"clock of the emqx source: {clock.seconds:.1f} s, {state}", "green" if clock.vouching else "yellow")
+        line = Text(
+            f"clock of the emqx source: {clock.seconds:.1f} s, {state}", "green" if clock.vouching else "yellow"
+        )
         return Group(table, line)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; return 0, 1 if the story did not come out as told, or 130 if it was interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m local_core.demo", description=__doc__)
+    parser.add_argument(
+        "--environment", type=Path, help="virtual environment to link instead of running the recipe's install"
+    )
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        asyncio.run(_run(options.environment, console))
+    except (StoryError, DeviceError, BrokerError, OSError) as error:
+        console.print(Text(f"\nThe story did not come out as told: {error}", "bold red"))
+        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        console.print("\nInterrupted: all that was started has been ended, and its directory removed.")
+        return _INTERRUPTED
+    return 0
+
+
+async def _run(environment: Path | None, console: Console) -> None:
+    loop, story = asyncio.get_running_loop(), asyncio.current_task()
+    assert story is not None  # noqa: S101 - a coroutine runs in a task; for mypy
+
+    def interrupt() -> None:
+        # Once: tearing down is not to be interrupted itself.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: None)
+        story.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    screen = Screen(console)
+    _introduce(screen)
+    with tempfile.TemporaryDirectory(prefix="client-device-pruner-demo-") as root:
+        async with AsyncExitStack() as stack:
+            stage = await _set_up(environment, Path(root), screen, stack)
+            try:
+                await _play(stage, screen)
+            except StoryError:
+                screen.say(
+                    "\nThe last that the component wrote:\n" + "\n".join(list(stage.core.component.output)[-10:])
+                )
+                raise
+    _say_what_next(screen)
+
+
+def _introduce(screen: Screen) -> None:
+    screen.chapter("ClientDevicePruner: the main job, on an embedded local core")
+    screen.say(
+        "A client device that is provably gone loses its association with the core; one that lives never does."
+        " Here the component runs from its own recipe, with a real MQTT broker, a bridge, and a stand-in for the"
+        " cloud. Days are seconds here (allowShortDurations):"
+        f" offlineThreshold is {THRESHOLD_SECONDS:g} s instead of 30 days,"
+        f" noticePeriod {NOTICE_SECONDS:g} s instead of 1 day, and a cycle runs every second instead of every 6 hours."
+    )
+
+
+async def _set_up(environment: Path | None, root: Path, screen: Screen, stack: AsyncExitStack) -> Stage:
+    """Start a core that runs the component and hears its broker, and devices that can connect to it."""
+    core = None
+    if environment is None:
+        with screen.working("Installing the component as its recipe says (pip; it may take 20 s or more) ..."):
+            core = await _installed(root / "installed", stack)
+        if core is None:
+            screen.say("That did not work (no package index?): this environment's own packages are linked instead.")
+    if core is None:
+        core = await stack.enter_async_context(_core(root / "linked", environment or Path(sys.prefix)))
+        await _deploy(core)
+    return Stage(core, await stack.enter_async_context(ClientDevices(lambda: core.broker.port)))
+
+
+async def _play(stage: Stage, screen: Screen) -> None:
+    with screen.working("Waiting until the component hears the broker ..."):
+        # Its clock goes once two counts of the broker have come all the way and matched.
+        await stage.until(
+            "the component hears the broker",
+            lambda: stage.events("cycle") and (clock := stage.clock()) and clock.vouching,
+        )
+    try:
+        async with screen.watching(stage):
+            await asyncio.wait_for(tell(stage, screen), STORY_SECONDS)
+    except asyncio.TimeoutError:
+        raise StoryError(f"It was not over after {STORY_SECONDS:g} s; is this machine very busy?") from None
+
+
+async def _installed(root: Path, stack: AsyncExitStack) -> LocalCore | None:
+    """Start a core that installs the component by its recipe; None if it cannot be installed here and now."""
+    async with AsyncExitStack() as attempt:
+        core = await attempt.enter_async_context(_core(root, None))
+        await _deploy(core)
+        with contextlib.suppress(TimeoutError):
+            state = await core.component.wait_for_state(
+                State.RUNNING, State.ERRORED, State.BROKEN, timeout_seconds=_INSTALL_SECONDS
+            )
+            if state is State.RUNNING:
+                stack.push_async_exit(attempt.pop_all())
+                return core
+    return None
+
+
+def _core(root: Path, environment: Path | None) -> LocalCore:
+    core = LocalCore(root, environment=environment, count_interval_seconds=0.5, uptime_interval_seconds=0.5)
+    core.cloud.associate(*DEVICES)
+    return core
+
+
+async def _deploy(core: LocalCore) -> None:
+    await core.deploy({core.recipe.name: {"merge": SETTINGS}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}})
+
+
+def _say_what_next(screen: Screen) -> None:
+    entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in MAPPING.items())
+    screen.chapter("Next: the same on a core device of yours")
+    screen.say(
+        "1. Set bucket and region in gdk-config.json, then:\n"
+        "     gdk component build && gdk component publish\n"
+        "2. Allow the core's token exchange role\n"
+        "     greengrass:ListClientDevicesAssociatedWithCoreDevice\n"
+        "     greengrass:BatchDisassociateClientDeviceFromCoreDevice\n"
+        "     greengrass:BatchAssociateClientDeviceWithCoreDevice (to undo it)\n"
+        "3. Deploy community.greengrass.ClientDevicePruner, at first with this update:\n"
+        '     {"dryRun": true}\n'
+        "4. List the bridge in the same deployment,\n"
+        f"     {BRIDGE}\n"
+        "   and merge the mapping that this demo ran with:"
+    )
+    screen.paste(f'{{"mqttTopicMapping": {{\n{entries}}}}}')
+    screen.say(
+        "5. Follow its events on local pub/sub, client-device-pruner/events. Name what\n"
+        "   must always stay in protectedClients. Then deploy it with dryRun false."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

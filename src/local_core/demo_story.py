@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from client_device_pruner import snapshot
+from client_device_pruner.model import State as Standing
+from client_device_pruner.policy import absence_seconds, assess
 from local_core.cloud import DISASSOCIATE
 from local_core.component import State
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 DEVICES = ("alarm", "camera", "lamp-1", "lamp-2", "pump", "sensor")
 PROTECTED = "alarm"
 THRESHOLD_SECONDS = 5.0
-NOTICE_SECONDS = 10.0
+NOTICE_SECONDS = 12.0
 MAX_QUIET_SECONDS = 3.0
 
 SETTINGS: dict[str, Any] = {
@@ -34,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "massLoss": {"window": "0.1s", "minPercent": 100},
 }
 
+_SOURCE = "emqx"
 _INBOUND = "client-device-pruner/in/"
 MAPPING: dict[str, dict[str, str]] = {
     name: {"topic": topic, "source": "LocalMqtt", "target": "Pubsub", "targetTopicPrefix": _INBOUND}
@@ -94,6 +97,7 @@ class Look:
 
     name: str
     connected: bool
+    standing: Standing | None
     thought: str
     associated: bool
 
@@ -138,56 +142,47 @@ class Stage:
             if self.core.component.state is State.BROKEN:
                 raise StoryError("The component does not run: it ended with an error three times.")
             if asyncio.get_running_loop().time() > end:
-                raise StoryError(f"{patience_seconds:g} s passed, and {what} did not happen.")
+                raise StoryError(f"{patience_seconds:g} s passed, and still this was not so: {what}.")
             await asyncio.sleep(_LOOK_SECONDS)
         return it
 
-    def status(self) -> dict[str, Any]:
-        """Return the component's last status from its state file; empty while there is none."""
-        rows = self._read("SELECT value FROM meta WHERE key = 'status'")
-        return (json.loads(rows[0][0]) if rows else None) or {}
+    def known(self) -> snapshot.Snapshot | None:
+        """Return what the component last wrote down, as its own commands read it; None before that."""
+        try:
+            return snapshot.read(self.core.work_dir)
+        except snapshot.StateUnreadable:
+            return None
 
     def clock(self) -> SourceClock | None:
         """Return the clock of the `emqx` source; None before the first status."""
-        source = self.status().get("sources", {}).get("emqx")
-        return source and SourceClock(source["clockSeconds"], source["vouching"], source["reason"])
+        known = self.known()
+        source = known and known.status["sources"].get(_SOURCE)
+        return SourceClock(source["clockSeconds"], source["vouching"], source["reason"]) if source else None
 
     def looks(self) -> list[Look]:
         """Return every device as it stands now."""
-        thoughts, connected, associated = self._thoughts(), self.core.broker.connections, self.associated
+        known, connected, associated = self.known(), self.core.broker.connections, self.associated
         return [
-            Look(name, name in connected, thoughts.get(name, "no client of this core"), name in associated)
-            for name in DEVICES
+            Look(name, name in connected, *_thought(known, name), associated=name in associated) for name in DEVICES
         ]
 
-    def _thoughts(self) -> dict[str, str]:
-        rows = self._read(
-            "SELECT name, held, mark, markers, id, credit_seconds FROM devices,"
-            " (SELECT id, credit_seconds FROM sources WHERE name = 'emqx')"
-        )
-        return {row[0]: _thought(*row) for row in rows}
-
-    def _read(self, query: str) -> list[tuple[Any, ...]]:
-        path = self.core.work_dir / "pruner.db"
-        try:
-            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-            try:
-                return connection.execute(query).fetchall()
-            finally:
-                connection.close()
-        except sqlite3.Error:
-            return []
+    def look(self, name: str) -> Look:
+        """Return one device as it stands now."""
+        return next(look for look in self.looks() if look.name == name)
 
 
-def _thought(name: str, held: bool, mark: str | None, markers: str, source: int, clock: float) -> str:  # noqa: FBT001 - a row of the state file
-    if name == PROTECTED:
-        return "protected"
-    if mark:
-        left = NOTICE_SECONDS - (clock - json.loads(mark)[2])
-        return f"marked, {max(0.0, left):.0f} s of notice left"
-    if held:
-        return "present"
-    return f"absent for {max(0.0, clock - json.loads(markers)[source]):.0f} s"
+def _thought(known: snapshot.Snapshot | None, name: str) -> tuple[Standing | None, str]:
+    """Return what the component thinks of a device, and the same in words."""
+    device = known.devices.get(name) if known else None
+    if known is None or device is None:
+        return None, "not on its list"
+    verdict = assess(device, known.now)
+    if verdict.state is Standing.MARKED:
+        return verdict.state, f"marked, {verdict.due_in_seconds or 0.0:.0f} s of notice left"
+    if verdict.state in (Standing.ABSENT, Standing.UNKNOWN):
+        witness = next(witness for witness in known.now.witnesses if witness.name == _SOURCE)
+        return verdict.state, f"{verdict.state.value}, unheard for {absence_seconds(device, witness, known.now):.0f} s"
+    return verdict.state, verdict.state.value
 
 
 async def tell(stage: Stage, narrator: Narrator) -> None:
@@ -219,8 +214,8 @@ async def _connect(stage: Stage, narrator: Narrator) -> None:
     )
     present = len(DEVICES) - 1
     await stage.until(
-        "that the component knows all six to be connected",
-        lambda: stage.status().get("counts", {}).get("present") == present and _goes(stage),
+        "the component knows all six to be connected",
+        lambda: _number_present(stage) == present and (clock := stage.clock()) and clock.vouching,
     )
     clock = stage.clock()
     narrator.say(f'The component says: "{clock.reason if clock else ""}".')
@@ -235,22 +230,24 @@ async def _kill(stage: Stage, narrator: Narrator) -> None:
         await stage.devices.kill(name)
         protection = " (protected by protectedClients: whatever happens, it stays)" if name == PROTECTED else ""
         narrator.say(f"kill -9 {pid}: {name} is gone{protection}.")
-        await stage.until(f"that the broker misses {name}", lambda name=name: _is_gone(stage, name))  # type: ignore[misc]
+        await stage.until(f"the component misses {name}", partial(_is_missed, stage, name))
         await _read_along()
 
 
 async def _mark_and_return(stage: Stage, narrator: Narrator) -> None:
     narrator.chapter("3. Two are marked, and one comes back within the notice")
-    narrator.say(f"Absent for {THRESHOLD_SECONDS:g} s on the clock, a device is stale: it is marked, its notice begins.")
+    narrator.say(
+        f"Absent for {THRESHOLD_SECONDS:g} s on the clock, a device is stale: it is marked, and its notice begins."
+    )
     for name in ("sensor", "camera"):
-        (marked,) = await stage.until(f"that {name} is marked", lambda name=name: stage.events("marked", name))  # type: ignore[misc]
+        (marked,) = await stage.until(f"{name} is marked", partial(stage.events, "marked", name))
         narrator.say(
             f"Event marked: {name}, absent for {marked['offlineSeconds']:.1f} s, proven by {marked['proof']};"
             f" due in {marked['dueInSeconds']:.0f} s."
         )
     await stage.devices.connect("sensor", process="sensor", telemetry_seconds=_TELEMETRY_SECONDS)
     narrator.say("The sensor connects again.")
-    (unmarked,) = await stage.until("that the sensor loses its mark", lambda: stage.events("unmarked", "sensor"))
+    (unmarked,) = await stage.until("the sensor loses its mark", lambda: stage.events("unmarked", "sensor"))
     narrator.say(f"Event unmarked: sensor, because {unmarked['reason']}.")
     await _read_along()
 
@@ -259,7 +256,7 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     narrator.chapter("4. The bridge breaks, and a device comes back in the gap")
     await stage.devices.drop("pump")
     narrator.say("The pump loses its connection; that is still heard.")
-    await stage.until("that the component misses the pump", lambda: _look(stage, "pump").thought.startswith("absent"))
+    await stage.until("the component misses the pump", lambda: stage.look("pump").standing is Standing.ABSENT)
     await stage.core.bridge.stop()
     narrator.say("The bridge breaks: the component hears nothing any more.")
     # Longer than it takes to connect, and shorter than maxQuiet.
@@ -268,16 +265,16 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     await asyncio.sleep(_READING_SECONDS / 2)
     gap = len(stage.core.events)
     await stage.core.bridge.start()
-    narrator.say("The bridge is back. No event will ever tell of the pump: to hearsay it is still offline.")
+    narrator.say("The bridge is back. No event will ever tell of the pump: by hearsay it is still offline.")
     await stage.until(
-        "that the component notices that somebody unannounced is there",
+        "the component notices that somebody unannounced is there",
         lambda: (clock := stage.clock()) and not clock.vouching and "more than known" in clock.reason,
     )
     stood = stage.clock()
     narrator.say(f'The component says: "{stood.reason if stood else ""}".')
     narrator.say("Somebody is there unannounced; it might be anyone. The clock stands still, and all notices with it.")
     (held,) = await stage.until(
-        "that the component reports that it holds pruning back",
+        "the component reports that it holds pruning back",
         lambda: stage.events("held", since=gap, guard="source:emqx"),
     )
     still = stage.clock()
@@ -286,6 +283,7 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     if stage.events("disassociated"):
         raise StoryError("A device was disassociated before the bridge's gap was over.")
     narrator.say(f"Event held: {held['guard']}. The clock has stood at {still.seconds:.1f} s all the while.")
+    narrator.show()
     await _read_along()
     spoken = len(stage.core.events)
     narrator.say("The pump speaks: two messages, well apart.")
@@ -294,7 +292,7 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     await asyncio.sleep(MAX_QUIET_SECONDS / 3 + 0.5)
     await stage.devices.publish("pump", "running")
     await stage.until(
-        "that the clock goes on after the pump has spoken",
+        "the clock goes on after the pump has spoken",
         lambda: (
             stage.events("released", since=spoken, guard="source:emqx")
             and (clock := stage.clock())
@@ -309,7 +307,7 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
 async def _prune(stage: Stage, narrator: Narrator) -> None:
     narrator.chapter("5. The one that is gone")
     narrator.say("The rest of the camera's notice passes on the clock.")
-    (gone,) = await stage.until("that the camera is disassociated", lambda: stage.events("disassociated", "camera"))
+    (gone,) = await stage.until("the camera is disassociated", lambda: stage.events("disassociated", "camera"))
     narrator.say(
         f"Event disassociated: camera, absent for {gone['offlineSeconds']:.1f} s on the clock,"
         f" proven by {gone['proof']}, confirmed by listing again."
@@ -321,20 +319,17 @@ async def _prune(stage: Stage, narrator: Narrator) -> None:
     batches = [call.entries for call in stage.core.cloud.calls if call.operation == DISASSOCIATE]
     if stage.associated != set(DEVICES) - {"camera"} or batches != [("camera",)]:
         raise StoryError(f"Only the camera should have been disassociated, in one call; the calls were: {batches}.")
+    await stage.until("the component has let go of the camera", lambda: stage.look("camera").standing is None)
     narrator.say(f"Associated with the core, after: {', '.join(sorted(stage.associated))}.")
     narrator.say(
         f"The sensor came back in time, the pump was never taken for gone, and the {PROTECTED} is protected: they stay."
     )
 
 
-def _goes(stage: Stage) -> bool:
-    clock = stage.clock()
-    return clock is not None and clock.vouching
+def _number_present(stage: Stage) -> int:
+    return sum(look.standing is Standing.PRESENT for look in stage.looks())
 
 
-def _is_gone(stage: Stage, name: str) -> bool:
-    return name not in stage.core.broker.connections
-
-
-def _look(stage: Stage, name: str) -> Look:
-    return next(look for look in stage.looks() if look.name == name)
+def _is_missed(stage: Stage, name: str) -> bool:
+    look = stage.look(name)
+    return not look.connected and look.standing is not Standing.PRESENT

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from local_core.core import LocalCore
 from local_core.devices import ClientDevices
 from trial_site import REPOSITORY, MakeSite, Site
@@ -20,10 +21,14 @@ async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> Site:
-            options = {"count_interval_seconds": 0.25, "uptime_interval_seconds": 0.25, **options}
+            options = {
+                "recipe": REPOSITORY / "recipe.yaml",
+                "count_interval_seconds": 0.25,
+                "uptime_interval_seconds": 0.25,
+                **options,
+            }
             core = LocalCore(
                 tmp_path / "core",
-                recipe=REPOSITORY / "recipe.yaml",
                 artifact=REPOSITORY,
                 environment=Path(sys.prefix),
                 **options,

@@ -1,0 +1,788 @@
+"""Known sessions and the census: what EMQX's events and its count of live connections prove, and what they do not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from client_device_pruner import emqx
+from client_device_pruner.emqx import EmqxSource
+from client_device_pruner.source_clock import SourceClock
+
+NODE = "emqx@127.0.0.1"
+OTHER = "emqx@10.0.0.2"
+MAX_QUIET = 180.0
+
+
+class FakeSigns:
+    """Keeps what a source reports; names can be announced beforehand."""
+
+    def __init__(self) -> None:
+        self.last_alive: dict[str, float] = {}
+        self.last_held: dict[str, float] = {}
+        self.names: set[str] = set()
+        self.gone: list[str] = []
+
+    def alive(self, name: str, at: float) -> None:
+        """Keep when."""
+        self.last_alive[name] = at
+
+    def held_until(self, name: str, at: float) -> None:
+        """Keep until when."""
+        self.last_held[name] = at
+
+    def left(self, name: str) -> None:
+        """Keep who."""
+        self.gone.append(name)
+
+    def announce(self, name: str) -> None:
+        """Keep the name."""
+        self.names.add(name)
+
+    def announced(self, name: str) -> bool:
+        """Tell whether the name was kept."""
+        return name in self.names
+
+
+class Watch:
+    """An `emqx` source with a broker that speaks to it; times are seconds, sessions are named by `connected_at`."""
+
+    def __init__(self, *, bridge: str = "mqtt-bridge-*", scale: float = 1.0) -> None:
+        self.signs = FakeSigns()
+        self.clock = SourceClock(MAX_QUIET)
+        self.source = EmqxSource(self.clock, self.signs, bridge_client_id=bridge, scale=scale)
+
+    def connected(self, name: str, session: Any, at: float, node: str = NODE) -> None:
+        """Take the event that a session was opened."""
+        self.source.connected(node, name, _event(session), at)
+
+    def disconnected(self, name: str, session: Any, at: float, reason: str = "normal", node: str = NODE) -> None:
+        """Take the event that a session ended."""
+        self.source.disconnected(node, name, _event(session, reason=reason), at)
+
+    def count(self, number: int, at: float, node: str = NODE) -> None:
+        """Take a count of live connections."""
+        self.source.count(node, str(number).encode(), at)
+
+    def counts(self, number: int, since: float, until: float, node: str = NODE) -> None:
+        """The same count every minute, at both ends too."""
+        at = since
+        while at <= until:
+            self.count(number, at, node)
+            at += 60.0
+
+    def uptime(self, milliseconds: int, at: float, node: str = NODE) -> None:
+        """Take an uptime."""
+        self.source.uptime(node, str(milliseconds).encode(), at)
+
+    @property
+    def open(self) -> set[str]:
+        """The names whose session is known to be open."""
+        return set(self.source.sessions())
+
+    @property
+    def credit(self) -> float:
+        """What the clock has earned."""
+        return self.clock.credit_seconds
+
+
+def _event(session: Any, **more: Any) -> bytes:
+    fields = {"clientid": "x", **more}
+    if session is not None:
+        fields["connected_at"] = session
+    return json.dumps(fields).encode()
+
+
+@pytest.fixture
+def watch() -> Watch:
+    """A source that has heard nothing yet."""
+    return Watch()
+
+
+@pytest.fixture
+def matching(watch: Watch) -> Watch:
+    """Devices a and b and the bridge are connected, and the census matches at 60 and 120 s."""
+    watch.connected("a", 1, 10.0)
+    watch.connected("b", 2, 11.0)
+    watch.count(3, 60.0)
+    watch.count(3, 120.0)
+    assert watch.credit == 60.0
+    assert watch.clock.vouching(120.0)
+    return watch
+
+
+class TestSessions:
+    """What opens a session, and what closes it."""
+
+    def test_connected_opens_and_the_same_disconnected_closes(self, watch: Watch) -> None:
+        """A session is open from its `connected` to the `disconnected` with its number."""
+        watch.connected("a", 1, 0.0)
+        assert watch.open == {"a"}
+        watch.disconnected("a", 1, 5.0)
+        assert watch.open == set()
+        assert not watch.source.holds("a")
+
+    def test_any_event_is_a_sign_of_life_and_announces(self, watch: Watch) -> None:
+        """Connect and disconnect, of known and unknown sessions alike, show that the device was there."""
+        watch.connected("a", 1, 1.0)
+        watch.disconnected("b", 9, 2.0)
+        assert watch.signs.last_alive == {"a": 1.0, "b": 2.0}
+        assert watch.signs.names == {"a", "b"}
+
+    def test_who_left_is_told_when_the_last_session_ended(self, watch: Watch) -> None:
+        """The end of one of two sessions is no leaving."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("a", 2, 1.0)
+        watch.disconnected("a", 1, 2.0)
+        assert watch.signs.gone == []
+        watch.disconnected("a", 2, 3.0)
+        assert watch.signs.gone == ["a"]
+
+    def test_a_late_disconnected_of_an_old_session_leaves_the_new_one(self, watch: Watch) -> None:
+        """A device that came back stays present when the end of its earlier session is told afterwards."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("a", 2, 10.0)
+        watch.disconnected("a", 1, 11.0)
+        assert watch.open == {"a"}
+        watch.disconnected("a", 2, 12.0)
+        assert watch.open == set()
+
+    @pytest.mark.parametrize("reason", ["takenover", "discarded"])
+    def test_a_takeover_with_its_number_ends_only_the_old_session(self, watch: Watch, reason: str) -> None:
+        """Before or after the new `connected`, a takeover closes the session that it names."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("a", 2, 10.0)
+        watch.disconnected("a", 1, 10.1, reason)
+        assert watch.open == {"a"}
+        watch.connected("b", 3, 11.0)
+        watch.disconnected("b", 3, 11.1, reason)
+        watch.connected("b", 4, 11.2)
+        assert watch.open == {"a", "b"}
+
+    @pytest.mark.parametrize("reason", ["takenover", "discarded"])
+    def test_a_takeover_without_a_number_closes_nothing(self, watch: Watch, reason: str) -> None:
+        """Which session ended is not told, and another one took its place."""
+        watch.connected("a", 2, 0.0)
+        watch.disconnected("a", None, 1.0, reason)
+        assert watch.open == {"a"}
+
+    def test_a_disconnected_without_a_number_closes_what_is_open(self, watch: Watch) -> None:
+        """Without the number every session of the name is over."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("a", None, 1.0)
+        watch.disconnected("a", None, 2.0, "keepalive_timeout")
+        assert watch.open == set()
+
+    def test_sessions_without_a_number_open_once(self, watch: Watch) -> None:
+        """A `connected` without a number opens a session too; its repetition is the same one."""
+        watch.connected("a", None, 0.0)
+        watch.connected("a", None, 1.0)
+        watch.count(2, 60.0)
+        assert watch.source.matching
+        watch.disconnected("a", None, 61.0)
+        assert watch.open == set()
+
+    def test_a_repeated_connected_opens_no_second_session(self, watch: Watch) -> None:
+        """Events come twice: the session counts once."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("a", 1, 0.1)
+        watch.count(2, 60.0)
+        assert watch.source.matching
+
+    def test_an_ended_session_never_opens_again(self, watch: Watch) -> None:
+        """The `connected` that comes twice, or after its own `disconnected`, opens nothing."""
+        watch.connected("a", 1, 0.0)
+        watch.disconnected("a", 1, 1.0)
+        watch.connected("a", 1, 2.0)
+        watch.disconnected("b", 7, 3.0)
+        watch.connected("b", 7, 3.1)
+        assert watch.open == set()
+
+    def test_an_ended_session_stays_ended_when_the_known_ones_are_thrown_away(self, watch: Watch) -> None:
+        """The memory of ended sessions lasts for the run, over overflows and restarts of the broker."""
+        watch.disconnected("a", 1, 1.0)
+        watch.source.overflow(2.0)
+        watch.uptime(5000, 3.0)
+        watch.uptime(10, 4.0)
+        watch.connected("a", 1, 5.0)
+        assert watch.open == set()
+
+    def test_an_ended_session_of_another_name_is_another_session(self, watch: Watch) -> None:
+        """Two devices may connect in the same millisecond, and case matters in names."""
+        watch.disconnected("a", 1, 1.0)
+        watch.connected("b", 1, 2.0)
+        watch.connected("A", 1, 2.0)
+        assert watch.open == {"b", "A"}
+
+    def test_connected_at_is_a_name_and_never_compared_as_a_time(self, watch: Watch) -> None:
+        """A broker whose wall clock went back by years opens and closes sessions like any other; texts will do."""
+        watch.connected("a", 1_790_000_000_000, 0.0)
+        watch.disconnected("a", 1_790_000_000_000, 1.0)
+        watch.connected("a", 5, 2.0)
+        watch.disconnected("a", 1_790_000_000_000, 2.5)
+        assert watch.open == {"a"}
+        watch.disconnected("a", 5, 3.0)
+        watch.connected("a", "2026-11-22", 4.0)
+        watch.disconnected("a", 5, 5.0)
+        assert watch.open == {"a"}
+        watch.disconnected("a", "2026-11-22", 6.0)
+        assert watch.open == set()
+
+    @pytest.mark.parametrize("number", [True, [1], {"a": 1}, 1.5])
+    def test_what_is_no_name_counts_as_missing(self, watch: Watch, number: object) -> None:
+        """A `connected_at` of another type names no session."""
+        watch.connected("a", number, 0.0)
+        watch.disconnected("a", number, 1.0)
+        watch.connected("a", number, 2.0)
+        assert watch.open == {"a"}
+
+    def test_a_full_memory_of_ended_sessions_empties_the_known_ones(
+        self, matching: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What could open again by mistake is not kept: everything begins anew, as after a gap."""
+        monkeypatch.setattr(emqx, "MAX_ENDED", 3)
+        for number in (10, 11, 12):
+            matching.disconnected("c", number, 121.0)
+        assert matching.open == {"a", "b"}
+        matching.disconnected("c", 13, 130.0)
+        assert matching.open == set()
+        assert matching.signs.last_held == {"a": 130.0, "b": 130.0}
+        assert not matching.clock.vouching(130.0)
+        assert len(matching.source._ended) <= 3
+
+    @pytest.mark.parametrize("payload", [b"", b"[]", b"1", b"\xff\xfe", b"{", b"[" * 50_000, b'{"x":"' + b"y" * 70_000])
+    def test_what_is_no_event_is_ignored(self, watch: Watch, payload: bytes) -> None:
+        """A payload that is no JSON object of a plausible size opens, closes and shows nothing."""
+        watch.connected("a", 1, 0.0)
+        watch.source.connected(NODE, "b", payload, 1.0)
+        watch.source.disconnected(NODE, "a", payload, 1.0)
+        assert watch.open == {"a"}
+        assert watch.signs.last_alive == {"a": 0.0}
+
+    def test_strangers_have_sessions_too(self, watch: Watch) -> None:
+        """The broker counts every client: also those that are not associated, with whatever client id."""
+        for number, name in enumerate(("stranger", "with space", "ü", "pruner-canary")):
+            watch.connected(name, number, 0.0)
+        watch.count(5, 60.0)
+        assert watch.source.matching
+
+
+class TestCensus:
+    """When the clock advances, and when it stands still."""
+
+    def test_the_clock_advances_between_counts_that_match(self, matching: Watch) -> None:
+        """Each count that equals the known sessions and the bridge's is a voucher."""
+        matching.count(3, 180.0)
+        assert matching.credit == 120.0
+
+    def test_nothing_vouches_before_the_second_count(self, watch: Watch) -> None:
+        """Events alone, and a single count, prove nothing."""
+        watch.connected("a", 1, 0.0)
+        assert not watch.clock.vouching(0.0)
+        watch.count(2, 60.0)
+        assert watch.source.matching
+        assert not watch.clock.vouching(60.0)
+
+    def test_counts_further_apart_than_max_quiet_earn_nothing(self, watch: Watch) -> None:
+        """Without devices nothing but the bridge is counted; a quiet longer than maxQuiet is a gap all the same."""
+        watch.count(1, 0.0)
+        watch.count(1, 0.0 + MAX_QUIET + 1)
+        assert watch.credit == 0.0
+
+    @pytest.mark.parametrize("payload", [b"", b"-1", b"1.0", b"1e3", b" 3", b"NaN", b"9" * 30, "٣".encode(), b"{}"])
+    def test_what_is_no_count_is_ignored(self, matching: Watch, payload: bytes) -> None:
+        """Only a decimal number is a count, or an uptime."""
+        matching.source.count(NODE, payload, 130.0)
+        matching.source.uptime(NODE, payload, 130.0)
+        matching.count(3, 180.0)
+        assert matching.credit == 120.0
+
+    def test_a_higher_count_keeps_the_sessions_and_stops_the_clock(self, matching: Watch) -> None:
+        """Somebody unannounced is there: for hours on end the set is kept, and the clock stands still."""
+        matching.counts(4, 180.0, 180.0 + 7200.0)
+        assert matching.open == {"a", "b"}
+        assert matching.credit == 60.0
+        assert not matching.clock.vouching(7380.0)
+        assert "more than known" in matching.source.reason(7380.0)
+
+    def test_the_clock_goes_on_when_the_unannounced_one_goes(self, matching: Watch) -> None:
+        """His `disconnected` ends the mismatch; the time of the mismatch counts for nothing."""
+        matching.counts(4, 180.0, 600.0)
+        matching.disconnected("unheard", 99, 630.0)
+        matching.count(3, 660.0)
+        assert matching.credit == 60.0
+        matching.count(3, 720.0)
+        assert matching.credit == 120.0
+        assert matching.clock.floor_seconds == 0.0
+
+    def test_a_lower_count_for_ten_minutes_on_end_throws_the_sessions_away(self, matching: Watch) -> None:
+        """A `disconnected` was lost: not known whose, so nobody is held present any longer."""
+        matching.counts(2, 180.0, 720.0)
+        assert matching.open == {"a", "b"}
+        assert "fewer than known" in matching.source.reason(720.0)
+        matching.count(2, 780.0)
+        assert matching.open == set()
+        assert matching.signs.last_held == {"a": 780.0, "b": 780.0}
+        assert matching.credit == 60.0
+
+    @pytest.mark.parametrize("between", [3, 4])
+    def test_a_lower_count_that_is_not_on_end_throws_nothing_away(self, matching: Watch, between: int) -> None:
+        """One count that matches, or is higher, begins the ten minutes anew."""
+        matching.counts(2, 180.0, 600.0)
+        matching.count(between, 660.0)
+        matching.counts(2, 720.0, 1260.0)
+        assert matching.open == {"a", "b"}
+        matching.count(2, 1320.0)
+        assert matching.open == set()
+
+    def test_the_ten_minutes_scale(self) -> None:
+        """With short durations the fixed times scale."""
+        watch = Watch(scale=0.1)
+        watch.connected("a", 1, 0.0)
+        watch.count(1, 1.0)
+        watch.count(1, 60.0)
+        assert watch.open == {"a"}
+        watch.count(1, 61.0)
+        assert watch.open == set()
+
+    def test_a_mismatch_without_an_event_restarts_absences(self, matching: Watch) -> None:
+        """Somebody came and went unannounced, and it may have been any of the absent ones."""
+        matching.count(4, 180.0)
+        matching.count(3, 240.0)
+        assert matching.clock.floor_seconds == 60.0
+
+    @pytest.mark.parametrize(("event_at", "floor"), [(174.0, 60.0), (175.0, 0.0), (181.0, 0.0), (239.0, 0.0)])
+    def test_an_event_from_five_seconds_before_explains_a_mismatch(
+        self, matching: Watch, event_at: float, floor: float
+    ) -> None:
+        """The count is sampled apart from the events: a mismatch beside one says nothing of anybody else."""
+        if event_at < 180.0:
+            matching.connected("c", 5, event_at)
+            matching.count(3, 180.0)
+        else:
+            matching.count(4, 180.0)
+            matching.connected("c", 5, event_at)
+        matching.count(4, 240.0)
+        assert matching.source.matching
+        assert matching.clock.floor_seconds == floor
+
+    def test_an_event_of_an_earlier_mismatch_does_not_explain_the_next(self, matching: Watch) -> None:
+        """Each mismatch needs an event of its own."""
+        matching.count(4, 180.0)
+        matching.disconnected("x", 9, 200.0)
+        matching.count(3, 240.0)
+        assert matching.clock.floor_seconds == 0.0
+        matching.count(4, 300.0)
+        matching.count(3, 360.0)
+        assert matching.clock.floor_seconds == 60.0
+
+    def test_the_broker_that_counts_nobody_has_lost_the_bridge(self, watch: Watch) -> None:
+        """The bridge adds exactly one: without it the count never matches."""
+        watch.count(0, 0.0)
+        watch.count(0, 60.0)
+        assert not watch.source.matching
+        assert watch.credit == 0.0
+
+
+class TestOneRun:
+    """The set of known sessions belongs to one run of broker and subscription."""
+
+    def test_an_overflow_empties_it(self, matching: Watch) -> None:
+        """Messages were lost: nothing is known, and those who were held present were so until now."""
+        matching.source.overflow(130.0)
+        assert matching.open == set()
+        assert matching.signs.last_held == {"a": 130.0, "b": 130.0}
+        matching.count(3, 180.0)
+        matching.count(3, 240.0)
+        assert matching.credit == 60.0
+        assert matching.open == set()
+
+    def test_an_uptime_that_fell_empties_it(self, matching: Watch) -> None:
+        """The broker restarted, and every session of it is gone, with or without events."""
+        matching.uptime(1_000_000, 130.0)
+        matching.uptime(1_000_000, 135.0)
+        matching.uptime(1_030_000, 140.0)
+        assert matching.open == {"a", "b"}
+        matching.uptime(4_000, 150.0)
+        assert matching.open == set()
+        assert matching.signs.last_held == {"a": 150.0, "b": 150.0}
+        assert not matching.clock.vouching(150.0)
+
+    def test_a_broker_that_restarts_and_announces_all_goes_on(self, matching: Watch) -> None:
+        """After a restart with events the census matches again; the gap earned nothing."""
+        matching.uptime(1_000_000, 130.0)
+        matching.uptime(4_000, 150.0)
+        matching.connected("a", 11, 151.0)
+        matching.connected("b", 12, 152.0)
+        matching.count(3, 180.0)
+        assert matching.credit == 60.0
+        matching.count(3, 240.0)
+        assert matching.credit == 120.0
+
+    def test_a_broker_that_restarts_without_events_stops_the_clock(self, matching: Watch) -> None:
+        """Devices that came back before the bridge are never announced: the clock stands still for as long."""
+        matching.uptime(1_000_000, 130.0)
+        matching.uptime(4_000, 150.0)
+        matching.counts(3, 180.0, 86_400.0)
+        assert matching.credit == 60.0
+
+    def test_a_count_unheard_for_max_quiet_empties_it(self, matching: Watch) -> None:
+        """Sessions that no census can confirm are not believed, though events are heard all the while."""
+        matching.source.tick(120.0 + MAX_QUIET)
+        assert matching.open == {"a", "b"}
+        matching.connected("c", 3, 299.0)
+        matching.source.tick(301.0)
+        assert matching.open == set()
+        assert matching.signs.last_held["c"] == 301.0
+        matching.connected("d", 4, 302.0)
+        assert matching.open == set()
+
+    def test_without_any_count_nobody_is_held(self, watch: Watch) -> None:
+        """On a broker that publishes no count the set stays empty once maxQuiet is over."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("b", 2, 100.0)
+        watch.connected("c", 3, MAX_QUIET + 1.0)
+        watch.connected("d", 4, MAX_QUIET + 100.0)
+        assert watch.open == set()
+        assert not watch.clock.vouching(MAX_QUIET + 1.0)
+        assert "is not heard" in watch.source.reason(MAX_QUIET + 1.0)
+
+    def test_a_count_heard_again_starts_the_set_anew(self, matching: Watch) -> None:
+        """Sessions heard from then on are known again."""
+        matching.count(3, 400.0)
+        assert matching.open == set()
+        matching.connected("a", 9, 401.0)
+        assert matching.open == {"a"}
+        assert matching.credit == 60.0
+
+
+class TestBridge:
+    """The bridge adds exactly one."""
+
+    def test_its_own_sessions_are_none_of_a_device(self, watch: Watch) -> None:
+        """Reconnects of the bridge open and close nothing: it is counted as one, always."""
+        watch.connected("mqtt-bridge-x1", 1, 0.0)
+        watch.connected("mqtt-bridge-x1", 2, 1.0)
+        watch.disconnected("mqtt-bridge-x1", 1, 2.0)
+        watch.connected("a", 1, 3.0)
+        assert watch.open == {"a"}
+        watch.count(2, 60.0)
+        assert watch.source.matching
+
+    def test_known_by_its_configuration(self, watch: Watch) -> None:
+        """The client id in the bridge's own configuration counts, not the usual glob."""
+        watch.source.set_bridge("my-bridge", known=True)
+        watch.connected("my-bridge", 1, 0.0)
+        watch.connected("mqtt-bridge-of-somebody", 2, 0.0)
+        assert watch.open == {"mqtt-bridge-of-somebody"}
+        watch.count(2, 60.0)
+        assert watch.source.matching
+
+    def test_known_after_its_session_was_heard_opening(self, watch: Watch) -> None:
+        """A configuration read later makes the session that was opened under that name the bridge's."""
+        watch.connected("my-bridge", 1, 0.0)
+        watch.connected("a", 2, 0.0)
+        watch.source.set_bridge("my-bridge", known=True)
+        assert watch.open == {"a"}
+        watch.count(2, 60.0)
+        assert watch.source.matching
+
+    def test_where_unknown_nothing_vouches_until_it_is_heard_opening(self, watch: Watch) -> None:
+        """Its configuration cannot be read: only a session that matches `bridgeClientId` shows which one it is."""
+        watch.source.set_bridge("mqtt-bridge-*", known=False)
+        watch.connected("a", 1, 0.0)
+        watch.counts(2, 60.0, 300.0)
+        assert watch.credit == 0.0
+        assert not watch.source.matching
+        assert "its configuration could not be read" in watch.source.reason(300.0)
+        watch.disconnected("mqtt-bridge-77", 3, 310.0)
+        watch.counts(2, 360.0, 420.0)
+        assert watch.credit == 0.0
+        watch.connected("mqtt-bridge-77", 4, 430.0)
+        watch.counts(2, 480.0, 540.0)
+        assert watch.credit == 60.0
+
+    def test_the_glob_respects_case(self, watch: Watch) -> None:
+        """`MQTT-Bridge-1` is a stranger."""
+        watch.connected("MQTT-Bridge-1", 1, 0.0)
+        assert watch.open == {"MQTT-Bridge-1"}
+
+
+class TestNodes:
+    """Counts and sessions are kept per broker node, and all nodes must agree."""
+
+    @pytest.fixture
+    def cluster(self, watch: Watch) -> Watch:
+        """Device a and the bridge on one node, b on the other; both count every minute, half a minute apart."""
+        watch.connected("mqtt-bridge-1", 1, 0.0)
+        watch.connected("a", 2, 0.0)
+        watch.connected("b", 3, 0.0, OTHER)
+        for at in (60.0, 120.0, 180.0):
+            watch.count(2, at)
+            watch.count(1, at + 30.0, OTHER)
+        return watch
+
+    def test_the_stretch_is_as_old_as_the_oldest_latest_count(self, cluster: Watch) -> None:
+        """What one node has not confirmed yet is not vouched for."""
+        assert cluster.source.matching
+        assert cluster.credit == 180.0 - 60.0
+        assert cluster.clock.last_voucher_seconds == 180.0
+
+    def test_losses_on_two_nodes_do_not_compensate(self, cluster: Watch) -> None:
+        """One more here and one fewer there is a mismatch, not a match of the sums."""
+        cluster.count(3, 240.0)
+        cluster.count(0, 270.0, OTHER)
+        assert not cluster.source.matching
+        assert not cluster.clock.vouching(270.0)
+
+    def test_a_node_without_a_count_keeps_all_from_vouching(self, cluster: Watch) -> None:
+        """A node that is heard for the first time must be counted before the census goes on."""
+        cluster.connected("c", 4, 231.0, "third")
+        cluster.count(2, 240.0)
+        cluster.count(1, 270.0, OTHER)
+        assert not cluster.clock.vouching(270.0)
+        cluster.count(1, 280.0, "third")
+        for at in (300.0, 360.0):
+            cluster.count(2, at)
+            cluster.count(1, at, OTHER)
+            cluster.count(1, at, "third")
+        assert cluster.clock.vouching(360.0)
+
+    def test_a_node_that_vanishes_is_dropped_with_its_sessions(self, cluster: Watch) -> None:
+        """Unheard for maxQuiet it is no node any more; the stretch ends, and goes on with the others."""
+        cluster.counts(2, 240.0, 360.0)
+        assert cluster.open == {"a", "b"}
+        cluster.count(2, 420.0)
+        assert cluster.open == {"a"}
+        assert cluster.signs.last_held["b"] == 420.0
+        assert not cluster.clock.vouching(420.0)
+        credit = cluster.credit
+        cluster.count(2, 480.0)
+        assert cluster.credit == credit + 60.0
+
+    def test_a_disconnected_on_one_node_leaves_the_session_on_the_other(self, cluster: Watch) -> None:
+        """A device that moved to another node is present there."""
+        cluster.connected("a", 9, 220.0, OTHER)
+        cluster.disconnected("a", 2, 221.0, "takenover")
+        assert cluster.open == {"a", "b"}
+        cluster.count(1, 240.0)
+        cluster.count(2, 270.0, OTHER)
+        assert cluster.source.matching
+
+    def test_an_uptime_that_fell_empties_only_its_node(self, cluster: Watch) -> None:
+        """The sessions of the other nodes are still open."""
+        cluster.uptime(9000, 220.0, OTHER)
+        cluster.uptime(10, 221.0, OTHER)
+        assert cluster.open == {"a"}
+
+    def test_a_count_from_before_a_restart_does_not_vouch_after_it(self, cluster: Watch) -> None:
+        """The other node's next count must not be compared with what this one counted before it restarted."""
+        cluster.uptime(9000, 220.0, OTHER)
+        cluster.uptime(10, 221.0, OTHER)
+        credit = cluster.credit
+        cluster.count(2, 240.0)
+        assert not cluster.source.matching
+        cluster.count(0, 270.0, OTHER)
+        assert cluster.credit == credit
+        assert cluster.clock.last_voucher_seconds == 240.0
+
+    def test_a_count_from_before_a_mismatch_elsewhere_does_not_vouch_over_it(self, cluster: Watch) -> None:
+        """The time of a mismatch counts for nothing, though the other nodes counted right in it (invariant I2)."""
+        credit = cluster.credit
+        cluster.count(3, 240.0)
+        cluster.count(1, 241.0, OTHER)
+        cluster.disconnected("unheard", 9, 290.0)
+        marker = cluster.clock.reading(290.0)
+        cluster.count(2, 300.0)
+        cluster.count(1, 301.0, OTHER)
+        cluster.count(2, 302.0)
+        assert cluster.credit == credit + 1.0
+        assert cluster.credit - marker <= 302.0 - 290.0
+
+    def test_activity_opens_no_session_while_several_nodes_are_heard(self, cluster: Watch) -> None:
+        """Which of them it is connected to is not told."""
+        cluster.signs.names.add("quiet")
+        cluster.source.spoke("quiet", 200.0)
+        cluster.source.spoke("quiet", 300.0)
+        assert "quiet" not in cluster.open
+
+    def test_a_session_opened_by_activity_ends_with_a_disconnect_on_any_node(self, watch: Watch) -> None:
+        """It was opened on the only node heard then, and may have been on another."""
+        watch.signs.names.add("a")
+        watch.count(2, 0.0)
+        watch.source.spoke("a", 1.0)
+        watch.source.spoke("a", 70.0)
+        assert watch.open == {"a"}
+        watch.disconnected("a", 5, 80.0, node=OTHER)
+        assert watch.open == set()
+
+
+class TestActivity:
+    """Sessions that began unheard are opened by the second of two messages, and by nothing less."""
+
+    @pytest.fixture
+    def gap(self, watch: Watch) -> Watch:
+        """The broker counts the bridge and one device that connected unheard; its name is known."""
+        watch.signs.names.add("quiet")
+        watch.count(2, 0.0)
+        return watch
+
+    @pytest.mark.parametrize("apart", [MAX_QUIET / 3, MAX_QUIET, 20 * MAX_QUIET])
+    def test_the_second_message_opens_one(self, gap: Watch, apart: float) -> None:
+        """Two messages between maxQuiet/3 and 20 maxQuiet apart: the device is there, and the census matches."""
+        gap.source.spoke("quiet", 1.0)
+        assert gap.open == set()
+        gap.counts(2, 60.0, apart)
+        gap.source.spoke("quiet", 1.0 + apart)
+        assert gap.open == {"quiet"}
+        gap.count(2, 60.0 + apart)
+        assert gap.source.matching
+        assert gap.clock.floor_seconds == 0.0
+
+    @pytest.mark.parametrize("apart", [0.0, 1.0, MAX_QUIET / 3 - 0.1])
+    def test_a_message_too_soon_after_the_first_opens_none(self, gap: Watch, apart: float) -> None:
+        """Messages kept for a device, or delivered twice, come at once."""
+        gap.source.spoke("quiet", 1.0)
+        gap.source.spoke("quiet", 1.0 + apart)
+        assert gap.open == set()
+
+    def test_messages_too_far_apart_open_none(self, gap: Watch) -> None:
+        """A replayed retained message now and then is no session; the later one is a first message again."""
+        gap.source.spoke("quiet", 1.0)
+        gap.counts(2, 60.0, 3600.0)
+        gap.source.spoke("quiet", 1.1 + 20 * MAX_QUIET)
+        assert gap.open == set()
+        gap.source.spoke("quiet", 1.1 + 21 * MAX_QUIET)
+        assert gap.open == {"quiet"}
+
+    def test_a_name_never_announced_opens_none(self, gap: Watch) -> None:
+        """A name in a topic that no broker and no roll call ever named may be no client at all."""
+        gap.source.spoke("forwarded", 1.0)
+        gap.source.spoke("forwarded", 100.0)
+        assert gap.open == set()
+
+    def test_the_bridge_opens_none(self, gap: Watch) -> None:
+        """It is counted already."""
+        gap.signs.names.add("mqtt-bridge-1")
+        gap.source.spoke("mqtt-bridge-1", 1.0)
+        gap.source.spoke("mqtt-bridge-1", 100.0)
+        assert gap.open == set()
+
+    def test_nothing_opens_within_five_seconds_of_a_close(self, gap: Watch) -> None:
+        """The last words of a device may arrive after its `disconnected`; they are no first message either."""
+        gap.source.spoke("quiet", 1.0)
+        gap.disconnected("quiet", 1, 100.0)
+        gap.source.spoke("quiet", 104.9)
+        assert gap.open == set()
+        gap.source.spoke("quiet", 106.0)
+        assert gap.open == set()
+        gap.source.spoke("quiet", 104.9 + MAX_QUIET / 3)
+        assert gap.open == set()
+        gap.source.spoke("quiet", 106.0 + MAX_QUIET / 3)
+        assert gap.open == {"quiet"}
+
+    def test_messages_from_before_an_event_do_not_count(self, gap: Watch) -> None:
+        """The two messages must lie in the same silence of the broker."""
+        gap.source.spoke("quiet", 1.0)
+        gap.disconnected("quiet", 1, 50.0)
+        gap.source.spoke("quiet", 100.0)
+        assert gap.open == set()
+
+    @pytest.mark.parametrize(("session", "reason"), [(5, "normal"), (None, "normal"), (5, "takenover")])
+    def test_any_disconnect_closes_it(self, gap: Watch, session: object, reason: str) -> None:
+        """Its number was never heard, so whichever ends is taken for it."""
+        gap.source.spoke("quiet", 1.0)
+        gap.source.spoke("quiet", 100.0)
+        assert gap.open == {"quiet"}
+        gap.disconnected("quiet", session, 110.0, reason)
+        assert gap.open == set()
+
+    def test_a_connected_takes_its_place(self, gap: Watch) -> None:
+        """A reconnect that is announced counts once, with its number from now on."""
+        gap.source.spoke("quiet", 1.0)
+        gap.source.spoke("quiet", 100.0)
+        gap.connected("quiet", 8, 110.0)
+        gap.count(2, 120.0)
+        assert gap.source.matching
+        gap.disconnected("quiet", 7, 121.0, "takenover")
+        assert gap.open == {"quiet"}
+
+    def test_a_name_with_a_session_gets_no_second(self, matching: Watch) -> None:
+        """A device that is known to be connected may speak as much as it likes."""
+        for at in (130.0, 200.0, 300.0):
+            matching.source.spoke("a", at)
+            matching.count(3, at)
+        assert matching.source.matching
+
+    def test_while_no_count_is_heard_none_opens(self, gap: Watch) -> None:
+        """On a broker without a count, messages open no session that nobody could confirm."""
+        gap.source.tick(MAX_QUIET + 1.0)
+        gap.source.spoke("quiet", MAX_QUIET + 2.0)
+        gap.source.spoke("quiet", 2 * MAX_QUIET)
+        assert gap.open == set()
+
+    def test_before_the_broker_is_heard_none_opens(self, watch: Watch) -> None:
+        """Nor on a broker that was never heard."""
+        watch.signs.names.add("quiet")
+        watch.source.spoke("quiet", 0.0)
+        watch.source.spoke("quiet", 100.0)
+        assert watch.open == set()
+
+    def test_the_names_awaited_are_bounded(self, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The oldest names that spoke once, or were closed, are forgotten first."""
+        monkeypatch.setattr(emqx, "MAX_STRANGERS", 10)
+        watch.count(1, 0.0)
+        for number in range(100):
+            watch.signs.names.add(f"n{number}")
+            watch.source.spoke(f"n{number}", 1.0)
+            watch.disconnected(f"c{number}", 1, 1.0)
+        assert list(watch.source._spoken) == [f"n{number}" for number in range(90, 100)]
+        assert list(watch.source._closed) == [f"c{number}" for number in range(90, 100)]
+
+
+class TestHabitBesideIt:
+    """While a broker is heard whose count does not match, no habit proves anything."""
+
+    def test_a_broker_that_was_never_heard_says_nothing(self, watch: Watch) -> None:
+        """On Moquette habits stand alone."""
+        assert watch.source.silences_habit(1e6) == ""
+
+    def test_a_broker_that_has_not_matched_yet_objects(self, watch: Watch) -> None:
+        """From the first word of the broker until its first match in this run."""
+        watch.connected("a", 1, 0.0)
+        assert watch.source.silences_habit(1.0)
+        watch.count(2, 60.0)
+        assert watch.source.silences_habit(61.0) == ""
+
+    def test_a_mismatch_a_restart_and_an_overflow_object(self, matching: Watch) -> None:
+        """Until the count matches again."""
+        assert matching.source.silences_habit(121.0) == ""
+        matching.count(4, 180.0)
+        assert matching.source.silences_habit(181.0)
+        matching.count(3, 240.0)
+        assert matching.source.silences_habit(241.0) == ""
+        matching.source.overflow(250.0)
+        assert matching.source.silences_habit(251.0)
+
+    def test_a_broker_no_longer_heard_stops_objecting(self, matching: Watch) -> None:
+        """After maxQuiet without a word it is no witness, neither for nor against."""
+        matching.count(4, 180.0)
+        assert matching.source.silences_habit(180.0 + MAX_QUIET)
+        assert matching.source.silences_habit(180.1 + MAX_QUIET) == ""
+
+
+def test_the_reason_says_what_it_waits_for(watch: Watch) -> None:
+    """Each stand has its words, with figures."""
+    assert "nothing heard" in watch.source.reason(0.0)
+    watch.connected("a", 1, 0.0)
+    assert "is not heard" in watch.source.reason(1.0)
+    watch.count(2, 60.0)
+    assert "the next count starts the clock" in watch.source.reason(60.0)
+    watch.count(2, 120.0)
+    assert watch.source.reason(120.0) == (
+        "the broker counts 2 connections; 1 sessions are known to be open, and the bridge's: they match"
+    )
+    watch.count(3, 180.0)
+    assert "more than known for 2 min" in watch.source.reason(300.0)

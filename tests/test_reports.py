@@ -1,0 +1,121 @@
+"""What the component tells others: events as CloudEvents, and its log as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from client_device_pruner.reports import LOGGER, JsonLines, Reports, log_to_standard_streams, rfc3339
+from client_device_pruner.settings import parse
+
+
+class Desk:
+    """Keeps what was published and recorded."""
+
+    def __init__(self) -> None:
+        self.local: list[tuple[str, bytes]] = []
+        self.cloud: list[tuple[str, bytes]] = []
+        self.history: list[tuple[float, str, str | None, dict[str, Any]]] = []
+        self.reports = Reports(
+            "core-1",
+            wall=lambda: 1_790_000_000.25,
+            publish=lambda topic, payload: self.local.append((topic, payload)),
+            publish_to_iot_core=lambda topic, payload: self.cloud.append((topic, payload)),
+            record=lambda *row: self.history.append(row),
+        )
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """The component's logger, put back afterwards."""
+    before = LOGGER.handlers[:], LOGGER.propagate, LOGGER.level
+    yield LOGGER
+    LOGGER.handlers[:], LOGGER.propagate = before[0], before[1]
+    LOGGER.setLevel(before[2])
+
+
+def test_an_event_is_a_cloud_event() -> None:
+    """Structured JSON of CloudEvents 1.0, about a device or not, each with an id of its own."""
+    desk = Desk()
+    desk.reports.event(parse({}), "marked", "ü:1", offlineSeconds=5.5, proof="census")
+    desk.reports.event(parse({}), "cycle", disassociated=0, held=["approval"])
+    (topic, first), (_, second) = desk.local
+    assert topic == "client-device-pruner/events"
+    marked, cycle = json.loads(first), json.loads(second)
+    assert marked.pop("id") != cycle.pop("id")
+    assert marked == {
+        "specversion": "1.0",
+        "source": "/greengrass/core-1/client-device-pruner",
+        "type": "community.greengrass.pruner.marked",
+        "subject": "ü:1",
+        "time": "2026-09-21T14:13:20.250Z",
+        "datacontenttype": "application/json",
+        "data": {"offlineSeconds": 5.5, "proof": "census"},
+    }
+    assert "subject" not in cycle
+    assert cycle["data"] == {"disassociated": 0, "held": ["approval"]}
+
+
+def test_events_go_where_the_settings_say() -> None:
+    """An empty topic switches one way off; the history gets them always."""
+    desk = Desk()
+    topics = {"localTopic": "", "iotCoreTopic": "fleet/{thingName}/events"}
+    desk.reports.event(parse({"reports": topics}), "held", guard="list")
+    assert desk.local == []
+    assert [topic for topic, _ in desk.cloud] == ["fleet/core-1/events"]
+    desk.reports.event(parse({"reports": {"localTopic": "mine"}}), "held", guard="list")
+    assert [topic for topic, _ in desk.local] == ["mine"]
+    assert len(desk.cloud) == 1
+    assert desk.history == [(1_790_000_000.25, "held", None, {"guard": "list"})] * 2
+
+
+@pytest.mark.parametrize(("wall", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (-1.5, "1969-12-31T23:59:58.500Z")])
+def test_times_are_utc(wall: float, text: str) -> None:
+    """RFC 3339 with milliseconds, whatever the wall clock says."""
+    assert rfc3339(wall) == text
+
+
+def test_the_log_is_lines_of_json_on_the_standard_streams(
+    capsys: pytest.CaptureFixture[str], logger: logging.Logger
+) -> None:
+    """Warnings and worse on standard error, the rest on standard output, below the level nowhere."""
+    log_to_standard_streams("INFO")
+    logger.debug("unsaid")
+    logger.info("cycle", extra={"fields": {"thingName": None, "disassociated": 2}})
+    logger.warning("two\nlines")
+    try:
+        json.loads("{")
+    except ValueError:
+        logger.exception("broken")
+    out, err = capsys.readouterr()
+    (quiet,), (warned, broken) = map(str.splitlines, (out, err))
+    line = json.loads(quiet)
+    assert (line["level"], line["message"], line["disassociated"]) == ("INFO", "cycle", 2)
+    assert "thingName" not in line
+    assert json.loads(warned)["message"] == "two\nlines"
+    assert "JSONDecodeError" in json.loads(broken)["exception"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("failed", "ERROR"), ("held", "WARNING"), ("disassociated", "WARNING"), ("cycle", "INFO")]
+)
+def test_events_are_logged_as_loud_as_they_matter(
+    kind: str, level: str, capsys: pytest.CaptureFixture[str], logger: logging.Logger
+) -> None:
+    """What somebody should look at is a warning, what went wrong an error."""
+    del logger
+    log_to_standard_streams("DEBUG")
+    Desk().reports.event(parse({}), kind, "a", code="x")
+    line = json.loads("".join(capsys.readouterr()))
+    assert (line["level"], line["message"], line["thingName"], line["code"]) == (level, kind, "a", "x")
+
+
+def test_what_json_cannot_carry_is_logged_as_text() -> None:
+    """A line is never lost for an odd value."""
+    record = logging.LogRecord("x", logging.INFO, "", 0, "m", (), None)
+    record.fields = {"odd": {1}}
+    assert json.loads(JsonLines().format(record))["odd"] == "{1}"
