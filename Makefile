@@ -22,7 +22,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	PYTHONPATH=src $(VENV)/bin/lint-imports --no-logo
 
 demo: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.demo

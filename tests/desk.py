@@ -214,6 +214,7 @@ class Site:
     def run_until(self, reached: Callable[[], object], seconds: float, what: str = "it did not come to that") -> None:
         """Let time pass until something is so."""
         until = self.clock.now + seconds
+        self.start()
         while not reached():
             assert self.clock.now < until, f"{what} within {seconds} s: {self.events[-5:]}"
             self.clock.now += STEP_SECONDS
@@ -451,5 +452,3 @@ class _FakeWorker:
 
     def stop(self) -> None:
         """It is gone."""
-
-

@@ -7,6 +7,7 @@ raises `Violation`; `Site.decisions` is all that was decided, for comparing whol
 
 **The known exception of I4, exactly.** A census compares numbers. It is deceived when somebody whose session it
 believes open is gone (*lost*) while somebody whose session it never heard of is there (*gained*): the sums agree.
+DESIGN names both in one gap; losses in two gaps deceive it just so, which `test_invariants` keeps as open failures.
 The site never lets a *lost* and a *gained* one exist together (`_deceives`): the move that would bring it about
 is left out. So long as the gap shows by itself, there is no such rule and both may happen: in a gap that a count
 fails to bridge within `maxQuiet`, while the component is not running, in an overflow, across a restart of the
@@ -34,7 +35,7 @@ from client_device_pruner.cycle import Check, Cycle, Start, Steps
 from client_device_pruner.emqx import UNHEARD
 from client_device_pruner.journal import Journal
 from client_device_pruner.ledger import Ledger
-from client_device_pruner.model import Association, Hold
+from client_device_pruner.model import Association
 from client_device_pruner.moment import Moment
 from client_device_pruner.outages import find_outages
 from client_device_pruner.policy import Circumstances, Plan, Verdict, absence_seconds, assess
@@ -135,6 +136,19 @@ class Clock:
         return self.now + self.wall_offset
 
 
+class _ToldLedger(Ledger):
+    """Tells the site of every commit."""
+
+    def __init__(self, connection: sqlite3.Connection, started: float, site: Site) -> None:
+        super().__init__(connection, started)
+        self._site = site
+
+    def commit(self, at: float) -> bool:
+        """See `Ledger`."""
+        self._site.signs_committed()
+        return super().commit(at)
+
+
 class Process:
     """One run of the component: the desk of its cycles, without the edges of a real process."""
 
@@ -143,7 +157,8 @@ class Process:
         self.site = site
         self.connection = connection
         at = self.clock.monotonic()
-        self.ledger = Ledger(connection, at)
+        self.killed = False
+        self.ledger = _ToldLedger(connection, at, site)
         self.sources = Sources(site.settings, self.ledger, at)
         self.sources.set_bridge("", known=True)
         self.self_test = SelfTest(1.0)
@@ -153,13 +168,6 @@ class Process:
         self.next_cycle = at + CHECK_INTERVAL
         self.next_commit = at + 1.0
         self.canaries: dict[str, float] = {}
-        commit = self.ledger.commit
-
-        def committed(moment: float) -> bool:
-            site.signs_committed()
-            return commit(moment)
-
-        self.ledger.commit = committed  # type: ignore[method-assign]
 
     def turn(self, at: float) -> None:
         """What follows whatever arrived."""
@@ -268,7 +276,9 @@ class Process:
         """See `cycle.Desk`."""
 
     def ended(self, cycle: Cycle) -> None:
-        """See `cycle.Desk`."""
+        """See `cycle.Desk`; a process that is killed decides nothing any more."""
+        if self.killed:
+            return
         self.site.decided("cycle", None, dict(cycle.tally.states))
         self.cycle = self.steps = None
         self.next_cycle = self.clock.monotonic() + CHECK_INTERVAL
@@ -320,7 +330,7 @@ class Site:
         """Start the site: nobody is connected, all are associated and listed."""
         self.settings = SETTINGS[self.kind]
         self.clients = {name: Client(name) for name in (*ASSOCIATED, *STRANGERS)}
-        self.associations = {name: 5.0e8 for name in ASSOCIATED}
+        self.associations = dict.fromkeys(ASSOCIATED, 500000000.0)
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.row_factory = sqlite3.Row
         state_file._migrate(self.connection)
@@ -711,9 +721,7 @@ class Site:
     def _end_process(self) -> None:
         process, self.process = self.process, None
         if process is not None and process.steps is not None:
-            # A process that is killed decides nothing any more.
-            process.event = lambda *_args, **_data: None  # type: ignore[method-assign]
-            process.ended = lambda _cycle: None  # type: ignore[method-assign]
+            process.killed = True
             process.steps.close()
         self.signs = dict(self._committed_signs)
         self._vouchers.clear()
@@ -739,7 +747,7 @@ class Site:
                     del self.associations[name]
                 return Batched(request_id, ())
             case Batch(request_id, _, names):
-                self.associations.update({name: self.now for name in names})
+                self.associations.update(dict.fromkeys(names, self.now))
                 return Batched(request_id, ())
         raise Violation(f"the cycle asks for what nobody knows: {step}")
 
@@ -816,7 +824,9 @@ class Site:
                 absence = 0.0 if device.name in now.present else absence_seconds(device, witness, now)
                 true = self.now - self.signs.get(device.name, self.now)
                 if absence > true + CLOSE_ENOUGH:
-                    self._fail("I2", device.name, f"absent {absence:.2f} s on {witness.name}, last sign {true:.2f} s ago")
+                    self._fail(
+                        "I2", device.name, f"absent {absence:.2f} s on {witness.name}, last sign {true:.2f} s ago"
+                    )
 
     def check_pure(self) -> None:
         """I7: judged twice, and from copies, every device gets the same verdict, and nothing is changed by it."""
@@ -842,4 +852,4 @@ def replayed(history: Iterable[tuple[str, tuple[Any, ...], dict[str, Any]]], **o
     return site
 
 
-__all__ = ["ASSOCIATED", "KINDS", "STRANGERS", "THRESHOLD", "Hold", "Move", "Site", "Violation", "replayed"]
+__all__ = ["ASSOCIATED", "KINDS", "SETTINGS", "STRANGERS", "Clock", "Move", "Site", "Violation", "replayed"]

@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from site_simulation import ASSOCIATED, KINDS, SETTINGS, STRANGERS, Move, Site, Violation, replayed
 
 from client_device_pruner.model import Association, Device, Habit, Mark, Proof, Witness
 from client_device_pruner.policy import Circumstances, assess
+from site_simulation import ASSOCIATED, KINDS, SETTINGS, STRANGERS, Move, Site, Violation, replayed
 
 BUDGET = settings(
-    max_examples=250,
+    max_examples=200,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-"""About a minute on two cores."""
+"""Well under a minute on two cores."""
 
 NAMES = st.sampled_from((*ASSOCIATED, *STRANGERS))
 MOVES: st.SearchStrategy[list[Move]] = st.lists(
@@ -143,7 +143,8 @@ class SiteMachine(RuleBasedStateMachine):
             assert self.site.decisions == still.decisions, "I3: a change of a wall clock changed a decision"
 
 
-TestInvariants = SiteMachine.TestCase
+# Finding a failure is quick; shrinking it to a history that a person can read takes minutes.
+TestInvariants = pytest.mark.timeout(420)(SiteMachine.TestCase)
 TestInvariants.settings = BUDGET
 
 
@@ -162,6 +163,57 @@ def test_who_is_gone_goes(kind: str) -> None:
     site.advance(4000.0)
     # a4 was never there: its own threshold needs a census. a3 never spoke.
     assert set(site.pruned) == ({"a2"} if kind == "messages" else {"a2", "a3", "a4"})
+
+
+# Where a census is deceived by losses in more than one gap, which the random histories leave out (`_deceives`)
+
+
+def _a1_was_there_and_left() -> Site:
+    site = Site(kind="events", sure=True)
+    site.advance(130.0)
+    site.move("a2", "connect")
+    site.move("a1", "connect")
+    site.advance(10.0)
+    site.move("a1", "disconnect")
+    site.advance(600.0)
+    return site
+
+
+DECEIVED = pytest.mark.xfail(
+    raises=Violation, strict=True, reason="open: DESIGN, model 3, lets the sums agree again and keeps the set"
+)
+
+
+@DECEIVED
+def test_lost_in_one_gap_gained_in_another() -> None:
+    """I4: a2 goes unheard, then, after a count that is lower, a1 comes unheard and stays."""
+    site = _a1_was_there_and_left()
+    site.bridge_gap(10.0, [("a2", "disconnect")])
+    site.advance(120.0)
+    site.bridge_gap(10.0, [("a1", "connect")])
+    site.advance(4500.0)
+
+
+@DECEIVED
+def test_gained_in_one_gap_lost_in_another_and_an_event_between() -> None:
+    """I4: a1 comes unheard and stays; a3's coming explains the mismatch; a2 goes unheard, and the sums agree."""
+    site = _a1_was_there_and_left()
+    site.bridge_gap(10.0, [("a1", "connect")])
+    site.advance(700.0)
+    site.move("a3", "connect")
+    site.advance(700.0)
+    site.bridge_gap(10.0, [("a2", "disconnect")])
+    site.advance(4500.0)
+
+
+@DECEIVED
+def test_both_gained_in_one_gap_and_one_leaves_heard() -> None:
+    """I4: in one gap a1 comes and a2 connects anew; a2's leaving is heard, but ends a session nobody knew."""
+    site = _a1_was_there_and_left()
+    site.bridge_gap(10.0, [("a1", "connect"), ("a2", "connect")])
+    site.advance(700.0)
+    site.move("a2", "disconnect")
+    site.advance(4500.0)
 
 
 # I7 by itself, over devices and witnesses that no history would make
@@ -215,9 +267,7 @@ WITNESSES = st.lists(
 
 @settings(max_examples=400, deadline=None, print_blob=True)
 @given(device=DEVICES, witnesses=WITNESSES, present=st.booleans(), kind=st.sampled_from(KINDS))
-def test_a_verdict_is_a_pure_function(
-    device: Device, witnesses: tuple[Witness, ...], present: bool, kind: str
-) -> None:
+def test_a_verdict_is_a_pure_function(device: Device, witnesses: tuple[Witness, ...], present: bool, kind: str) -> None:
     """I7 and I1: the same inputs, the same verdict, unchanged; and none is due without proof or while present."""
     now = Circumstances(SETTINGS[kind], witnesses, frozenset({"a1"} if present else ()), "c")
     before, same = copy.deepcopy(device), copy.deepcopy(now)

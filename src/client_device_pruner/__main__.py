@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client_device_pruner import commands
-
 
 class SystemClock:
     """The machine's clocks."""
@@ -27,8 +25,17 @@ class SystemClock:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong use."""
-    options = commands.parser().parse_args(arguments)
-    return run(options.work_dir) if options.command is None else commands.carry_out(options)
+    match sys.argv[1:] if arguments is None else list(arguments):
+        case []:
+            return run(Path.cwd())
+        case ["--work-dir", work_dir]:
+            # As the recipe starts it: what the commands need stays out of memory.
+            return run(Path(work_dir))
+        case others:
+            from client_device_pruner import commands
+
+            options = commands.parser().parse_args(others)
+            return run(options.work_dir) if options.command is None else commands.carry_out(options)
 
 
 def run(work_dir: Path) -> int:

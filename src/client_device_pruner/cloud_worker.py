@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Mapping, Sequence
 
 _LONGEST_LINE = 1 << 20  # a page of 100 devices needs 20 kB
@@ -154,6 +154,8 @@ class CloudWorker:
 
     def start(self) -> None:
         """Start the child; `Ready` or `CallFailed` will be delivered."""
+        import subprocess
+
         try:
             process = subprocess.Popen(
                 [*self._command, *self._options],
@@ -219,6 +221,8 @@ class CloudWorker:
                     self._deliver(reply)
                     break
                 self._deliver(reply)
+        import subprocess
+
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
         process.kill()  # nobody would hear it any more

@@ -267,7 +267,8 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _print_explanation(explanation: Explanation, paint: Painter) -> None:
     verdict = explanation.verdict
-    _print(f"{paint(verdict.device.name, 'title')}: {paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ''))}")
+    state = paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ""))
+    _print(f"{paint(verdict.device.name, 'title')}: {state}")
     _print_section(paint, "For every disassociation", _checks(explanation.general, paint))
     for testimony in explanation.testimonies:
         witness = testimony.witness

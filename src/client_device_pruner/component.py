@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ class Component:
         core_device: str,
         clock: Clock,
         edges: Edges,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = lambda: int.from_bytes(os.urandom(6), "big") / 2**48,
         own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.inbox: Inbox[Item] = Inbox(INBOX_LIMIT)

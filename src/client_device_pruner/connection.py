@@ -121,7 +121,8 @@ class Connection:
                 self.send_self_test(self.self_test.next(at))
             return
         LOGGER.warning("the self-test did not come back", extra={"fields": {"remedy": remedy.value}})
-        if remedy is Remedy.SUBSCRIBE:
+        if remedy is Remedy.SUBSCRIBE or self.findings:
+            # Neither a new connection nor a new process has a permission that is missing.
             self._ipc.unsubscribe()
             self._subscribe(at)
             return

@@ -6,7 +6,7 @@ run it beside the watch, a test can crash it at every step, and a simulation can
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -110,7 +110,7 @@ class Cycle:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.cycle_id = secrets.token_hex(5)
+        self.cycle_id = os.urandom(5).hex()
         self.tally = Tally()
         self.in_flight: dict[str, Intent] = {}
         self.lively: set[str] = set()

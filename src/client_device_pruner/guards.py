@@ -42,7 +42,7 @@ class Guards:
         hold = self._holds.pop(guard, None)
         self._unsaid.discard(guard)
         if hold is not None:
-            self._event("released", **{**_data(hold), "reason": reason or hold.reason})
+            self._event("released", **{**_data(hold), "reason": reason or hold.reason, "remedy": "nothing to do"})
 
     def planned(self, holds: Iterable[Hold]) -> None:
         """Take what a cycle's plan came to: guards of a plan that it does not name no longer hold."""

@@ -41,7 +41,9 @@ class Moment:
         self._self_test = self_test
         self._send_echo = send_echo
         self._scale = scale
-        self._awaited = set(source_ids)
+        self._source_ids = frozenset(source_ids)
+        self._awaited = set(self._source_ids)
+        self._name = ""
         self._echo: str | None = None
         self._echo_sent = at
 
@@ -59,13 +61,14 @@ class Moment:
                     return True, _hold(f"no fresh voucher came in the last moment: {witness.reason}", witness.name)
             if self._awaited:
                 return False, None
+            self._name = min(witnesses[source_id].name for source_id in self._source_ids)
             self._echo, self._echo_sent = self._self_test.next(at), at
             self._send_echo(self._echo)
             return False, None
         if self._self_test.echoed == self._echo:
             return True, None
         if at - self._echo_sent > max(1.0, PATIENCE_SECONDS * self._scale):
-            return True, _hold("the self-test did not come back in the last moment", "subscription")
+            return True, _hold("the self-test did not come back in the last moment", self._name)
         return False, None
 
     def _is_fresh(self, witness: Witness) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -316,6 +315,8 @@ def member(device: Device) -> str:
 
 def new_plan_id(members: Iterable[str]) -> str:
     """A short id made of the members, so that the same plan gets the same id."""
+    import hashlib
+
     return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:10]
 
 

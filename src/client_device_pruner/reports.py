@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -56,7 +56,7 @@ class Reports:
         wall = self._wall()
         event = {
             "specversion": "1.0",
-            "id": str(uuid.uuid4()),
+            "id": os.urandom(16).hex(),
             "source": f"/greengrass/{self._core_device}/client-device-pruner",
             "type": TYPE_PREFIX + kind,
             "time": rfc3339(wall),

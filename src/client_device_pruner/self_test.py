@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from enum import Enum
 
 INTERVAL_SECONDS = 60.0
@@ -30,7 +30,7 @@ class SelfTest:
         self.scale = scale
         self.alive = False
         self.echoed: str | None = None
-        self._run = secrets.token_hex(4)
+        self._run = os.urandom(4).hex()
         self._number = 0
         self._awaited: str | None = None
         self._sent = float("-inf")
@@ -56,6 +56,8 @@ class SelfTest:
         """What to do now if the echo is overdue; each call takes the next remedy and sends anew."""
         if self._awaited is None or at - self._sent < max(1.0, PATIENCE_SECONDS * self.scale):
             return None
-        self._awaited, self._sent, self.alive = None, float("-inf"), False
         self._remedies += 1
+        # Once all has been tried, it is tried again no faster than the self-test comes round.
+        self._sent = at if self._remedies > len(Remedy) else float("-inf")
+        self._awaited, self.alive = None, False
         return (Remedy.SUBSCRIBE, Remedy.CONNECT, Remedy.EXIT)[min(self._remedies, 3) - 1]

@@ -1,7 +1,6 @@
 """The component's configuration: a document is read whole, or refused with every problem that it has."""
 
 import fnmatch
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -220,6 +219,8 @@ def _is_api_url(value: str) -> bool:
     try:
         url = urlsplit(value)
         host, port = url.hostname or "", url.port
+        import ipaddress
+
         here = host == "localhost" or (url.scheme == "http" and ipaddress.ip_address(host).is_loopback)
     except ValueError:
         return False

@@ -60,7 +60,7 @@ def lock_instance(work_dir: Path) -> int | None:
     for _attempt in range(LOCK_ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError:  # noqa: PERF203 - it waits on purpose
             # A command that looks whether the component runs holds the lock for an instant.
             time.sleep(0.02)
         else:

@@ -81,7 +81,7 @@ async def _compare(table: Table, devices: int, options: argparse.Namespace) -> N
         median(getattr(run, field) for run in ours) / median(getattr(run, field) for run in bare)
         for field in ("memory_mib", "event_us")
     ]
-    table.add_row("", "ratio", *(f"{ratio:.2f} ×" for ratio in ratios), "")
+    table.add_row("", "ratio", *(f"{ratio:.2f} x" for ratio in ratios), "")
 
 
 async def _measure(devices: int, options: argparse.Namespace, *, bare: bool) -> Figures:

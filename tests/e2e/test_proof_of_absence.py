@@ -22,8 +22,8 @@ NOTICE_SECONDS = 1.0
 EMQX_QUIET_SECONDS = 1.5
 GAP_SECONDS = 2 * EMQX_QUIET_SECONDS
 """A gap in which all that was known is forgotten; a short one leaves it known."""
-STANDSTILL_CYCLES = 24
-"""Some 12 s: three times threshold and notice together."""
+STANDSTILL_CYCLES = 18
+"""Some 9 s: three thresholds."""
 NO_OUTAGE: dict[str, Any] = {"massLoss": {"window": "0.1s", "minDevices": 100}}
 """Devices that a test loses at once are not to be an outage."""
 
@@ -125,7 +125,7 @@ async def test_a_silent_device_that_used_to_speak_goes_across_a_restart(make_sit
     site.check_events()
 
 
-# What dies without a word ---------------------------------------------------------------------------------------
+# A bridge without its entries -----------------------------------------------------------------------------------
 
 
 async def test_a_mapping_that_is_removed_stops_the_clocks(make_site: MakeSite) -> None:
@@ -151,58 +151,6 @@ async def test_a_mapping_that_is_removed_stops_the_clocks(make_site: MakeSite) -
     async with talking(site, "alive", "returns"):
         gone = await site.event("disassociated", "dead", seconds=60)
     assert gone["proof"] == "census"
-    assert site.associated == {"alive", "returns"}
-
-
-async def test_a_subscription_that_dies_silently_is_made_anew(make_site: MakeSite) -> None:
-    """Pub/sub dead without a word: the self-test notices, subscribes anew, and the watch goes on."""
-    site = await watching(make_site, "alive", "dead")
-
-    site.core.ipc.mute_pubsub()
-    await site.logged("the self-test did not come back", remedy="subscribe")
-    await site.listened()
-    await hear_all(site, "alive", "dead")
-    await site.devices.kill("dead")
-
-    await site.event("disassociated", "dead", seconds=60)
-    assert site.associated == {"alive"}
-    assert site.core.component.starts == 1
-
-
-async def test_who_dies_unheard_with_the_subscription_goes_all_the_same(make_site: MakeSite) -> None:
-    """A disconnect lost with the subscription: fewer are counted than known, and that is found out."""
-    site = await watching(make_site, "alive", "dead")
-
-    site.core.ipc.mute_pubsub()
-    await site.devices.kill("dead")
-
-    async with talking(site, "alive"):
-        await site.event("disassociated", "dead", seconds=60)
-    assert site.associated == {"alive"}
-
-
-async def test_the_process_stands_still_for_longer_than_the_threshold(make_site: MakeSite) -> None:
-    """Suspended for long: nothing is lost, nothing of that time counts, and nothing living goes."""
-    site = await watching(make_site, "alive", "dead", "returns")
-    await site.devices.kill("returns")
-    await site.until(lambda: site.absences("emqx").get("returns", 0.0) > 1.0)
-    site.core.component.suspend()
-    before = site.clock("emqx")
-    await site.devices.kill("dead")
-    await site.devices.connect("returns", process="returns")
-    await asyncio.sleep(3 * THRESHOLD_SECONDS)
-    site.core.component.resume()
-    resumed = time.monotonic()
-    # What waited comes at once: both events, and no voucher for the time that nobody watched.
-    await site.until(lambda: site.absences("emqx").get("returns") is None)
-    assert site.clock("emqx") <= before + EMQX_QUIET_SECONDS + (time.monotonic() - resumed)
-
-    gone = await site.event("disassociated", "dead", seconds=60)
-
-    (call,) = site.operations(DISASSOCIATE)
-    assert call.entries == ("dead",)
-    assert gone["offlineSeconds"] <= call.when - resumed
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
     assert site.associated == {"alive", "returns"}
 
 
