@@ -94,8 +94,9 @@ def accepted(service: str, operation: str, document: dict[str, Any]) -> None:
 def reports(sent: list[tuple[str, Any]]) -> Reports:
     """Make reports whose messages to AWS IoT Core are kept."""
 
-    def keep(topic: str, payload: bytes) -> None:
+    def keep(topic: str, payload: bytes) -> bool:
         sent.append((topic, json.loads(payload)))
+        return True
 
     def drop(*_: object) -> None:
         """Take no notice."""

@@ -20,7 +20,7 @@ from client_device_pruner.policy import Circumstances, assess
 from site_simulation import ASSOCIATED, KINDS, SETTINGS, STRANGERS, Move, Site, Violation, replayed
 
 BUDGET = settings(
-    max_examples=200,
+    max_examples=300,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,

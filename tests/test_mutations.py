@@ -6,6 +6,7 @@ random search of `test_invariants`. `tests/README.md` names them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from client_device_pruner.moment import Moment
 from client_device_pruner.settings import parse
 from client_device_pruner.source_clock import SourceClock
 from client_device_pruner.sources import Sources
-from site_simulation import Site, Violation
+from site_simulation import Site, Violation, replayed
 from test_invariants import SiteMachine
 
 Patch = pytest.MonkeyPatch
@@ -63,11 +64,11 @@ def bridge_is_not_counted(patch: Patch) -> None:
 def restart_keeps_sessions(patch: Patch) -> None:
     """What was open before a restart of the component is still believed open."""
     real = EmqxSource.__init__
-    nodes: dict[str, Any] = {}
+    kept: dict[Any, Any] = {}
 
     def planted(self: EmqxSource, *arguments: Any, **named: Any) -> None:
         real(self, *arguments, **named)
-        self._nodes = nodes
+        self._nodes = kept.setdefault(arguments[1].connection, self._nodes)
 
     patch.setattr(EmqxSource, "__init__", planted)
 
@@ -128,6 +129,20 @@ def wall_clock_is_used(patch: Patch) -> None:
 
     patch.setattr(site_simulation.Clock, "__init__", kept)
     patch.setattr(SourceClock, "vouch", lambda self, at: real(self, at + clocks[-1].wall_offset - 1.7e9))
+
+
+def connected_at_is_compared(patch: Patch) -> None:
+    """`connected_at` is taken for a time: a session older than the newest is not opened."""
+    real = EmqxSource.connected
+    newest: dict[EmqxSource, int] = {}
+
+    def planted(self: EmqxSource, node: str, name: str, payload: bytes, at: float) -> None:
+        number = json.loads(payload)["connected_at"]
+        if number >= newest.get(self, 0):
+            newest[self] = number
+            real(self, node, name, payload, at)
+
+    patch.setattr(EmqxSource, "connected", planted)
 
 
 def signs_are_not_committed(patch: Patch) -> None:
@@ -360,6 +375,29 @@ def test_history_catches_the_bug(case: Case, monkeypatch: Patch) -> None:
         case.history(Site(kind=case.kind, strict=True, sure=True))
 
 
+STEPS: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = (
+    ("advance", (130.0,), {}),
+    ("move", ("a2", "connect"), {}),
+    ("set_wall_clocks", (-3.2e7, -3.2e7), {}),
+    ("move", ("a1", "connect"), {}),
+    ("advance", (700.0,), {}),
+)
+
+
+def test_replay_catches_the_compared_time(monkeypatch: Patch) -> None:
+    """Wall clocks put back by a year change no decision (I3); with `connected_at` taken for a time they do."""
+
+    def decisions() -> list[tuple[Any, ...]]:
+        site = Site()
+        for operation, arguments, named in STEPS:
+            getattr(site, operation)(*arguments, **named)
+        return site.decisions
+
+    assert decisions() == replayed(STEPS).decisions
+    connected_at_is_compared(monkeypatch)
+    assert decisions() != replayed(STEPS).decisions
+
+
 SEARCH = settings(
     max_examples=300,
     stateful_step_count=25,
@@ -383,7 +421,6 @@ SEARCH = settings(
         notice_is_skipped,
         judging_changes_the_device,
         more_is_enough,
-        restart_keeps_sessions,
         overflow_is_ignored,
     ],
 )

@@ -20,13 +20,19 @@ class Desk:
         self.local: list[tuple[str, bytes]] = []
         self.cloud: list[tuple[str, bytes]] = []
         self.history: list[tuple[float, str, str | None, dict[str, Any]]] = []
+        self.connected = True
         self.reports = Reports(
             "core-1",
             wall=lambda: 1_790_000_000.25,
             publish=lambda topic, payload: self.local.append((topic, payload)),
-            publish_to_iot_core=lambda topic, payload: self.cloud.append((topic, payload)),
+            publish_to_iot_core=self._take,
             record=lambda *row: self.history.append(row),
         )
+
+    def _take(self, topic: str, payload: bytes) -> bool:
+        if self.connected:
+            self.cloud.append((topic, payload))
+        return self.connected
 
 
 @pytest.fixture
@@ -119,3 +125,47 @@ def test_what_json_cannot_carry_is_logged_as_text() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "m", (), None)
     record.fields = {"odd": {1}}
     assert json.loads(JsonLines().format(record))["odd"] == "{1}"
+
+
+def status(provable: int, *guards: str) -> dict[str, Any]:
+    """A status as `status.describe` makes it, cut down to what the shadow takes."""
+    return {
+        "coverage": {"associated": 3, "provable": provable, "reasons": ["3 of 3 devices: no source vouches"]},
+        "counts": {"present": 2, "absent": 1},
+        "guards": [{"guard": guard, "reason": "r", "remedy": "m"} for guard in guards],
+        "sources": {"emqx": {"vouching": True}, "messages": {"vouching": False}},
+    }
+
+
+def test_the_shadow_is_written_when_it_changed_and_only_then() -> None:
+    """The named shadow holds what fleet indexing asks for, and is published again only with another content."""
+    desk = Desk()
+    settings = parse({})
+    for said in (status(0, "accessDenied"), status(0, "accessDenied"), status(3)):
+        desk.reports.shadow(settings, said)
+
+    first, second = desk.cloud
+    assert first[0] == "$aws/things/core-1/shadow/name/client-device-pruner/update"
+    reported = json.loads(first[1])["state"]["reported"]
+    assert reported["guards"] == ["accessDenied"]
+    assert reported["holding"] == 1
+    assert reported["reason"] == "3 of 3 devices: no source vouches"
+    assert reported["vouching"] == ["emqx"]
+    assert json.loads(second[1])["state"]["reported"]["holding"] == 0
+
+
+def test_a_shadow_that_could_not_be_sent_is_sent_later() -> None:
+    """Without a connection nothing is taken for written."""
+    desk = Desk()
+    desk.connected = False
+    desk.reports.shadow(parse({}), status(1))
+    desk.connected = True
+    desk.reports.shadow(parse({}), status(1))
+    assert len(desk.cloud) == 1
+
+
+def test_no_shadow_without_a_name() -> None:
+    """An empty shadow name writes none."""
+    desk = Desk()
+    desk.reports.shadow(parse({"reports": {"shadowName": ""}}), status(1))
+    assert desk.cloud == []

@@ -32,7 +32,8 @@ def write_something(path: Path, core_device: str = "core-1") -> None:
 def read_kept(path: Path) -> bool:
     """Whether the value is in the file."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT value FROM meta WHERE key = 'kept'").fetchone() == ("1",)
+        row: object = connection.execute("SELECT value FROM meta WHERE key = 'kept'").fetchone()
+        return row == ("1",)
 
 
 def test_a_new_file_is_ours_alone(path: Path) -> None:

@@ -144,10 +144,12 @@ class Connection:
         if self._ipc is not None:
             self._ipc.publish(topic, payload)
 
-    def publish_to_iot_core(self, topic: str, payload: bytes) -> None:
-        """Publish to AWS IoT Core, if there is a connection."""
-        if self._ipc is not None:
-            self._ipc.publish_to_iot_core(topic, payload)
+    def publish_to_iot_core(self, topic: str, payload: bytes) -> bool:
+        """Publish to AWS IoT Core, if there is a connection; False if not."""
+        if self._ipc is None:
+            return False
+        self._ipc.publish_to_iot_core(topic, payload)
+        return True
 
     def read_configuration(self, component: str | None) -> None:
         """Ask for a component's configuration."""

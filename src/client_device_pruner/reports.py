@@ -31,7 +31,7 @@ class Reports:
         core_device: thing name of the core device.
         wall: the wall clock, in epoch seconds.
         publish: publishes on local pub/sub.
-        publish_to_iot_core: publishes to AWS IoT Core.
+        publish_to_iot_core: publishes to AWS IoT Core; False without a connection.
         record: keeps an event in the history.
     """
 
@@ -41,7 +41,7 @@ class Reports:
         *,
         wall: Callable[[], float],
         publish: Callable[[str, bytes], None],
-        publish_to_iot_core: Callable[[str, bytes], None],
+        publish_to_iot_core: Callable[[str, bytes], bool],
         record: Callable[[float, str, str | None, dict[str, Any]], None],
     ) -> None:
         self._core_device = core_device
@@ -83,14 +83,16 @@ class Reports:
             "coverage": {key: status["coverage"][key] for key in ("associated", "provable")},
             "counts": status["counts"],
             "guards": sorted(hold["guard"] for hold in status["guards"]),
+            "holding": len(status["guards"]),
+            "reason": next(iter(status["coverage"]["reasons"]), "")[:200],
             "vouching": sorted(source for source, said in status["sources"].items() if said["vouching"]),
             "dryRun": settings.dry_run,
         }
         if name and (name, reported) != self._shadow:
-            self._shadow = (name, reported)
             topic = f"$aws/things/{self._core_device}/shadow/name/{name}/update"
             payload = json.dumps({"state": {"reported": reported}}, separators=(",", ":")).encode()
-            self._publish_to_iot_core(topic, payload)
+            if self._publish_to_iot_core(topic, payload):
+                self._shadow = (name, reported)
 
 
 def rfc3339(wall: float) -> str:

@@ -37,7 +37,7 @@ class Watch:
         core_device: thing name of the core device.
         clock: the machine's clocks.
         publish: publishes on local pub/sub.
-        publish_to_iot_core: publishes to AWS IoT Core.
+        publish_to_iot_core: publishes to AWS IoT Core; False without a connection.
         own: takes the lock on the state, or has it already; False while another instance owns it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Watch:
         clock: Clock,
         *,
         publish: Callable[[str, bytes], None],
-        publish_to_iot_core: Callable[[str, bytes], None],
+        publish_to_iot_core: Callable[[str, bytes], bool],
         own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.clock = clock

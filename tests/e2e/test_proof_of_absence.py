@@ -13,7 +13,7 @@ import pytest
 from local_core.cloud import DISASSOCIATE
 from local_core.core import BRIDGE
 from local_core.mqtt_client import MqttClient
-from trial_site import MAPPING, MakeSite, Site
+from trial_site import INBOUND, MAPPING, MakeSite, Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -26,6 +26,9 @@ STANDSTILL_CYCLES = 18
 """Some 9 s: three thresholds."""
 NO_OUTAGE: dict[str, Any] = {"massLoss": {"window": "0.1s", "minDevices": 100}}
 """Devices that a test loses at once are not to be an outage."""
+
+LINE_LOST: dict[str, Any] = {"window": "1s", "minDevices": 3, "minPercent": 30}
+"""So many lost within a second are an outage."""
 
 
 # A device that comes back where nobody hears it -----------------------------------------------------------------
@@ -154,6 +157,82 @@ async def test_a_mapping_that_is_removed_stops_the_clocks(make_site: MakeSite) -
     assert site.associated == {"alive", "returns"}
 
 
+# Outages ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_line_unplugged_together_is_held(make_site: MakeSite) -> None:
+    """Lost at once, they wait as a plan; once one is back, the absence of the others counts from there."""
+    line = [f"line-{number}" for number in range(4)]
+    site = await watching(make_site, "alive", massLoss=LINE_LOST)
+    site.core.cloud.associate(*line)
+    await site.devices.connect(*line, process="line")
+    await site.event("cycle", present=5)
+    await site.devices.kill("line")
+
+    held = await site.event("held", guard="outage")
+    await site.event("cycle", due=4)
+    await site.cycles(10)
+
+    assert site.associated == {"alive", *line}
+    assert "4 due devices were lost together" in held["reason"]
+    assert held["plan"] in held["remedy"]
+    assert site.status()["plan"] == {"id": held["plan"], "devices": line}
+    await site.devices.connect("line-0", process="repaired")
+    connected = time.monotonic()
+    for name in line[1:]:
+        await site.event("disassociated", name, seconds=60)
+    batches = site.operations(DISASSOCIATE)
+    assert {name for call in batches for name in call.entries} == set(line[1:])
+    for name in line[1:]:
+        assert site.of_type("unmarked", name), "its absence started anew, and so does its notice"
+        (gone,) = site.of_type("disassociated", name)
+        assert gone["offlineSeconds"] <= batches[-1].when - connected + EMQX_QUIET_SECONDS
+    assert batches[0].when - connected >= THRESHOLD_SECONDS
+    await site.event("released", guard="outage")
+    assert site.associated == {"alive", "line-0"}
+    assert site.status()["plan"] is None
+    site.check_events()
+
+
+async def test_a_site_lost_while_the_core_was_off_is_held(make_site: MakeSite) -> None:
+    """The power fails for all, and only the core comes back: nobody goes before one of them has returned."""
+    names = [f"machine-{number}" for number in range(4)]
+    site = await watching(make_site, *names, massLoss=LINE_LOST)
+    # Until it is written that they were present.
+    await site.until(lambda: all(row["held"] for row in site.rows("SELECT held FROM devices")))
+    reboot = asyncio.create_task(site.core.reboot(off_seconds=GAP_SECONDS))
+    await site.until(lambda: site.core.broker.stopping)
+    for name in names:
+        await site.devices.kill(name)
+    site.core.events.clear()
+    await reboot
+
+    held = await site.event("held", guard="outage", seconds=60)
+    await site.cycles(10)
+
+    assert "4 due devices were lost together" in held["reason"]
+    assert site.associated == set(names)
+    await site.devices.connect(names[0], process="repaired")
+    for name in names[1:]:
+        await site.event("disassociated", name, seconds=60)
+    assert site.associated == {names[0]}
+
+
+async def test_the_only_device_of_a_core_is_pruned(make_site: MakeSite) -> None:
+    """One device, gone with proof, goes under the default limits: no guard freezes a small site."""
+    limits = {"maxPerCycle": 100, "maxPercentPerDay": 10, "approvalPercent": 50}
+    site = await watching(
+        make_site, "only", limits=limits, massLoss={"window": "10m", "minDevices": 3, "minPercent": 30}
+    )
+    await site.devices.kill("only")
+
+    gone = await site.event("disassociated", "only")
+
+    assert gone["proof"] == "census"
+    assert site.associated == set()
+    assert not [data for data in site.of_type("held") if not data["guard"].startswith("source:")]
+
+
 # Brokers and sessions -------------------------------------------------------------------------------------------
 
 
@@ -220,17 +299,19 @@ async def test_a_replayed_retained_message_opens_no_session(make_site: MakeSite)
     await site.until(lambda: site.core.broker._engine and site.core.broker._engine._retained_messages)
     publisher.disconnect()
     await site.devices.kill("dead")
-    killed = time.monotonic()
+    await site.until(lambda: "dead" not in site.core.broker.connections)
     await site.core.bridge.stop()
+    replays: list[float] = []
+    topic = f"{INBOUND}clients/dead/telemetry"
+    site.core.pubsub.subscribe(topic, lambda _message: replays.append(time.monotonic()))
     await site.core.bridge.start()
-    await site.until(lambda: site.heard["dead"] > killed + 0.1, what="nothing was replayed")
-    replayed = site.heard["dead"]
+    await site.until(lambda: replays, what="nothing was replayed")
     await hear_all(site, "alive")
 
     gone = await site.event("disassociated", "dead", seconds=60)
 
     (call,) = site.operations(DISASSOCIATE)
-    assert gone["offlineSeconds"] <= call.when - replayed, "for want of better it was taken for a sign of life"
+    assert gone["offlineSeconds"] <= call.when - replays[-1], "for want of better it was taken for a sign of life"
     assert site.associated == {"alive"}
 
 
@@ -282,9 +363,7 @@ async def test_somebody_unannounced_stops_the_clock_while_he_is_there(make_site:
 # What the tests are told in ------------------------------------------------------------------------------------
 
 
-async def watching(
-    make_site: MakeSite, *names: str, reconnect_seconds: float = 0.05, **settings: Any
-) -> Site:
+async def watching(make_site: MakeSite, *names: str, reconnect_seconds: float = 0.05, **settings: Any) -> Site:
     """A site with these devices, each in a process of its own, connected and heard by a census that matches."""
     site = await make_site()
     site.core.bridge.first_backoff_seconds = 0.1

@@ -115,9 +115,7 @@ def nonsense(_site: Site, api: EmqxApi, _key_file: Path) -> Any:
 @contextlib.contextmanager
 def nobody(_site: Site, api: EmqxApi, _key_file: Path) -> Any:
     """The answer is whole, and names nobody at all, the bridge neither."""
-    api.faults.body = json.dumps(
-        {"data": [], "meta": {"page": 1, "limit": 1000, "hasnext": False}}
-    ).encode()
+    api.faults.body = json.dumps({"data": [], "meta": {"page": 1, "limit": 1000, "hasnext": False}}).encode()
     yield
     api.faults.body = None
 
@@ -206,9 +204,7 @@ async def test_two_pages_are_one_answer(make_site: MakeSite, tmp_path: Path) -> 
         assert site.associated == {"alive", "zz-late"}
 
 
-async def test_an_answer_that_lacks_somebody_connected_is_not_believed(
-    make_site: MakeSite, tmp_path: Path
-) -> None:
+async def test_an_answer_that_lacks_somebody_connected_is_not_believed(make_site: MakeSite, tmp_path: Path) -> None:
     """It must name every client whose session was known to be open from before the call until after it."""
     async with called(make_site, tmp_path, presence=True) as (site, api):
         await site.event("released", guard="source:emqx")
