@@ -378,6 +378,15 @@ class TestCensus:
         matching.count(3, 360.0)
         assert matching.clock.floor_seconds == 60.0
 
+    def test_an_event_that_changed_nothing_does_not_explain_its_end(self, matching: Watch) -> None:
+        """The mismatch went on after the event, so what ended it later was something unheard."""
+        matching.count(4, 180.0)
+        matching.connected("c", 5, 200.0)
+        matching.count(5, 240.0)
+        matching.count(4, 300.0)
+        assert matching.source.matching
+        assert matching.clock.floor_seconds == 60.0
+
     def test_the_broker_that_counts_nobody_has_lost_the_bridge(self, watch: Watch) -> None:
         """The bridge adds exactly one: without it the count never matches."""
         watch.count(0, 0.0)

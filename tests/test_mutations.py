@@ -141,6 +141,8 @@ def connected_at_is_compared(patch: Patch) -> None:
         if number >= newest.get(self, 0):
             newest[self] = number
             real(self, node, name, payload, at)
+        else:
+            self._event(node, name, at)
 
     patch.setattr(EmqxSource, "connected", planted)
 

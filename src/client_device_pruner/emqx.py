@@ -78,7 +78,7 @@ class EmqxSource:
         self._bridge_node: str | None = None
         self._last_event = float("-inf")
         self._mismatch_since: float | None = None
-        self._explained = False
+        self._last_census = float("-inf")
         self._lower_since: float | None = None
         self._last_heard: float | None = None
         self.matched_in_run = False
@@ -166,7 +166,7 @@ class EmqxSource:
             if not node.deaf:
                 node.sessions[name] = (UNHEARD,)
                 self._spoken.pop(name)
-                self._last_event, self._explained = at, True
+                self._last_event = at
 
     def set_bridge(self, client_id: str, *, known: bool) -> None:
         """Take the glob that the bridge's client id matches, and whether its own configuration told it."""
@@ -229,8 +229,9 @@ class EmqxSource:
             return "which client id is the bridge's is not known: its configuration could not be read"
         if self._mismatch_since is not None:
             who = "fewer" if self._lower_since is not None else "more"
-            minutes = (at - self._mismatch_since) / 60
-            return f"{figures}: {who} than known for {minutes:.0f} min"
+            seconds = at - self._mismatch_since
+            lasting = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+            return f"{figures}: {who} than known for {lasting}"
         if not self.clock.vouching(at):
             return f"{figures}: they match; the next count starts the clock"
         return f"{figures}: they match"
@@ -244,8 +245,11 @@ class EmqxSource:
             self._break()
             return
         surplus = self._surplus()
+        # Only an event of the last step can explain why a mismatch ended: an earlier one left it as it was.
+        explained = self._last_event >= self._last_census - 5.0 * self.scale
+        self._last_census = at
         if surplus == 0:
-            if self._mismatch_since is not None and not self._explained:
+            if self._mismatch_since is not None and not explained:
                 self.clock.restart_absences()
             self._mismatch_since = self._lower_since = None
             self.matching = self.matched_in_run = True
@@ -256,7 +260,6 @@ class EmqxSource:
         self._break()
         if self._mismatch_since is None:
             self._mismatch_since = at
-            self._explained = self._last_event >= at - 5.0 * self.scale
         if surplus > 0:
             self._lower_since = None
         elif self._lower_since is None:
@@ -291,7 +294,7 @@ class EmqxSource:
 
     def _event(self, node_name: str, name: str, at: float) -> _Node:
         node = self._node(node_name, at)
-        self._last_event, self._explained = at, True
+        self._last_event = at
         self._signs.announce(name)
         self._signs.alive(name, at)
         return node

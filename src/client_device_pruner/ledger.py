@@ -208,7 +208,8 @@ class Ledger:
                 continue
             if known is not None and known.mark:
                 unmarked.append(name)
-            device = Device(name, association, seen=self.present(name), announced=self.announced(name))
+            present = self.present(name)
+            device = Device(name, association, seen=present, announced=self.announced(name), away=not present)
             self.devices[name] = device
             self._gone.discard(name)
             self._strangers.pop(name, None)

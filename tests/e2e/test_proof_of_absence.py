@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -163,8 +163,8 @@ async def test_a_mapping_that_is_removed_stops_the_clocks(make_site: MakeSite) -
 async def test_a_line_unplugged_together_is_held(make_site: MakeSite) -> None:
     """Lost at once, they wait as a plan; once one is back, the absence of the others counts from there."""
     line = [f"line-{number}" for number in range(4)]
-    site = await watching(make_site, "alive", massLoss=LINE_LOST)
-    site.core.cloud.associate(*line)
+    # From the start: the day's budget is a part of those associated when its window began.
+    site = await watching(make_site, "alive", associated=line, massLoss=LINE_LOST)
     await site.devices.connect(*line, process="line")
     await site.event("cycle", present=5)
     await site.devices.kill("line")
@@ -363,11 +363,17 @@ async def test_somebody_unannounced_stops_the_clock_while_he_is_there(make_site:
 # What the tests are told in ------------------------------------------------------------------------------------
 
 
-async def watching(make_site: MakeSite, *names: str, reconnect_seconds: float = 0.05, **settings: Any) -> Site:
+async def watching(
+    make_site: MakeSite,
+    *names: str,
+    associated: Sequence[str] = (),
+    reconnect_seconds: float = 0.05,
+    **settings: Any,
+) -> Site:
     """A site with these devices, each in a process of its own, connected and heard by a census that matches."""
     site = await make_site()
     site.core.bridge.first_backoff_seconds = 0.1
-    site.core.cloud.associate(*names)
+    site.core.cloud.associate(*names, *associated)
     await site.deploy(**{**NO_OUTAGE, **settings})
     await site.event("cycle")
     for name in names:
