@@ -11,6 +11,7 @@ set -u
 unset PYTHONHOME PYTHONPATH PIP_PREFIX PIP_TARGET PIP_USER
 
 modules="venv ensurepip sqlite3 ssl"
+by_hand=""
 needed_mb=150
 
 fail() {
@@ -40,21 +41,32 @@ PYTHON
 }
 
 # Sets "python" to the newest Python with all that is needed, or ends with what is missing in the newest.
+# One that lacks only what makes environments will do where the wheels are bundled: "by_hand" is set then.
 find_python() {
     lacking=""
+    bare=""
     for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
         python=$(command -v "$name") || continue
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue
         lacks=$(missing_modules "$python") || continue
         [ -n "$lacks" ] || return 0
         [ -n "$lacking" ] || { lacking=$lacks; incomplete=$python; }
+        case $lacks in
+        *sqlite3* | *ssl*) ;;
+        *) [ -n "$bare" ] || bare=$python ;;
+        esac
     done
+    if [ -n "$bare" ] && [ -d "$package/wheelhouse" ]; then
+        python=$bare
+        by_hand=yes
+        return 0
+    fi
     [ -n "$lacking" ] || fail "it needs Python 3.10 or newer, and none of python3.14 to python3.10 or python3 is one."
     version=$("$incomplete" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     set --
     for module in $lacking; do
         case $module in
-        venv | ensurepip) remedy="on Debian and Ubuntu install python$version-venv" ;;
+        venv | ensurepip) remedy="on Debian and Ubuntu install python$version-venv, or bundle a wheelhouse" ;;
         *) remedy="install your distribution's package for it" ;;
         esac
         set -- "$@" "$incomplete lacks the module $module; $remedy."
@@ -79,13 +91,18 @@ check_free_space() {
         fail "it needs $needed_mb MB of free space for $work, and there are $free_mb MB."
 }
 
-# Whether an environment was completed, and its Python still runs and finds the packages.
-is_usable() {
-    [ -f "$work/$1/complete" ] && "$work/$1/bin/python" - 2>/dev/null <<'PYTHON'
+# Whether an environment's Python runs and finds the packages.
+finds_packages() {
+    "$work/$1/bin/python" - 2>/dev/null <<'PYTHON'
 from importlib.util import find_spec
 
 raise SystemExit(not all(map(find_spec, ("awscrt", "awsiot", "boto3"))))
 PYTHON
+}
+
+# Whether an environment was completed, and still works.
+is_usable() {
+    [ -f "$work/$1/complete" ] && finds_packages "$1"
 }
 
 # Calls the new environment's pip with what every call has in common.
@@ -94,14 +111,41 @@ pip_install() {
         --no-input --no-user --disable-pip-version-check --quiet "$@" --requirement "$requirements"
 }
 
+# Has pip trust whom this core device trusts, unless it is told whom to trust.
+trust_authorities() {
+    [ -z "${PIP_CERT:-}" ] && [ -n "${AWS_CA_BUNDLE:-}${GG_ROOT_CA_PATH:-}" ] || return 0
+    HOME=$scratch TMPDIR=$scratch "$work/$environment/bin/python" \
+        "$package/src/install_authorities.py" "$scratch/authorities.pem" || return 0
+    PIP_CERT=$scratch/authorities.pem
+    export PIP_CERT
+    # They are in that file, and would be taken instead of it.
+    unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
+}
+
 install_packages() {
     if [ -d "$package/wheelhouse" ]; then
         # What is bundled needs no network; what it lacks for this platform may be on an index.
         pip_install --no-index --find-links "$package/wheelhouse" && return 0
+        trust_authorities
         pip_install --find-links "$package/wheelhouse"
     else
+        trust_authorities
         pip_install
     fi
+}
+
+# Makes the environment and fills it.
+fill_environment() {
+    if [ -n "$by_hand" ]; then
+        "$python" "$package/src/install_wheels.py" "$requirements" "$package/wheelhouse" "$work/$environment" ||
+            fail "the bundled wheels could not be unpacked; see the message above. With venv and ensurepip, pip could try an index."
+        return 0
+    fi
+    HOME=$scratch TMPDIR=$scratch "$python" -m venv "$work/$environment" >"$scratch/venv.log" 2>&1 || {
+        cat "$scratch/venv.log" >&2
+        fail "$python could not make a virtual environment in $work; see its messages above."
+    }
+    install_packages || fail "the packages in requirements.txt could not be installed; see pip's messages above."
 }
 
 make_environment() {
@@ -114,11 +158,8 @@ make_environment() {
     trap 'rm -rf "$scratch" "$work/$environment"' EXIT
     trap 'exit 1' HUP INT TERM
     mkdir -p "$scratch" || fail "the work directory $work cannot be written in."
-    HOME=$scratch TMPDIR=$scratch "$python" -m venv "$work/$environment" >"$scratch/venv.log" 2>&1 || {
-        cat "$scratch/venv.log" >&2
-        fail "$python could not make a virtual environment in $work; see its messages above."
-    }
-    install_packages || fail "the packages in requirements.txt could not be installed; see pip's messages above."
+    fill_environment
+    finds_packages "$environment" || fail "$python does not find the packages that were installed in $work/$environment."
     sync # a power cut must not leave a mark on what is only half on the disk
     : >"$work/$environment/complete"
     trap - EXIT HUP INT TERM

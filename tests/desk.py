@@ -27,7 +27,8 @@ PLAIN: dict[str, Any] = {
     "offlineThreshold": "4m",
     "noticePeriod": "2m",
     "checkInterval": "3m",
-    "massLoss": {"window": "0.1s"},
+    # Whom a death makes forget when they left, it takes to have left together: that is another story.
+    "massLoss": {"window": "0.1s", "minDevices": 100},
     "limits": {"maxPerCycle": 100, "maxPercentPerDay": 100, "approvalPercent": 100},
     "reports": {"localTopic": EVENTS},
 }
@@ -149,6 +150,7 @@ class Site:
         self.connected: dict[str, int] = {}
         self.events: list[dict[str, Any]] = []
         self.deaths = 0
+        self.jitter: Callable[[], float] = lambda: 0.5
         self.when_called: Callable[[str, tuple[str, ...]], None] = lambda _operation, _names: None
         self.component: Component | None = None
         self._directory = directory
@@ -160,13 +162,15 @@ class Site:
     # The component's life
 
     def start(self) -> None:
-        """Start a run, again if it dies while it starts."""
+        """Start a run if there is none, again if it dies while it starts; then all devices connect anew."""
+        if self.component is not None:
+            return
         while self.component is None:
             self.fuse.dead = False
             with _Mortal(self):
                 edges = Edges(self._connect, self._worker, self._roll_caller)
                 # Set only when its start is over: one that died there leaves nothing.
-                component = Component(self._work_dir, "core-1", self.clock, edges, jitter=lambda: 0.5)
+                component = Component(self._work_dir, "core-1", self.clock, edges, jitter=self.jitter)
                 self.component = component
                 self._connect(component.inbox)
                 self._turn(component)
@@ -228,8 +232,9 @@ class Site:
             self._turn(self.component)
 
     def sleep(self, seconds: float) -> None:
-        """Suspend the process: time passes, and it does nothing."""
+        """Suspend the process: time passes, and it does nothing; afterwards all devices connect anew."""
         self.clock.now += seconds
+        self.connect(*self.connected)
 
     def _turn(self, component: Component | None) -> None:
         for _turn in range(200):

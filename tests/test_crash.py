@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from client_device_pruner import cycle
 from desk import STEP_SECONDS, Fuse, Site
@@ -172,6 +176,88 @@ def check_well(site: Site, check: Callable[[Site], None], when: str) -> None:
         check(site)
     except (AssertionError, KeyError) as error:
         raise AssertionError(f"{when}: {error!r}") from error
+
+
+def some_settings(draw: st.DrawFn) -> dict[str, Any]:
+    """Limits from nothing to everything."""
+    percents = st.sampled_from([0, 1, 10, 34, 50, 100])
+    return {"maxPerCycle": draw(st.integers(0, 4)), "maxPercentPerDay": draw(percents), "approvalPercent": 100}
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_budgets_hold_whatever_dies_fails_and_sleeps(data: st.DataObject) -> None:
+    """I5, I6: with random limits, deaths, failures of the cloud, restarts and days, no budget is ever exceeded."""
+    limits = data.draw(st.composite(some_settings)(), "limits")
+    deadly = data.draw(st.frozensets(st.integers(50, 900), max_size=6), "deaths")
+    with tempfile.TemporaryDirectory() as directory:
+        fuse = Fuse(deadly)
+        site = Site(Path(directory), fuse, limits=limits)
+        site.cloud.associate(*GONE, *ALIVE)
+        site.connected = dict.fromkeys((*GONE, *ALIVE), 0)
+        site.run(400)
+        for name in GONE:
+            site.disconnect(name)
+            site.run(STEP_SECONDS)
+        for _day in range(data.draw(st.integers(1, 4), "days")):
+            for _event in range(data.draw(st.integers(0, 3), "events")):
+                step = data.draw(st.sampled_from(["lost", "dropped", "throttled", "refused", "restart", "run"]))
+                if step == "restart":
+                    site.stop()
+                elif step == "refused":
+                    site.cloud.refusing = dict.fromkeys(data.draw(st.sets(st.sampled_from(GONE))), "No")
+                elif step != "run":
+                    kind = "throttled" if step == "throttled" else "unreachable"
+                    site.cloud.fail("disassociate", kind, carried_out=step == "lost")
+                site.run(data.draw(st.sampled_from([180, 420, 900])))
+            site.sleep(DAY_SECONDS * data.draw(st.sampled_from([0.1, 1.0])))
+        # Whatever is open is settled by the cycles that come.
+        site.cloud.failing.clear()
+        site.run(1_200)
+        site.stop()
+        site.check_audit()
+        assert set(ALIVE) <= site.cloud.associations.keys()
+        percent, per_cycle = limits["maxPercentPerDay"], limits["maxPerCycle"]
+        within_budget(site, base=len(GONE) + len(ALIVE), percent=percent, per_cycle=per_cycle)
+
+
+@given(
+    threshold=st.integers(3, 60),
+    notice=st.integers(0, 30),
+    interval=st.integers(5, 40),
+    lost_at=st.integers(0, 90),
+    shifts=st.lists(st.floats(0.0, 0.999), min_size=1, max_size=8),
+)
+@settings(max_examples=80, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_who_is_gone_goes_in_time(
+    threshold: int, notice: int, interval: int, lost_at: int, shifts: list[float]
+) -> None:
+    """I8: within threshold, notice and 2.2 intervals of the source's clock, and the time of a cycle; not before."""
+    minutes = {"offlineThreshold": f"{threshold}m", "noticePeriod": f"{notice}m", "checkInterval": f"{interval}m"}
+    with tempfile.TemporaryDirectory() as directory:
+        site = Site(Path(directory), None, **{**minutes, "noticePeriod": f"{notice}m" if notice else "0s"})
+        chosen = itertools.cycle(shifts)
+        site.jitter = lambda: next(chosen)
+        site.cloud.associate("gone", "alive")
+        site.connected = {"gone": 0, "alive": 0}
+        site.run_until(lambda: site.of_type("cycle"), 4_000)
+        site.connect("gone", "alive")
+        site.run(120 + 60 * lost_at)
+        site.disconnect("gone")
+        site.step()
+
+        def clock() -> float:
+            assert site.component is not None
+            return float(site.component.watch.ledger.sources["emqx"].clock.credit_seconds)
+
+        lost = clock()
+        site.run_until(lambda: site.cloud.carried, 60.0 * (threshold + notice + 3 * interval + 10))
+
+        # The steps of the trial: a census a minute, and two that a check in the moment may wait for.
+        cycle_seconds = 3 * STEP_SECONDS
+        assert 60 * (threshold + notice) <= clock() - lost + STEP_SECONDS
+        assert clock() - lost <= 60 * (threshold + notice + 2.2 * interval) + cycle_seconds
+        site.stop()
 
 
 def within_budget(site: Site, *, base: int, percent: float, per_cycle: int) -> None:

@@ -419,6 +419,20 @@ class TestOneRun:
         assert matching.signs.last_held == {"a": 150.0, "b": 150.0}
         assert not matching.clock.vouching(150.0)
 
+    def test_a_broker_that_began_after_it_was_last_heard_has_restarted(self, matching: Watch) -> None:
+        """Its uptime may have risen past the old one unheard: up 60 s, and 100 s later up 95 s, is another run."""
+        matching.uptime(60_000, 125.0)
+        matching.count(3, 180.0)
+        matching.uptime(95_000, 225.0)
+        assert matching.open == set()
+
+    def test_a_late_uptime_is_no_restart(self, matching: Watch) -> None:
+        """What was under way for half a minute still speaks of a broker that began long before."""
+        matching.uptime(60_000, 125.0)
+        matching.count(3, 180.0)
+        matching.uptime(90_000, 185.0)
+        assert matching.open == {"a", "b"}
+
     def test_a_broker_that_restarts_and_announces_all_goes_on(self, matching: Watch) -> None:
         """After a restart with events the census matches again; the gap earned nothing."""
         matching.uptime(1_000_000, 130.0)

@@ -4,14 +4,21 @@ import base64
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
+
+from install_wheels import Target, Unfit, choose, read_requirements, unpack
 
 PROJECT = Path(__file__).parents[1]
 NO_INDEX = "http://127.0.0.1:9/"
@@ -26,19 +33,18 @@ class Device:
 
     artifact: Path
     work: Path
-    environment: dict[str, str] = field(default_factory=dict)
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the script as the recipe does."""
+        """Run the script as the recipe does; this machine's settings for pip have no say."""
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PIP_") and not name.endswith("CA_BUNDLE")
+        }
+        own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
         return subprocess.run(
             ["sh", self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],  # noqa: S607 - whatever sh there is
-            env={
-                **os.environ,
-                "PIP_INDEX_URL": NO_INDEX,
-                "PIP_RETRIES": "0",
-                **self.environment,
-                **environment,
-            },
+            env={name: value for name, value in (own | environment).items() if value},
             capture_output=True,
             text=True,
             check=False,
@@ -93,7 +99,8 @@ def make_artifact(folder: Path) -> Path:
     component = folder / "src/client_device_pruner"
     component.mkdir(parents=True)
     (component / "__main__.py").write_text("import sys, boto3\nprint(boto3.version, sys.argv[1:])\n")
-    shutil.copy(PROJECT / "src/install.sh", folder / "src")
+    for script in ("install.sh", "install_wheels.py", "install_authorities.py"):
+        shutil.copy(PROJECT / "src" / script, folder / "src")
     return folder
 
 
@@ -166,9 +173,7 @@ def test_makes_environment_and_command(device: Device) -> None:
     assert device.environments == {device.in_force}
     work = str(device.work)
     assert device.pruner() == f"1.0 {['--work-dir', work]}"
-    assert (
-        device.pruner("restore", "a b", "--json") == f"1.0 {['restore', '--work-dir', work, 'a b', '--json']}"
-    )
+    assert device.pruner("restore", "a b", "--json") == f"1.0 {['restore', '--work-dir', work, 'a b', '--json']}"
     assert (device.work / "pruner").stat().st_mode & 0o777 == 0o755
     assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
 
@@ -254,29 +259,24 @@ def test_settings_for_people_do_not_redirect(device: Device, tmp_path: Path) -> 
     home = tmp_path / "home"
     (home / ".config/pip").mkdir(parents=True)
     (home / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
-    result = device.install(
-        HOME=str(home), PIP_USER="1", PIP_TARGET=str(home / "target"), PYTHONPATH=str(home)
-    )
+    result = device.install(HOME=str(home), PIP_USER="1", PIP_TARGET=str(home / "target"), PYTHONPATH=str(home))
     assert (result.returncode, result.stderr) == (0, "")
     assert not (home / "target").exists()
     assert device.pruner().startswith("1.0")
 
 
-def test_externally_managed_python(device: Device) -> None:
+def test_externally_managed_python(device: Device, tools: Path) -> None:
     """A distribution's Python that forbids installing packages (PEP 668) serves all the same."""
     found = [
         python
         for minor in range(10, 15)
         if (python := Path(f"/usr/bin/python3.{minor}")).exists()
         and Path(f"/usr/lib/python3.{minor}/EXTERNALLY-MANAGED").exists()
-        and subprocess.run(
-            [python, "-c", "import ensurepip, venv"], capture_output=True, check=False
-        ).returncode
-        == 0
     ]
     if not found:
-        pytest.skip("no externally managed Python with venv here")
-    result = device.install(PATH=f"{found[0].parent}{os.pathsep}{os.environ['PATH']}")
+        pytest.skip("no externally managed Python here")
+    add_python(tools, "python3", f'exec "{found[0]}" "$@"')
+    result = device.install(PATH=str(tools))
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner().startswith("1.0")
 
@@ -296,6 +296,7 @@ def test_newest_complete_python_is_taken(device: Device, tools: Path, tmp_path: 
 
 def test_says_which_modules_are_missing(device: Device, tools: Path, tmp_path: Path) -> None:
     """Each missing module has its sentence, with what to do."""
+    shutil.rmtree(device.artifact / "wheelhouse")
     shim = tmp_path / "shim"
     shim.mkdir()
     for module in ("ensurepip", "sqlite3"):
@@ -361,21 +362,255 @@ def test_says_that_programs_cannot_be_executed(device: Device) -> None:
     assert "programs cannot be executed in the work directory" in result.stderr
 
 
-@pytest.mark.timeout(180)
-def test_real_requirements(device: Device) -> None:
-    """What is pinned installs from the index, hashes and all."""
-    shutil.rmtree(device.artifact / "wheelhouse")
-    shutil.copy(PROJECT / "requirements.txt", device.artifact)
-    (device.artifact / "src/client_device_pruner/__main__.py").write_text(
-        "import awsiot, boto3\nprint('imported')\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PIP_INDEX_URL"}
-    result = subprocess.run(
-        ["sh", device.artifact / "src/install.sh", device.artifact, device.work],  # noqa: S607 - whatever sh there is
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def pretend_without(tools: Path, *modules: str) -> None:
+    """Put a Python on the PATH that lacks modules."""
+    shim = tools.parent / "shim"
+    shim.mkdir()
+    for module in modules:
+        (shim / f"{module}.py").write_text("raise ImportError\n")
+    add_python(tools, "python3", f'PYTHONPATH="{shim}" exec "{sys.executable}" "$@"')
+
+
+@pytest.mark.parametrize("lacking", ["ensurepip", "venv ensurepip"])
+def test_bundled_wheels_are_unpacked_without_venv(device: Device, tools: Path, lacking: str) -> None:
+    """A Python without what makes environments serves where the wheels are bundled, and is upgraded likewise."""
+    pretend_without(tools, *lacking.split())
+    result = device.install(PATH=str(tools))
     assert (result.returncode, result.stderr) == (0, "")
-    assert device.pruner() == "imported"
+    assert device.pruner("status").startswith("1.0")
+    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
+    script = "import sys, awscrt; print(sys.prefix == sys.base_prefix, awscrt.__file__)"
+    command = [str(device.work / "venv/bin/python"), "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.split(maxsplit=1)
+    assert said[0] == "False"
+    assert str(device.work) in said[1]
+    newer = device.require(make_wheel(device.artifact / "wheelhouse", "2.0"))
+    assert device.install(PATH=str(tools)).returncode == 0
+    assert device.in_force == newer
+    assert device.pruner().startswith("2.0")
+
+
+def test_bundled_wheels_with_a_wrong_hash_are_not_unpacked(device: Device, tools: Path) -> None:
+    """Without pip the hashes are checked all the same; what was in force before stays."""
+    pretend_without(tools, "venv", "ensurepip")
+    assert device.install(PATH=str(tools)).returncode == 0
+    before = device.pruner()
+    (device.artifact / "requirements.txt").write_text(f"fakes==1.0 --hash=sha256:{'0' * 64}\n")
+    result = device.install(PATH=str(tools))
+    assert result.returncode == 1
+    assert "holds no wheel of fakes 1.0 with a pinned hash" in result.stderr.splitlines()[0]
+    assert "could not be unpacked" in result.stderr.splitlines()[-1]
+    assert device.pruner() == before
+    assert len(device.environments) == 1
+
+
+def test_says_that_packages_are_not_found(device: Device) -> None:
+    """Requirements that install but are not what the component imports make no environment."""
+    (device.artifact / "requirements.txt").write_text("")
+    result = device.install()
+    assert result.returncode == 1
+    assert "does not find the packages" in result.stderr.splitlines()[-1]
+    assert device.environments == set()
+
+
+@pytest.mark.parametrize(
+    ("wheel", "fits"),
+    [
+        ("x-1-py3-none-any.whl", True),
+        ("x-1-py2.py3-none-any.whl", True),
+        ("x-1-py2-none-any.whl", False),
+        ("x-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", True),
+        ("x-1-cp312-cp312-manylinux2014_x86_64.whl", True),
+        ("x-1-1-cp312-cp312-manylinux1_x86_64.whl", True),
+        ("x-1-cp312-cp312t-manylinux2014_x86_64.whl", False),
+        ("x-1-cp311-cp311-manylinux2014_x86_64.whl", False),
+        ("x-1-cp311-abi3-manylinux2014_x86_64.whl", True),
+        ("x-1-cp313-abi3-manylinux2014_x86_64.whl", False),
+        ("x-1-cp312-cp312-manylinux2014_aarch64.whl", False),
+        ("x-1-cp312-cp312-manylinux_2_39_x86_64.whl", False),
+        ("x-1-cp312-cp312-musllinux_1_2_x86_64.whl", False),
+        ("x-1-cp312-cp312-macosx_11_0_x86_64.whl", False),
+        ("x-1.tar.gz", False),
+    ],
+)
+def test_wheels_that_fit(wheel: str, fits: bool) -> None:
+    """Python, ABI, machine and C library decide (PEP 425, 600); nothing compiled fits 32 bits on a 64-bit kernel."""
+    assert bool(Target(12, "x86_64", (2, 36)).rank(wheel)) is fits
+    if "any" not in wheel:
+        assert not Target(12, "", (2, 36)).rank(wheel)
+        assert not Target(12, "x86_64", (0, 0)).rank(wheel)
+
+
+def test_the_wheel_for_the_newest_python_is_chosen(tmp_path: Path) -> None:
+    """Of several that fit, the one that was built for the newer Python; names are compared folded."""
+    digests = []
+    for minor in (9, 11, 13):
+        path = tmp_path / f"A_b-1-cp3{minor}-abi3-any.whl"
+        path.write_text(str(minor))
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    hashes = " ".join(f"--hash=sha256:{digest}" for digest in digests)
+    (pinned,) = read_requirements(f"# comment\na.B==1 \\\n    {hashes}\n    # via c\n")
+    assert choose(pinned, tmp_path, Target(12, "x86_64", (2, 36))).name == "A_b-1-cp311-abi3-any.whl"
+
+
+@pytest.mark.parametrize("line", ["a", "a==1", f"a==1 ; x --hash=sha256:{'0' * 64}", "-r b.txt", "a @ http://b"])
+def test_requirements_that_take_pip(line: str) -> None:
+    """What is no plain pin with hashes is refused rather than guessed."""
+    with pytest.raises(Unfit, match="takes pip"):
+        read_requirements(line)
+
+
+def test_unpacking(tmp_path: Path) -> None:
+    """Libraries go to site-packages, scripts nowhere, and nothing outside."""
+    wheel = tmp_path / "x.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("a/__init__.py", "x-1.data/purelib/b.py", "x-1.data/platlib/c/d.so", "x-1.data/scripts/run"):
+            archive.writestr(name, "")
+    unpack(wheel, tmp_path / "site")
+    files = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*") if path.is_file()}
+    assert files == {"a/__init__.py", "b.py", "c/d.so"}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("../out.py", "")
+    with pytest.raises(Unfit, match="outside"):
+        unpack(wheel, tmp_path / "site")
+    assert not (tmp_path / "out.py").exists()
+
+
+@dataclass
+class Index:
+    """A package index on loopback, which a proxy's clients may also ask.
+
+    Attributes:
+        url: its address.
+        requests: the paths, or whole addresses through a proxy, that were asked for.
+    """
+
+    url: str
+    requests: list[str]
+
+
+def serve(wheels: Path, certificate: trustme.LeafCert | None = None) -> Iterator[Index]:
+    """Serve a folder's wheels of `fakes`, over TLS with a certificate."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            name = self.path.rpartition("/")[2]
+            links = "".join(f'<a href="/{path.name}">{path.name}</a>' for path in wheels.iterdir())
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html" if not name else "application/octet-stream")
+            self.end_headers()
+            body = (
+                (wheels / name).read_bytes() if name else f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
+            )
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that does not trust us hangs up."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            scheme = "https"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Index(f"{scheme}://127.0.0.1:{server.server_port}/simple", requests)
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def wheels(device: Device) -> Path:
+    """The wheels of a device whose artifact has none."""
+    return (device.artifact / "wheelhouse").rename(device.artifact.with_name("wheels"))
+
+
+@pytest.fixture
+def index(wheels: Path) -> Iterator[Index]:
+    """An index, or a proxy, that has what the device requires."""
+    yield from serve(wheels)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """An authority that nobody trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def secure_index(wheels: Path, authority: trustme.CA) -> Iterator[Index]:
+    """An index whose certificate only that authority vouches for."""
+    yield from serve(wheels, authority.issue_cert("127.0.0.1"))
+
+
+def test_wheels_that_are_not_bundled_come_from_the_index(device: Device, index: Index) -> None:
+    """The index is asked only for what is missing in the wheelhouse; hashes hold for both."""
+    (device.artifact / "wheelhouse").mkdir()
+    result = device.install(PIP_INDEX_URL=index.url)
+    assert result.returncode == 0, result.stderr
+    assert index.requests == ["/simple/fakes/", "/fakes-1.0-py3-none-any.whl"]
+    assert device.pruner().startswith("1.0")
+
+
+def test_proxy(device: Device, index: Index) -> None:
+    """Where a proxy is set, it is asked, also with the list of exceptions that a nucleus sets."""
+    proxy = index.url.removesuffix("/simple")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        shutil.rmtree(device.work, ignore_errors=True)
+        index.requests.clear()
+        proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY", "all_proxy"), "")
+        environment = proxies | {name: proxy, "NO_PROXY": "localhost", "PIP_INDEX_URL": "http://index.invalid/simple"}
+        result = device.install(**environment)
+        print(result.stderr, index.requests)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert index.requests[0] == "http://index.invalid/simple/fakes/"
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "GG_ROOT_CA_PATH"])
+def test_authorities_of_the_core_device(
+    device: Device, secure_index: Index, authority: trustme.CA, variable: str, tmp_path: Path
+) -> None:
+    """Whom AWS's bundle or the core's root CA vouches for is believed; a file that is none spoils nothing."""
+    bundle, broken = tmp_path / "root CA.pem", tmp_path / "broken.pem"
+    bundle.write_bytes(authority.cert_pem.bytes().rstrip())
+    broken.write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+    other = {"AWS_CA_BUNDLE": "GG_ROOT_CA_PATH", "GG_ROOT_CA_PATH": "AWS_CA_BUNDLE"}[variable]
+    result = device.install(PIP_INDEX_URL=secure_index.url, **{variable: str(bundle), other: str(broken)})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("1.0")
+
+
+def test_unknown_authority_is_not_believed(device: Device, secure_index: Index, tmp_path: Path) -> None:
+    """An index that nobody vouches for is refused, and what the device trusts stays a file of its own."""
+    (tmp_path / "other.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    result = device.install(PIP_INDEX_URL=secure_index.url, GG_ROOT_CA_PATH=str(tmp_path / "other.pem"))
+    assert result.returncode == 1
+    assert secure_index.requests == []
+    assert device.environments == set()
+
+
+def test_certificate_set_for_pip_wins(
+    device: Device, secure_index: Index, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Somebody who told pip whom to trust meant it."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trusted, lost = str(tmp_path / "ca.pem"), str(tmp_path / "lost.pem")
+    result = device.install(PIP_INDEX_URL=secure_index.url, PIP_CERT=trusted, AWS_CA_BUNDLE=lost)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_no_home_and_no_room_in_tmp(device: Device, index: Index) -> None:
+    """Without a home, and with a temporary directory that takes nothing, it installs; it leaves nothing behind."""
+    before = sorted(Path("/tmp").glob("pip-*"))  # noqa: S108 - where pip would put its files
+    result = device.install(HOME="", TMPDIR="/dev/full", TEMP="/dev/full", TMP="/dev/full", PIP_INDEX_URL=index.url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("1.0")
+    assert sorted(Path("/tmp").glob("pip-*")) == before  # noqa: S108 - as above

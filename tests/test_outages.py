@@ -182,3 +182,22 @@ def test_nobody_is_lost() -> None:
     """An empty site, and one where all are present."""
     assert find([]) == Outages()
     assert find([], present=[away("a", 1.0)], ended=[back("a", 0.0, 1.0)]) == Outages()
+
+
+def test_who_was_back_before_the_loss_has_no_part_in_it() -> None:
+    """A flicker of the whole site does not explain the line that is lost a little later: it is held."""
+    flickered = [back(f"p{number}", 1.0, 10.0) for number in range(10)]
+    there = [away(f"p{number}", 9000.0) for number in range(10)]
+
+    outages = find([away(f"l{number}", 300.0 + number) for number in range(10)], present=there, ended=flickered)
+
+    assert names(outages) == {f"l{number}" for number in range(10)}
+    assert not outages.returns
+
+
+def test_a_device_lost_alone_after_a_flicker_is_in_no_outage() -> None:
+    """Those who flickered were back before it went: they are no company."""
+    flickered = [back(f"p{number}", 1.0, 10.0) for number in range(10)]
+    there = [away(f"p{number}", 9000.0) for number in range(10)]
+
+    assert find([away("l", 300.0)], present=there, ended=flickered) == Outages()

@@ -337,6 +337,14 @@ class TestRollCall:
         core.event("d", "connected", 3, 12.0)
         assert core.sources.roll_call_answered(frozenset({"a"}), 13.0)
 
+    def test_the_bridge_is_known_without_an_emqx_source(self) -> None:
+        """A broker that refuses `$SYS` still answers roll calls, and the bridge in them shows which broker it is."""
+        core = Core(**CALL, sources={"emqx": {"enabled": False}})
+        assert self.call(core, 10.0, "a", "mqtt-bridge-1")
+        core.sources.set_bridge("our-bridge", known=True)
+        assert not self.call(core, 20.0, "a", "mqtt-bridge-1")
+        assert self.call(core, 30.0, "a", "our-bridge")
+
     def test_an_answer_that_names_nobody_known_is_not_believed(self) -> None:
         """Neither the bridge nor a known session: it may be another broker's."""
         core = Core(**CALL)

@@ -331,6 +331,23 @@ def _history(options: argparse.Namespace) -> None:
     _print(table(rows, ("TIME", "THING", "WHAT", "EVIDENCE")))
 
 
+def _report(options: argparse.Namespace) -> None:
+    from client_device_pruner import report
+
+    found = snapshot.read(options.work_dir)
+    data = report.compose(found, snapshot.read_record(options.work_dir), snapshot.read_history(options.work_dir))
+    page = report.render(data).encode()
+    try:
+        options.file.write_bytes(page)
+    except OSError as error:
+        raise Failed(f"{options.file} cannot be written ({error.strerror}): name a file that can.") from error
+    if options.json:
+        _print_json({"file": str(options.file.absolute()), "devices": len(data["devices"]), "bytes": len(page)})
+        return
+    size = f"{len(data['devices'])} devices, {len(page) / 1024:.0f} KiB"
+    _print(f"Wrote {options.file.absolute()} ({size}): open it in any browser; it asks nothing of the network.")
+
+
 def _evidence(happening: Happening) -> str:
     """The data of an event, as a sentence would have it."""
     data = dict(happening.data)
@@ -482,6 +499,10 @@ def _history_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("thing", metavar="THING", nargs="?", help="only what concerns this client device")
 
 
+def _report_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", metavar="FILE.html", type=Path, help="the file to write; one that exists is replaced")
+
+
 def _restore_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("things", metavar="THING", nargs="*", help="thing names of client devices")
     one.add_argument("--cycle", metavar="ID", help="all that this cycle disassociated")
@@ -502,6 +523,13 @@ COMMANDS = (
         teaching.HISTORY,
         _history,
         _history_arguments,
+    ),
+    Command(
+        "report",
+        "one page for a browser: timelines of all devices, sources, guards and decisions",
+        teaching.REPORT,
+        _report,
+        _report_arguments,
     ),
     Command("restore", "associate again what was disassociated", teaching.RESTORE, _restore, _restore_arguments),
     Command("approve", "approve the plan that waits", teaching.APPROVE, _approve, _approve_arguments),

@@ -322,15 +322,17 @@ class Component:
         """End the process so that the nucleus starts it anew, at most once an hour of running time."""
         connection = self.watch.ledger.connection
         running = self.watch.running_seconds()
-        if connection is not None:
+        if connection is None:
+            # What cannot be kept cannot be counted.
+            return
+        try:
             last = get_meta(connection, "gave_up_running_seconds")
             if last is not None and running - last < EXIT_SECONDS * self.watch.settings.scale:
                 return
-            try:
-                with transaction(connection) as write:
-                    set_meta(write, gave_up_running_seconds=running)
-            except sqlite3.Error:
-                return
+            with transaction(connection) as write:
+                set_meta(write, gave_up_running_seconds=running)
+        except sqlite3.Error:
+            return
         LOGGER.error("ending, to be started anew", extra={"fields": {"reason": reason}})
         self._status, self._stopping = 1, True
 

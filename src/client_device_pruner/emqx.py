@@ -50,6 +50,7 @@ class _Node:
     count: int | None = None
     difference: int = 0
     uptime: int | None = None
+    uptime_heard: float = 0.0
     deaf: bool = False
     counted_since_break: bool = False
     sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
@@ -147,9 +148,12 @@ class EmqxSource:
         if value is None:
             return
         node = self._node(node_name, at)
-        if node.uptime is not None and value < node.uptime:
-            self._forget(node, at)
-        node.uptime = value
+        if node.uptime is not None:
+            fell = value < node.uptime
+            # It may have risen again past what was heard last: then it began after that was heard.
+            if fell or at - value / 1000 > node.uptime_heard:
+                self._forget(node, at)
+        node.uptime, node.uptime_heard = value, at
 
     def spoke(self, name: str, at: float) -> None:
         """Take an activity message: the second of two, well apart, opens a session that began unheard."""

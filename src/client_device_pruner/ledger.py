@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from client_device_pruner.model import Absence, Association, Device, Habit, Mark, Proof
@@ -19,6 +20,8 @@ MAX_ENDED = 20_000
 """Ended absences remembered between two commits at most."""
 MAX_HISTORY = 20_000
 """Rows of history kept at most."""
+MAX_TRANSITIONS = 50_000
+"""Rows of what timelines are drawn from kept at most: some 3 MB."""
 
 
 @dataclass(slots=True)
@@ -32,6 +35,22 @@ class SourceRecord:
     active: bool
 
 
+@dataclass(slots=True)
+class Transition:
+    """For timelines: what a device or a source turned to, by the wall clock.
+
+    `turns` says how often it turned to and fro until the next transition: of what came between two commits only the
+    first and the last are kept. `ago_seconds` is how long it had been so already when it was noticed.
+    """
+
+    number: int
+    wall: float
+    kind: str
+    name: str | None
+    turns: int
+    ago_seconds: float
+
+
 class Ledger:
     """Owned by one thread. All times are monotonic seconds, given by the caller.
 
@@ -41,9 +60,12 @@ class Ledger:
     Args:
         connection: the open state file, or None while there is none to write to.
         started: the monotonic moment at which this run began.
+        wall: the wall clock in epoch seconds, for people to read.
     """
 
-    def __init__(self, connection: sqlite3.Connection | None, started: float) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection | None, started: float, wall: Callable[[], float] = time.time
+    ) -> None:
         self.connection = connection
         self.devices: dict[str, Device] = {}
         self.sources: dict[str, SourceRecord] = {}
@@ -51,7 +73,11 @@ class Ledger:
         self.returned: list[str] = []
         self.fault = ""
         self.status: dict[str, Any] | None = None
-        self._history: list[tuple[float, str, str | None, str]] = []
+        self._wall = wall
+        self._history: list[tuple[int, float, str, str | None, str]] = []
+        self._transitions: dict[tuple[str, str | None], list[Transition]] = {}
+        self._number = 0
+        self._here: set[str] = set()
         self._records: list[SourceRecord] = []
         self._active: list[tuple[int, SourceClock]] = []
         self._strangers: dict[str, None] = {}
@@ -117,6 +143,9 @@ class Ledger:
         """The name showed life: its absence on every source begins here."""
         device = self.devices.get(name)
         if device is not None:
+            if name not in self._here:
+                self._here.add(name)
+                self.note("presence", "arrived", name)
             before = tuple(device.markers) if device.away and device.seen else ()
             self._mark_present(device, at)
             device.seen, device.away = True, False
@@ -131,12 +160,14 @@ class Ledger:
         if device is not None:
             self._mark_present(device, at)
             device.away = True
+            self._note_left(name)
 
     def left(self, name: str) -> None:
         """The name's last session ended: its next sign of life is a return."""
         device = self.devices.get(name)
         if device is not None:
             device.away = True
+            self._note_left(name)
 
     def hear(self, name: str, source_id: int, at: float) -> None:
         """The name spoke on an activity source: a sign of life, and part of its habit."""
@@ -148,8 +179,10 @@ class Ledger:
             device.habits = {}
         habit = device.habits.setdefault(source_id, Habit())
         running = self.running_seconds(at)
-        if running - habit.last_running_seconds > max(habit.longest_silence_seconds, self.loss_window_seconds):
+        silence = running - habit.last_running_seconds
+        if silence > max(habit.longest_silence_seconds, self.loss_window_seconds):
             device.away = True
+            self._note_left(name, silence)
         self.alive(name, at)
         habit.hear(device.marker(source_id), running)
 
@@ -196,6 +229,8 @@ class Ledger:
         unmarked = []
         for name in [name for name in self.devices if name not in listed]:
             device = self.devices.pop(name)
+            self._here.discard(name)
+            self.note("presence", "unlisted", name)
             if device.mark:
                 unmarked.append(name)
             if device.announced:
@@ -214,6 +249,10 @@ class Ledger:
             self._gone.discard(name)
             self._strangers.pop(name, None)
             self._mark_present(device, at)
+            self._here.discard(name)
+            if present:
+                self._here.add(name)
+                self.note("presence", "arrived", name)
         return tuple(unmarked)
 
     def set_mark(self, name: str, mark: Mark | None) -> None:
@@ -250,8 +289,46 @@ class Ledger:
 
     def record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
         """Keep an event in the history, with the next commit."""
-        self._history.append((wall, kind, name, json.dumps(data)))
+        self._history.append((self._next_number(), wall, kind, name, json.dumps(data)))
         del self._history[:-MAX_HISTORY]
+
+    # For timelines
+
+    def note(
+        self,
+        subject: str,
+        kind: str,
+        name: str | None = None,
+        *,
+        ago_seconds: float = 0.0,
+        wall: float | None = None,
+    ) -> None:
+        """Keep with the next commit that something turned: the first and the last of what comes between two.
+
+        Args:
+            subject: what it is about the name that turns: its presence, for instance.
+            kind: what it turned to.
+            name: a device or a source; None for the component.
+            ago_seconds: how long it has been so already.
+            wall: when, by the wall clock; absent: now.
+        """
+        pending = self._transitions.setdefault((subject, name), [])
+        if len(pending) > 1 and pending[-2].kind == kind:
+            pending.pop()
+            pending[-1].turns += 1
+        else:
+            wall = self._wall() if wall is None else wall
+            pending.append(Transition(self._next_number(), wall, kind, name, 0, ago_seconds))
+
+    def _note_left(self, name: str, silent_seconds: float = 0.0) -> None:
+        if name in self._here and not self.present(name):
+            self._here.discard(name)
+            self.note("presence", "left", name, ago_seconds=silent_seconds)
+
+    def _next_number(self) -> int:
+        """The order of events and transitions, whatever the wall clock says."""
+        self._number += 1
+        return self._number
 
     # Time
 
@@ -264,7 +341,7 @@ class Ledger:
     @property
     def pending_rows(self) -> int:
         """How many rows changed since the last commit."""
-        return len(self._dirty) + len(self._gone) + len(self._history)
+        return len(self._dirty) + len(self._gone) + len(self._history) + len(self._transitions)
 
     def commit(self, at: float) -> bool:
         """Write what changed, and the clocks' credit with it, in one transaction; False if the file refused.
@@ -297,8 +374,14 @@ class Ledger:
                         [(a.name, json.dumps(a.began), json.dumps(a.ended)) for a in self._ended.values()],
                     )
                 if self._history:
-                    write.executemany("INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", self._history)
-                    write.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (MAX_HISTORY,))
+                    write.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?)", self._history)
+                    write.execute(_FORGET.format("history"), (MAX_HISTORY,))
+                if self._transitions:
+                    write.executemany(
+                        "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
+                        [astuple(one) for pending in self._transitions.values() for one in pending],
+                    )
+                    write.execute(_FORGET.format("transitions"), (MAX_TRANSITIONS,))
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
         except sqlite3.Error as error:
             self.fault = f"the state file cannot be written: {error}"
@@ -307,6 +390,7 @@ class Ledger:
         self._gone.clear()
         self._stored_ended = set(self._ended)
         self._history.clear()
+        self._transitions.clear()
         self._dirty_strangers = False
         self.fault = ""
         return True
@@ -336,6 +420,8 @@ class Ledger:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._running_seconds = float(get_meta(connection, "running_seconds", 0.0))
+        numbers = "SELECT max(coalesce((SELECT max(id) FROM {}), 0), coalesce((SELECT max(id) FROM {}), 0))"
+        (self._number,) = connection.execute(numbers.format("history", "transitions")).fetchone()
         for row in connection.execute("SELECT * FROM sources ORDER BY id"):
             clock = SourceClock(0.0, row["credit_seconds"], row["floor_seconds"])
             self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
@@ -366,6 +452,10 @@ class Ledger:
             habits={int(key): Habit(*values) for key, values in json.loads(row["habits"]).items()} or None,
             mark=mark and Mark(mark[0], Proof(mark[1]), mark[2], mark[3]),
         )
+
+
+_FORGET = "DELETE FROM {0} WHERE id <= (SELECT id FROM {0} ORDER BY id DESC LIMIT 1 OFFSET ?)"
+"""Keeps the latest rows of a table: history and transitions share their numbers, so it cannot go by those."""
 
 
 class transaction:  # noqa: N801 - used like a function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,14 +54,19 @@ def find_outages(
             for absence in ended
             if source_id < len(absence.began)
         ]
+        losses = _sharing(losses, limits.window_seconds)
         losses.sort(key=lambda loss: loss.began)
         for outage in _clusters(losses, len(seen) - len(away), limits):
-            first = min((loss.ended for loss in outage if loss.ended is not None), default=None)
+            ends = sorted(loss.ended for loss in outage if loss.ended is not None)
             for loss in outage:
-                if loss.ended is None and first is None:
+                if loss.ended is not None:
+                    continue
+                # Who was back before this one was lost has no part in it.
+                earlier = bisect_right(ends, loss.began)
+                if earlier < len(ends):
+                    returns.setdefault(loss.name, {})[source_id] = ends[earlier]
+                elif len(outage) - earlier >= limits.min_devices:
                     unexplained.add((loss.name, source_id))
-                elif loss.ended is None and first is not None:
-                    returns.setdefault(loss.name, {})[source_id] = first
     return Outages(returns, frozenset(unexplained))
 
 
@@ -69,6 +75,17 @@ class _Loss:
     began: float
     name: str
     ended: float | None
+
+
+def _sharing(losses: Sequence[_Loss], window_seconds: float) -> list[_Loss]:
+    """The losses that last, and of those that ended the ones during which another that lasts may have begun."""
+    lasting = sorted(loss.began for loss in losses if loss.ended is None)
+
+    def is_shared(loss: _Loss) -> bool:
+        first = bisect_left(lasting, loss.began - window_seconds)
+        return first < len(lasting) and (loss.ended is None or lasting[first] < loss.ended)
+
+    return [loss for loss in losses if loss.ended is None or is_shared(loss)]
 
 
 def _clusters(losses: Sequence[_Loss], present: int, limits: MassLoss) -> list[Sequence[_Loss]]:

@@ -66,6 +66,18 @@ class Happening:
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is kept of what happened: every event, and what timelines are drawn from, in order of happening.
+
+    The order holds whatever the wall clock did. Transitions carry `turns` and `agoSeconds` (see `ledger.Transition`)
+    as data. `running_seconds` is the component's running time when it last wrote.
+    """
+
+    happenings: tuple[Happening, ...]
+    running_seconds: float
+
+
 def read(work_dir: Path) -> Snapshot:
     """Read the state in this work directory.
 
@@ -96,6 +108,34 @@ def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ..
     try:
         with closing(_open(work_dir)) as connection:
             return tuple(sorted(_happenings(connection, name), key=lambda happening: happening.wall))
+    except (sqlite3.Error, OSError) as error:
+        raise _unreadable(work_dir, error) from error
+
+
+def read_record(work_dir: Path) -> Record:
+    """Read all that happened.
+
+    Raises:
+        StateUnreadable: there is no state, or it cannot be read.
+    """
+    try:
+        with closing(_open(work_dir)) as connection:
+            rows = connection.execute(
+                "SELECT id, wall, type, name, data, NULL AS turns, NULL AS ago_seconds FROM history"
+                " UNION ALL SELECT id, wall, type, name, NULL, turns, ago_seconds FROM transitions ORDER BY id"
+            )
+            happenings = tuple(
+                Happening(
+                    row["wall"],
+                    row["type"],
+                    row["name"],
+                    json.loads(row["data"])
+                    if row["data"] is not None
+                    else {"turns": row["turns"], "agoSeconds": row["ago_seconds"]},
+                )
+                for row in rows
+            )
+            return Record(happenings, get_meta(connection, "running_seconds", 0.0))
     except (sqlite3.Error, OSError) as error:
         raise _unreadable(work_dir, error) from error
 

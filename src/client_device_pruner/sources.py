@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from client_device_pruner.topics import level_of, topic_matches
 
 ROLL_CALL = "rollCall"
 """The name under which the roll call stands among the sources."""
+BRIDGE_GLOB = "mqtt-bridge-*"
+"""The bridge's client id where neither its own configuration nor an `emqx` source names one."""
 CANARY_SECONDS = 60.0
 """How often the canary is sent, unless a quarter of the source's maxQuiet is shorter (CONTRACT, sources)."""
 MAX_ROUTES = 4_096
@@ -72,6 +75,7 @@ class Sources:
             for source in settings.sources
             if isinstance(source, configured.EmqxSource)
         }
+        self._bridge_glob = next(iter(self._bridge_globs.values()), BRIDGE_GLOB)
         self.canaries: tuple[Canary, ...] = ()
         self.roll_call: RollCallSource | None = None
         self._roll_call_sessions: frozenset[str] = frozenset()
@@ -210,6 +214,7 @@ class Sources:
 
     def set_bridge(self, client_id: str, *, known: bool) -> None:
         """Take what the bridge's configuration says of its client id; "" where it names none."""
+        self._bridge_glob = glob.escape(client_id) or next(iter(self._bridge_globs.values()), BRIDGE_GLOB)
         for name, emqx in self.emqx.items():
             emqx.set_bridge(glob.escape(client_id) or self._bridge_globs[name], known=known)
 
@@ -228,12 +233,12 @@ class Sources:
         missing = (self._roll_call_sessions & open_now) - names
         if missing:
             roll_call.remark = f"the answer lacks {len(missing)} clients that are connected: {min(missing)}, …"
-        elif not (names & open_now or any(emqx.is_bridge(name) for emqx in self.emqx.values() for name in names)):
+        elif not (names & open_now or fnmatch.filter(names, self._bridge_glob)):
             roll_call.remark = "the answer names neither the bridge nor a session known to be open"
         else:
             roll_call.remark = "the next believed answer starts the clock"
-            self.release_roll_call(at)
-            roll_call.names = names
+            # Who is named again has not been away.
+            self._release(roll_call, roll_call.names - names, names, at)
             roll_call.clock.vouch(at)
             for name in names:
                 self._ledger.announce(name)
@@ -245,9 +250,12 @@ class Sources:
     def release_roll_call(self, at: float) -> None:
         """Let go of whom the last believed answer named."""
         if self.roll_call is not None:
-            for name in self.roll_call.names:
-                self._ledger.held_until(name, at)
-            self.roll_call.names = frozenset()
+            self._release(self.roll_call, self.roll_call.names, frozenset(), at)
+
+    def _release(self, roll_call: RollCallSource, gone: frozenset[str], named: frozenset[str], at: float) -> None:
+        roll_call.names = named
+        for name in gone:
+            self._ledger.held_until(name, at)
 
     def roll_call_failed(self, reason: str) -> None:
         """No answer says nothing of anybody."""

@@ -30,6 +30,9 @@ CREATE TABLE disassociations (
 CREATE INDEX disassociations_by_name ON disassociations (name);
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, data TEXT NOT NULL);
 CREATE INDEX history_by_name ON history (name);
+CREATE TABLE transitions (
+    id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, turns INTEGER NOT NULL,
+    ago_seconds REAL NOT NULL);
 CREATE TABLE requests (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL);
 """
 

@@ -77,6 +77,22 @@ examples:
   pruner history
   pruner history press-7"""
 
+REPORT = """\
+The page holds all that it shows and needs no network: copy it from the device and open it in any browser.
+  Rows       one for each device that is associated, or that was disassociated by this component, on one time axis:
+             present, absent (a source vouched, and did not have it), unknown (nothing would have shown it), outage
+             (lost together with others), marked, disassociated
+  Decisions  on the rows: point at one, tap it, or walk there with the arrow keys, to see on what evidence
+  Above      when each source vouched and when not, and what held disassociations back
+
+It is drawn from what the component noted: the latest 20,000 events and 50,000 comings and goings, at most 400 days.
+Of what changed to and fro between two writes (a minute) it shows the first and the last.
+
+with --json: {file, devices, bytes}.
+
+example:
+  pruner report /tmp/report.html"""
+
 RESTORE = """\
 The request is left in the state file; the component takes it up within 60 s and associates the devices again. Its
 role needs greengrass:BatchAssociateClientDeviceWithCoreDevice for that. A restored device is safe for its whole

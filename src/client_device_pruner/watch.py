@@ -72,6 +72,8 @@ class Watch:
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
         self._not_vouching: dict[str, float] = {}
+        self._vouching: set[str] = set()
+        self._in_outage: set[str] = set()
         self.ledger = Ledger(None, clock.monotonic())
         self.sources = Sources(self.settings, self.ledger, clock.monotonic())
         self.open()
@@ -142,6 +144,9 @@ class Watch:
         """Put settings in force: sources that stay what they are keep what they know."""
         at = self.clock.monotonic()
         self.settings, self.configured = settings, True
+        for hold in self.guards.in_force:
+            if not hold.guard.startswith("source:"):
+                self.guards.hold(hold)
         self.ledger.loss_window_seconds = settings.mass_loss.window_seconds
         self.sources = Sources(settings, self.ledger, at, self.sources)
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
@@ -155,6 +160,7 @@ class Watch:
         for witness in self.sources.witnesses(at):
             guard = f"source:{witness.name}"
             in_force.add(guard)
+            self._note_source(witness.name, vouching=witness.vouching)
             if witness.vouching:
                 self._not_vouching.pop(witness.name, None)
                 self.guards.release(guard, witness.reason)
@@ -163,9 +169,16 @@ class Watch:
             patient = at - since <= self.sources.max_quiet_seconds(witness.source_id)
             hold = Hold(guard, witness.reason, "pruner status says what is missing")
             (self.guards.expect if patient else self.guards.hold)(hold)
+        for name in [name for name in self._vouching if f"source:{name}" not in in_force]:
+            self._note_source(name, vouching=False)
         for held in self.guards.in_force:
             if held.guard.startswith("source:") and held.guard not in in_force:
                 self.guards.release(held.guard, "the source is no longer in force")
+
+    def _note_source(self, name: str, *, vouching: bool) -> None:
+        if vouching != (name in self._vouching):
+            (self._vouching.add if vouching else self._vouching.discard)(name)
+            self.ledger.note("source", "vouching" if vouching else "silent", name)
 
     def commit_due(self, at: float) -> bool:
         """Whether it is time to write; a state file that could not be opened is tried again."""
@@ -181,23 +194,26 @@ class Watch:
         try:
             if not self._own():
                 reason = "another instance owns the state in this work directory"
-                self.guards.hold(Hold("instance", reason, "end the other process, or wait until it has ended"))
+                self._hold("instance", reason, "end the other process, or wait until it has ended")
                 self._next_open = at + INSTANCE_SECONDS * self.settings.scale
                 return
             self.guards.release("instance")
             connection, aside = state_file.open_state(self._path, self.core_device)
         except state_file.NewerSchema as error:
-            self._hold(f"{self._path.name} was written by a newer version: {error}", "deploy that version again")
+            self._hold(
+                "database", f"{self._path.name} was written by a newer version: {error}", "deploy that version again"
+            )
             self._next_open = float("inf")
             return
         except (sqlite3.Error, OSError) as error:
-            self._hold(f"{self._path} cannot be opened: {error}", "make room, or make it writable")
+            self._hold("database", f"{self._path} cannot be opened: {error}", "make room, or make it writable")
             self._next_open = at + COMMIT_SECONDS * self.settings.scale
             return
         if aside:
             LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
         self.guards.release("database")
-        self.ledger = Ledger(connection, at)
+        self.ledger = Ledger(connection, at, self.clock.wall)
+        self._note_run(get_meta(connection, "status"))
         if not self.configured:
             # Until the configuration has been read, the sources are those of the last run.
             self.settings = self.last_settings()
@@ -205,6 +221,19 @@ class Watch:
         self.sources = Sources(self.settings, self.ledger, at)
         begun_or_done = (*self.journal.open_intents(), *self.journal.restorable(self.running_seconds()))
         self.ledger.watched.update(intent.name for intent in begun_or_done)
+
+    def _note_run(self, last_status: dict[str, Any] | None) -> None:
+        """Note for the timelines that the run before ended with its last status, and that this one begins."""
+        if last_status and "time" in last_status:
+            self.ledger.note("run", "stopped", wall=last_status["time"])
+        self.ledger.note("run", "started")
+        self._vouching, self._in_outage = set(), set()
+
+    def _note_outages(self, now: Circumstances) -> None:
+        in_outage = {name for name, _source_id in now.outages.unexplained}
+        for name in sorted(in_outage ^ self._in_outage):
+            self.ledger.note("outage", "outage" if name in in_outage else "outageEnded", name)
+        self._in_outage = in_outage
 
     def commit(self, at: float) -> None:
         """Write what changed; while the file refuses, pruning holds."""
@@ -228,10 +257,16 @@ class Watch:
     def fault(self, reason: str) -> None:
         """Hold pruning until a commit succeeds."""
         self.ledger.fault = reason
-        self._hold(reason, "make room on the file system, or make it writable")
+        self._hold("database", reason, "make room on the file system, or make it writable")
 
-    def _hold(self, reason: str, remedy: str) -> None:
-        self.guards.hold(Hold("database", reason, remedy))
+    def _hold(self, guard: str, reason: str, remedy: str) -> None:
+        hold = Hold(guard, reason, remedy)
+        if self.configured:
+            self.guards.hold(hold)
+            return
+        # Nobody would hear the event before there is a connection: `adopt` says it.
+        LOGGER.error("held", extra={"fields": {"guard": guard, "reason": reason, "remedy": remedy}})
+        self.guards.expect(hold)
 
     def _commit_interval(self) -> float:
         """Once a minute; with many changing rows more rarely, so that flash sees some two rows a second at most."""
@@ -250,6 +285,7 @@ class Watch:
     ) -> None:
         """Bring the status up to date, to be written with the next commit, and say when coverage changed."""
         now = self.circumstances()
+        self._note_outages(now)
         coverage = cover(self.ledger.devices.values(), now, [f"{f.finding} {f.remedy}" for f in findings])
         if running and at >= self._next_coverage:
             self._say_coverage(coverage, at)

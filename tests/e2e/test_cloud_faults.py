@@ -274,7 +274,7 @@ async def test_a_returned_device_is_associated_again_and_safe_for_its_whole_thre
     await site.event("restored", "back", seconds=60, requestedBy="return")
     assert site.associated == {"alive", "back"}
     await site.until(lambda: site.rows("SELECT 1 FROM devices WHERE name = 'back' AND seen"), 60)
-    await lose(site, "back")
+    await lose(site, "back-2")
     lost = asyncio.get_running_loop().time()
     await site.until(lambda: len(site.of_type("disassociated", "back")) == 2, 90)
     assert site.operations(DISASSOCIATE)[-1].when - lost >= 4.0, "threshold and notice"

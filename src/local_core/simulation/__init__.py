@@ -1,0 +1,1 @@
+"""A seeded simulation of whole sites in virtual time, around the real component; never shipped."""

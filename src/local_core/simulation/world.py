@@ -1,0 +1,628 @@
+"""A site in virtual time: its devices, broker and bridge around the real component, on one agenda.
+
+**What is folded.** In the open, the component takes a turn every minute, and every count and canary reaches it. In a
+quiet stretch (no fault within the last quarter of an hour, no cycle running, nothing scheduled) the turns are left
+out, and of the counts every third and of the canaries every second reaches the sources: 180 s are `maxQuiet`, and 120 s the
+shortest pause that a habit can tell from the canary's own. While a count does not match, every one is told.
+Devices that speak every second are told by the minute; within a quiet stretch their habit is counted on in one step,
+and the last message is told. `tests/test_simulation.py` holds that the decisions are the same without.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from client_device_pruner.cloud_worker import Reply
+from client_device_pruner.component import Component, Connected, Edges, Item, NotConnected
+from client_device_pruner.inbox import Inbox
+from client_device_pruner.ipc import ConfigurationChanged, Message
+from client_device_pruner.roll_call import NoAnswer, RollCall
+from local_core.simulation.baselines import Baselines
+from local_core.simulation.devices import DAY, PERIODS, VISITS, Device, make
+from local_core.simulation.edges import (
+    CANARY,
+    EPOCH,
+    IN,
+    Clock,
+    Cloud,
+    Death,
+    Disk,
+    Fuse,
+    Greengrass,
+    Handle,
+    Nucleus,
+    Worker,
+    state_on,
+)
+from local_core.simulation.judge import Judge
+
+NODE = "emqx@127.0.0.1"
+MINUTE = 60.0
+SETTLING_SECONDS = 900.0
+"""For so long after whatever is out of the ordinary nothing is folded."""
+KINDS = ("both", "both", "events", "messages", "messages")
+"""EMQX with activity, EMQX alone, and a broker without events with activity; drawn from with equal chances."""
+CORE = "simulated-core"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a seed stands for.
+
+    Attributes:
+        fold: whether quiet stretches are folded.
+        faults: whether anything ever goes wrong.
+        deaths_at_points: whether the component may die between two steps of a cycle.
+    """
+
+    seed: int
+    years: float = 1.0
+    devices: int | None = None
+    kind: str | None = None
+    fold: bool = True
+    faults: bool = True
+    deaths_at_points: bool = True
+
+
+@dataclass
+class World:
+    """One site; `run` lets its time pass."""
+
+    site: Site
+    told: Callable[[float, str], None] | None = None
+
+    clock: Clock = field(default_factory=Clock)
+    fuse: Fuse = field(default_factory=Fuse)
+    disk: Disk = field(default_factory=Disk)
+    component: Component | None = None
+    broker_up: bool = True
+    bridge_up: bool = True
+    broker_wall_error: float = 0.0
+    gap: int = 0
+    decisions: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make the site; nothing runs yet."""
+        seed = self.site.seed
+        self.rng = Random(f"{seed}/site")
+        self._wire = Random(f"{seed}/wire")
+        self._jitter = Random(f"{seed}/jitter")
+        self.kind = self.site.kind or self.rng.choice(KINDS)
+        self.size = self.site.devices or round(8 * 2 ** self.rng.uniform(0, 4))
+        self.end = self.site.years * 365.25 * DAY
+        self.retains = self.rng.random() < 0.2
+        self.wire_loss = self.rng.choice((0.0, 0.0, 1e-4, 1e-3))
+        document: dict[str, Any] = {"reports": {"shadowName": ""}}
+        if self.kind == "events":
+            document["sources"] = {"messages": {"enabled": False}}
+        if self.rng.random() < 0.4:
+            document["neverSeenThreshold"] = "45d"
+        if self.rng.random() < 0.3:
+            document["restoreOnReturn"] = True
+        if self.rng.random() < 0.3:
+            document["limits"] = {"approvalPercent": 100, "maxPercentPerDay": 100}
+        self.nucleus = Nucleus(document, self.clock)
+        self.cloud = Cloud(self)
+        self.devices: dict[str, Device] = {}
+        self.sessions: dict[str, int] = {}
+        self.talkers: dict[str, Device] = {}
+        self.baselines = Baselines(self)
+        self.judge = Judge(self)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._fine_until = SETTLING_SECONDS
+        self._handle: Handle | None = None
+        self._greengrass: Greengrass | None = None
+        self._broker_booted = 0.0
+        self._numbers = itertools.count(1)
+        self.runs = 0
+        self.device_seconds = 0.0
+
+    # Time
+
+    @property
+    def now(self) -> float:
+        """The true time, in seconds since the simulation began."""
+        return self.clock.now
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something later; times are eighths of seconds, so that sums of them are exact."""
+        at = round((self.now + max(0.125, seconds)) * 8) / 8
+        heapq.heappush(self._agenda, (at, next(self._order), act))
+
+    def say(self, text: str) -> None:
+        """Tell the timeline."""
+        if self.told:
+            self.told(self.now, text)
+
+    def disturb(self, seconds: float = SETTLING_SECONDS) -> None:
+        """Something is out of the ordinary: nothing is folded for a while."""
+        self._fine_until = max(self._fine_until, self.now + seconds)
+
+    def run(self) -> Judge:
+        """Let the time of the site pass, and judge."""
+        from local_core.simulation import faults
+
+        with state_on(self._open_state):
+            for _ in range(self.size):
+                self.add_device()
+            if self.site.faults:
+                faults.plan(self)
+            self.after(DAY, self._daily)
+            self.start_component()
+            while self.now < self.end:
+                until = min(self.end, self._agenda[0][0] if self._agenda else self.end)
+                self._pass_until(until)
+                while self._agenda and self._agenda[0][0] <= self.now:
+                    heapq.heappop(self._agenda)[2]()
+            self.judge.finish()
+            if self.component:
+                self.stop_component()
+        return self.judge
+
+    def _pass_until(self, until: float) -> None:
+        while self.now < until:
+            minute = (self.now // MINUTE + 1) * MINUTE
+            if self.site.fold and self.now >= self._fine_until and not self._busy():
+                quiet_until = min(until, self._next_cycle())
+                minutes = int(-(-quiet_until // MINUTE)) - 1 - int(self.now // MINUTE)
+                if minutes > 0:
+                    self._fold(minute, minutes)
+                    continue
+            self.clock.now = min(minute, until)
+            if self.now == minute:
+                self._minute()
+
+    def _busy(self) -> bool:
+        component = self.component
+        if component is None:
+            return False
+        pruning = component.pruning
+        return bool(pruning._cycle or pruning._jobs or component.watch.ledger.connection is None)  # noqa: SLF001
+
+    def _next_cycle(self) -> float:
+        """The minute in which the component will begin its next cycle."""
+        if self.component is None:
+            return float("inf")
+        due = self.component.pruning._next_cycle + self.clock.booted  # noqa: SLF001
+        return -(-due // MINUTE) * MINUTE if due != float("inf") else due
+
+    def _minute(self) -> None:
+        if self.heard:
+            component = self.component
+            assert component is not None  # noqa: S101 - `heard` says so
+            if self.kind != "messages":
+                self._gauges(component.inbox)
+            if self.kind != "events":
+                for name in list(self.talkers):
+                    component.inbox.put(Message(f"{IN}clients/{name}/telemetry", b"{}", self.clock.monotonic()))
+        self._talkers_spoke()
+        self.turn()
+
+    def _gauges(self, inbox: Inbox[Item]) -> None:
+        at = self.clock.monotonic()
+        uptime = round((self.now - self._broker_booted) * 1000)
+        count = len(self.sessions) + self.bridge_up
+        inbox.put(Message(f"{IN}$SYS/brokers/{NODE}/uptime", b"%d" % uptime, at))
+        inbox.put(Message(f"{IN}$SYS/brokers/{NODE}/stats/live_connections/count", b"%d" % count, at))
+        self.judge.gauged(uptime)
+
+    def _talkers_spoke(self) -> None:
+        for device in self.talkers.values():
+            device.last_there = self.now
+
+    def _fold(self, first: float, minutes: int) -> None:
+        """Let so many whole minutes pass, in which nothing happens but what happens every minute."""
+        last = first + (minutes - 1) * MINUTE
+        if not self.heard:
+            self.clock.now = last
+            self._talkers_spoke()
+            return
+        component = self.component
+        assert component is not None  # noqa: S101 - `heard` says so
+        sources, clock = component.watch.sources, self.clock
+        count_topic = f"{IN}$SYS/brokers/{NODE}/stats/live_connections/count"
+        canary_topic = f"{IN}clients/{CANARY}"
+        count = b"%d" % (len(self.sessions) + self.bridge_up)
+        emqx = next(iter(sources.emqx.values()), None) if self.kind != "messages" else None
+        speaks = self.kind != "events"
+        number = int(first // MINUTE)
+        for minute in range(number, number + minutes):
+            clock.now = minute * MINUTE
+            at = clock.now - clock.booted
+            is_last = clock.now == last
+            if emqx is not None and (minute % 3 == 0 or is_last or not emqx.matching):
+                sources.take(count_topic, count, at)
+            if speaks and (minute % 2 == 0 or is_last):
+                sources.take(canary_topic, b"canary", at)
+        if emqx is not None:
+            uptime = round((self.now - self._broker_booted) * 1000)
+            sources.take(f"{IN}$SYS/brokers/{NODE}/uptime", b"%d" % uptime, clock.monotonic())
+            self.judge.gauged(uptime)
+        if speaks and self.talkers:
+            self._fold_talk(component, minutes)
+        self._talkers_spoke()
+
+    def _fold_talk(self, component: Component, minutes: int) -> None:
+        sources, ledger, at = component.watch.sources, component.watch.ledger, self.clock.monotonic()
+        source_id = sources._records["messages"].source_id  # noqa: SLF001
+        for name in list(self.talkers):
+            device = ledger.devices.get(name)
+            habit = device.habits.get(source_id) if device and device.habits else None
+            if habit is not None and minutes > 1:
+                habit.heard += minutes - 1
+                habit.longest_silence_seconds = max(habit.longest_silence_seconds, MINUTE)
+                habit.last_running_seconds = ledger.running_seconds(at) - MINUTE
+            sources.take(f"{IN}clients/{name}/telemetry", b"{}", at)
+
+    @property
+    def heard(self) -> bool:
+        """Whether what the broker says reaches the component."""
+        return self.component is not None and self.broker_up and self.bridge_up and not self.nucleus.deaf
+
+    # The component
+
+    def _open_state(self) -> Handle:
+        if self._handle is not None:
+            self._handle.dead = True
+        self._handle = Handle(self.disk, self.fuse)
+        return self._handle
+
+    def start_component(self) -> None:
+        """Start a run."""
+        if self.component is not None:
+            return
+        self.runs += 1
+        self.disturb()
+        self.baselines.restarted()
+        try:
+            edges = Edges(self._connect, self._worker, RollCallers)  # type: ignore[arg-type]
+            component = Quiet(Path("simulated"), CORE, self.clock, edges, self._jitter.random)
+            self.component = component
+            self._connect(component.inbox)
+        except Death:
+            self.bury()
+            return
+        self.turn()
+
+    def stop_component(self) -> None:
+        """End the run as SIGTERM does."""
+        component = self.component
+        if component is not None:
+            try:
+                component.close()
+            except Death:
+                pass
+            self.bury()
+
+    def bury(self, back_seconds: float | None = None) -> None:
+        """End the run as SIGKILL does."""
+        component, self.component = self.component, None
+        self.gap += 1
+        self.disturb()
+        if self._handle is not None:
+            self._handle.dead = True
+        if self.disk.real.in_transaction:
+            self.disk.real.execute("ROLLBACK")
+        if self._greengrass is not None:
+            self._greengrass.open = False
+        if component is not None:
+            component.pruning._ending = True  # noqa: SLF001 - its generators must not speak from the grave
+            for job in component.pruning._jobs.values():  # noqa: SLF001
+                try:
+                    job.end()
+                except (Death, Exception):  # noqa: BLE001, S110 - what the dead still try is of no interest
+                    pass
+        if back_seconds is not None:
+            self.after(back_seconds, self.start_component)
+
+    def turn(self) -> None:
+        """Let the component take what has arrived, until nothing is left."""
+        component = self.component
+        if component is None:
+            return
+        try:
+            for _ in range(300):
+                component.turn(0)
+                if not component.inbox._items:  # noqa: SLF001
+                    break
+            else:
+                self.judge.find("crash", "", "the component finds no rest")
+        except Death:
+            self.say("the component dies at a point that matters")
+            self.bury(20.0)
+            return
+        except Exception as error:  # noqa: BLE001 - it is a finding
+            self.judge.find("crash", "", f"the component raised {error!r}")
+            self.bury(20.0)
+            return
+        if component._stopping:  # noqa: SLF001
+            self.say("the component gives itself up")
+            self.stop_component()
+            self.after(10.0, self.start_component)
+
+    def configure(self, **changes: Any) -> None:
+        """Deploy changed settings."""
+        self.nucleus.document = {**self.nucleus.document, **changes}
+        self.say(f"configuration: {changes}")
+        self.disturb()
+        if self.component is not None:
+            self.component.inbox.put_always(ConfigurationChanged(None))
+            self.turn()
+
+    def _connect(self, inbox: Inbox[Item]) -> None:
+        if self._greengrass is not None:
+            self._greengrass.open = False
+        if self.nucleus.down:
+            inbox.put_always(NotConnected("simulated"))
+        else:
+            self._greengrass = Greengrass(self, self.nucleus, inbox)
+            inbox.put_always(Connected(self._greengrass))
+
+    def _worker(self, deliver: Callable[[Reply], None]) -> Worker:
+        return Worker(self.cloud, self.fuse, deliver)
+
+    # What the edges ask of the site
+
+    def carry(self, topic: str, payload: bytes) -> bool:
+        """The canary goes round through bridge and broker."""
+        del payload
+        return topic == CANARY and self.heard and self.kind != "events"
+
+    def told_event(self, kind: str, name: str | None, data: dict[str, Any]) -> None:
+        """Keep a decision."""
+        if kind in {"marked", "unmarked", "disassociated", "restored", "returned", "held", "released", "failed"}:
+            self.say(f"component: {kind} {name or ''} {data}")
+        if kind in {"marked", "unmarked", "disassociated", "restored"}:
+            self.decisions.append((self.now, kind, name, data.get("offlineSeconds"), data.get("reason")))
+        elif kind == "cycle":
+            self.judge.cycle()
+
+    def asked_to_disassociate(self, names: tuple[str, ...]) -> None:
+        """The component's batch arrives in the cloud."""
+        self.judge.batch(names)
+
+    def disassociated(self, name: str) -> None:
+        """A device is taken off the list."""
+        self.decisions.append((self.now, "gone", name, None, None))
+        self.judge.pruned(name)
+
+    # Devices
+
+    def add_device(self, *, late: float = 0.0) -> Device:
+        """Associate a new device, which comes within some days, or never."""
+        number = next(self._numbers)
+        name = f"d{number}"
+        device = self.devices[name] = make(name, Random(f"{self.site.seed}/{name}"))
+        device.associated_at = self.now
+        self.cloud.associate(name)
+        if device.rng.random() > 0.04:
+            self.after(late + device.rng.uniform(0, 120), lambda: self._comes(device))
+            self.after(late + device.rng.expovariate(1 / (2 * 365 * DAY)) + 3600.0, lambda: self._dies(device))
+        return device
+
+    def _comes(self, device: Device) -> None:
+        device.came = True
+        rng = device.rng
+        if device.visits:
+            self._visit_later(device, rng.uniform(0, VISITS[device.style]))
+            return
+        device.wants = True
+        self.connect(device)
+        if device.style in PERIODS:
+            self._speak_later(device)
+        self._reconnect_later(device)
+        if device.style == "seasonal":
+            self._leave_later(device)
+
+    def _visit_later(self, device: Device, seconds: float | None = None) -> None:
+        usual = VISITS[device.style] * device.rng.uniform(0.95, 1.05)
+        self.after(usual if seconds is None else seconds, lambda: self._visit(device))
+
+    def _visit(self, device: Device) -> None:
+        if not device.alive:
+            return
+        if not self.broker_up:
+            self._visit_later(device, device.rng.uniform(600, 7200))
+            return
+        self.connect(device)
+        self.after(1.0, lambda: self.speak(device))
+        self.after(device.rng.uniform(5, 300), lambda: self.disconnect(device))
+        self._visit_later(device)
+
+    def _speak_later(self, device: Device) -> None:
+        self.after(PERIODS[device.style] * device.rng.uniform(0.9, 1.1), lambda: self._speak_and_again(device))
+
+    def _speak_and_again(self, device: Device) -> None:
+        if device.alive:
+            self.speak(device)
+            self._speak_later(device)
+
+    def speak(self, device: Device) -> None:
+        """A device says a word, if it is connected."""
+        if device.name not in self.sessions or not device.alive:
+            return
+        device.last_there = self.now
+        self.retell(device.name)
+
+    def retell(self, name: str) -> None:
+        """A message of that name travels, be it new or a retained one."""
+        if self.kind == "events" or not self.heard or self.component is None:
+            return
+        self.component.watch.sources.take(f"{IN}clients/{name}/telemetry", b"{}", self.clock.monotonic())
+        if self.component.watch.ledger.returned:
+            self.turn()
+
+    def _reconnect_later(self, device: Device) -> None:
+        days = {"flapping": 0.25, "silent": 40.0}.get(device.style, 15.0)
+        self.after(device.rng.expovariate(1 / (days * DAY)) + 60.0, lambda: self._reconnect(device))
+
+    def _reconnect(self, device: Device) -> None:
+        if not device.alive:
+            return
+        if device.name in self.sessions:
+            if device.rng.random() < 0.3:
+                self.connect(device)
+            else:
+                self.disconnect(device)
+                self.after(device.rng.uniform(0.5, 120), lambda: self.connect(device))
+        self._reconnect_later(device)
+
+    def _leave_later(self, device: Device) -> None:
+        self.after(device.rng.expovariate(1 / (90 * DAY)) + DAY, lambda: self._leave(device))
+
+    def _leave(self, device: Device) -> None:
+        if not device.alive:
+            return
+        device.wants, device.away_since = False, self.now
+        self.say(f"{device.name} leaves for a while")
+        self.disconnect(device)
+        self.after(device.rng.uniform(1, 80) * DAY, lambda: self._return(device))
+
+    def _return(self, device: Device) -> None:
+        if not device.alive:
+            return
+        self.say(f"{device.name} returns")
+        device.wants, device.away_since = True, None
+        self.connect(device)
+        self._leave_later(device)
+        if device.name not in self.cloud.associations:
+            self.after(device.rng.uniform(0.1, 3) * DAY, lambda: self.owner_associates(device))
+
+    def owner_associates(self, device: Device) -> None:
+        """Somebody puts a device on the list, again perhaps."""
+        if device.alive:
+            self.cloud.associate(device.name)
+
+    def _dies(self, device: Device) -> None:
+        """The device dies, is moved or replaced; another one may come for it."""
+        if not device.alive:
+            return
+        rng = device.rng
+        how = rng.choice(("dies", "dies", "is moved", "is replaced"))
+        self.say(f"{device.name} ({device.style}) {how}")
+        connected = device.name in self.sessions
+        if connected and how == "dies":
+            self.talkers.pop(device.name, None)
+            self.after(150.0, lambda: self.disconnect(device, "keepalive_timeout"))
+        elif connected:
+            self.disconnect(device)
+        device.alive, device.wants, device.died = False, False, self.now
+        self.judge.died(device)
+        if how == "is replaced" or rng.random() < 0.4:
+            self.after(rng.uniform(0.1, 5) * DAY, lambda: self.add_device(late=rng.choice((0.0, DAY))) and None)
+        if rng.random() < 0.05:
+            self.after(rng.uniform(1, 60) * DAY, lambda: self.judge.removed_by_another(device))
+
+    # The broker and the way to the component
+
+    def connect(self, device: Device) -> None:
+        """A device connects, if it lives and can; if it is connected, that is a takeover."""
+        if not device.alive or not self.broker_up or not (device.wants or device.visits):
+            return
+        name, old = device.name, self.sessions.get(device.name)
+        number = max(device.last_number + 1, round((EPOCH + self.now + self.broker_wall_error) * 1000))
+        device.last_number = device.number = number
+        self.sessions[name] = number
+        device.last_there = self.now
+        if device.style == "everySecond":
+            self.talkers[name] = device
+        self._announce(device, "connected", number)
+        if old is not None:
+            self._announce(device, "disconnected", old, "takenover")
+
+    def disconnect(self, device: Device, reason: str = "tcp_closed") -> None:
+        """A session ends."""
+        number = self.sessions.pop(device.name, None)
+        self.talkers.pop(device.name, None)
+        if number is not None:
+            if device.alive:
+                device.last_there = self.now
+            self._announce(device, "disconnected", number, reason)
+
+    def _announce(self, device: Device, kind: str, number: int, reason: str = "") -> None:
+        if self.kind == "messages":
+            return
+        event = {"clientid": device.name, "connected_at": number, "ts": round(EPOCH + self.now)}
+        payload = json.dumps({**event, "reason": reason} if reason else event).encode()
+        topic = f"{IN}$SYS/brokers/{NODE}/clients/{device.name}/{kind}"
+        luck = self._wire.random() if self.site.faults else 1.0
+        if luck < self.wire_loss:
+            self.gap += 1
+            self.disturb()
+            self.say(f"lost on the wire: {device.name} {kind}")
+            self.judge.missed(device.name, kind)
+            return
+        if luck < 0.02:
+            # Late, doubled, or both: others overtake it, and the next count may as well.
+            self.disturb()
+            self.after(self._wire.uniform(0.2, 4.0), lambda: self._arrives(device.name, kind, topic, payload))
+            if luck > 0.01:
+                return
+        self._arrives(device.name, kind, topic, payload)
+
+    def _arrives(self, name: str, kind: str, topic: str, payload: bytes) -> None:
+        if not self.heard or self.component is None:
+            self.judge.missed(name, kind)
+            return
+        self.baselines.heard(name, kind)
+        self.component.inbox.put(Message(topic, payload, self.clock.monotonic()))
+        self.turn()
+
+    def broker_down(self) -> None:
+        """The broker dies without a word: all sessions are gone."""
+        self.gap += 1
+        self.disturb()
+        self.broker_up = False
+        for name in self.sessions:
+            self.judge.missed(name, "disconnected")
+            self.devices[name].last_there = self.now
+        self.sessions.clear()
+        self.talkers.clear()
+
+    def broker_starts(self) -> None:
+        """The broker starts, and whoever wants to be there comes back."""
+        self.disturb()
+        self.broker_up = True
+        self._broker_booted = self.now
+        for device in list(self.devices.values()):
+            if device.alive and device.wants:
+                wait = device.rng.uniform(1, 60) if device.rng.random() < 0.9 else device.rng.uniform(60, 900)
+                self.after(wait, lambda device=device: self._reconnects(device))  # type: ignore[misc]
+
+    def _reconnects(self, device: Device) -> None:
+        if device.name not in self.sessions:
+            self.connect(device)
+
+    def _daily(self) -> None:
+        self.device_seconds += DAY * len(self.cloud.associations)
+        self.baselines.daily()
+        self.after(DAY, self._daily)
+
+
+class Quiet(Component):
+    """The component without the description of its state for people, which decides nothing and takes most time."""
+
+    def _describe(self, at: float, *, running: bool = True) -> None:
+        """Nothing is described."""
+
+
+class RollCallers:
+    """No roll call is made."""
+
+    busy = False
+
+    def __init__(self, deliver: Callable[[RollCall | NoAnswer], None]) -> None:
+        self.deliver = deliver
+
+    def call(self, url: str, key_file: str) -> bool:
+        """Nobody answers."""
+        del url, key_file
+        return False
