@@ -1,9 +1,12 @@
-# make test    set up what is missing, check and test all
-# make demo    set up what is missing, run the component on an embedded local core
-# make bench   set up what is missing, measure the component against a bare subscriber
-# make lint    the checks without the tests
-# make lock    pin the requirements anew (needs uv)
-# make clean   remove all that these make
+# make test        set up what is missing, check and test all
+# make demo        set up what is missing, run the component on an embedded local core
+# make bench       set up what is missing, measure the component against a bare subscriber
+# make lint        the checks without the tests
+# make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
+# make wheelhouse  bundle the packages with the artifact, for core devices without a package index
+# make sbom        write the bill of materials of those packages, which goes with the artifact
+# make lock        pin the requirements anew (needs uv)
+# make clean       remove all that these make
 # PYTHON=… chooses the Python (3.10 or newer); PIP_INDEX_URL and pip's configuration the package index.
 
 VENV := .venv
@@ -12,7 +15,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo bench lint lock clean
+.PHONY: test demo bench lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
 test: lint
@@ -30,12 +33,24 @@ demo: $(READY)
 bench: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.bench
 
+versions: $(READY)
+	$(RUN) .ci/versions.py build/envs
+
+wheelhouse: $(READY)
+	$(RUN) .ci/wheelhouse.py requirements.txt wheelhouse
+
+# It describes what is installed, not this project: its warning about that is left out.
+sbom: $(READY)
+	@mkdir -p build
+	$(RUN) -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-file build/sbom.cdx.json requirements.txt
+
 lock:
 	$(LOCK) --output-file requirements.txt requirements.in
 	$(LOCK) --output-file requirements-dev.txt requirements-dev.in
 
 clean:
-	rm -rf $(VENV) build greengrass-build zip-build src/*.egg-info \
+	rm -rf $(VENV) build greengrass-build wheelhouse zip-build src/*.egg-info \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests .ci -name __pycache__ -prune -exec rm -rf {} +
 

@@ -137,11 +137,7 @@ def fetch_pip(folder: Path) -> Path:
     page = f"{index.rstrip('/')}/pip/"
     try:
         wheels = read_page(*fetch(page, _ACCEPT))
-        fit = [
-            wheel
-            for wheel in wheels
-            if wheel.version and wheel.sha256 and not wheel.yanked and wheel.runs_here()
-        ]
+        fit = [wheel for wheel in wheels if wheel.version and wheel.sha256 and not wheel.yanked and wheel.runs_here()]
         if not fit:
             raise SetupError("the package index offers no pip with a sha256 for this Python.")
         wheel = max(fit, key=lambda wheel: wheel.version)
@@ -195,10 +191,7 @@ def is_usable(venv: Path) -> bool:
     """Whether an environment is there, runs, is new enough, and has pip."""
     check = "import pip, sys; sys.exit(sys.version_info < (3, 10))"
     try:
-        return (
-            subprocess.run([venv / "bin/python", "-c", check], capture_output=True, check=False).returncode
-            == 0
-        )
+        return subprocess.run([venv / "bin/python", "-c", check], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 

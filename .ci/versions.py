@@ -1,64 +1,86 @@
-"""Runs the unit tests and one end-to-end test on the oldest and the newest Python of this machine.
+"""Runs the unit tests and one end-to-end test on the oldest and the newest Python of this machine, side by side.
 
-Usage: versions.py FOLDER, with the Python that runs the whole suite: what that covers is not run again. Each Python
-gets an environment of its own in the folder. A machine without another Python has nothing to run, which is no failure.
+Usage: versions.py FOLDER, with the Python that runs the whole suite: that one is not run again. Each other Python gets
+an environment of its own in the folder. A machine without another Python has nothing to run, which is no failure.
 """
 
 # ruff: noqa: INP001, T201 - a script for people, and part of no package
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MINORS = range(10, 15)
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
-LONG = ("crash", "deploy", "environment", "install", "invariants", "mutations", "packaging")
-"""Tests of scripts and searches, which take longest and depend least on the Python."""
+LONG = ("crash", "deploy", "environment", "install", "invariants", "mutations", "packaging", "versions")
+"""Tests of scripts, documents and long searches: they take most of the time, and the whole suite runs them."""
 END_TO_END = "tests/e2e/test_main_job.py::test_a_killed_device_is_disassociated_and_nobody_else"
-_PROBE = "import sys, venv, ensurepip, sqlite3, ssl; print(sys.executable, *sys.version_info[:2])"
+_PROBE = "import sys, venv, ensurepip, sqlite3, ssl; print(sys.executable, sys.version_info[1], sep='\\n')"
 
 
 def candidates(minor: int) -> Iterator[str]:
     """Yield where a Python 3 may be: on the PATH, and with pyenv, whose shims run only the versions in force."""
-    if found := shutil.which(f"python3.{minor}"):
-        yield found
-    if shutil.which("pyenv"):
-        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=False).stdout.strip()
-        yield from map(str, sorted(Path(root).glob(f"versions/3.{minor}.*/bin/python3.{minor}"), reverse=True))
+    yield f"python3.{minor}"
+    if pyenv := shutil.which("pyenv"):
+        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()
+        yield from map(str, sorted(Path(root).glob(f"versions/3.{minor}.*/bin/python3.{minor}")))
+
+
+def run_of(python: str, minor: int) -> str:
+    """Return the path of a Python that really runs and has what an environment needs; else nothing."""
+    try:
+        answer = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    executable, _, version = answer.stdout.strip().partition("\n")
+    return executable if answer.returncode == 0 and version == str(minor) else ""
 
 
 def find() -> dict[int, str]:
-    """Return the Pythons that really run and have what an environment needs, oldest first."""
-    found = {}
-    for minor in MINORS:
-        for python in candidates(minor):
-            answer = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=False)
-            executable, _, version = answer.stdout.strip().partition(" ")
-            if answer.returncode == 0 and version == f"3 {minor}":
-                found[minor] = executable
-                break
-    return found
+    """Return the Pythons of this machine by the minor of their version, oldest first."""
+    found = {minor: next(filter(None, (run_of(name, minor) for name in candidates(minor))), "") for minor in MINORS}
+    return {minor: python for minor, python in found.items() if python}
 
 
-def begin(python: str, folder: Path) -> subprocess.Popen[str]:
-    """Begin to set an environment up and run the tests in it."""
-    set_up = [python, ".ci/environment.py", str(folder), *REQUIREMENTS]
-    tests = [f"--ignore=tests/test_{name}.py" for name in LONG]
+def test(python: str, folder: Path) -> tuple[bool, str]:
+    """Set an environment up and run the tests in it; return whether they passed, and what was printed."""
     pytest = [str(folder / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    script = 'n=$1; shift; begin=; while [ "$n" -gt 0 ]; do n=$((n - 1)); done; exec "$@"'
-    del script
-    runs = [set_up, [*pytest, "-m", "not e2e", *tests], [*pytest, f"{END_TO_END}[emqx]"]]
-    code = "import subprocess, sys\nfor run in eval(sys.argv[1]): subprocess.run(run, check=True)"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, repr(runs)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    commands = [
+        [python, ".ci/environment.py", str(folder), "requirements.txt", "requirements-dev.txt"],
+        [*pytest, "-m", "not e2e", *(f"--ignore=tests/test_{name}.py" for name in LONG)],
+        [*pytest, f"{END_TO_END}[emqx]"],
+    ]
+    printed = ""
+    for command in commands:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        printed += done.stdout
+        if done.returncode:
+            return False, printed
+    return True, printed
+
+
+def main(folder: str) -> int:
+    """Find the Pythons and run the tests on them; return the exit status."""
+    found = find()
+    own = sys.version_info.minor
+    print(f"Pythons here: {', '.join(f'3.{minor}' for minor in found) or 'none'}; 3.{own} runs the whole suite.")
+    others = {minor: found[minor] for minor in sorted({min(found, default=own), max(found, default=own)} - {own})}
+    begin = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        runs = {minor: pool.submit(test, python, Path(folder) / f"3.{minor}") for minor, python in others.items()}
+    outcomes = {minor: run.result() for minor, run in runs.items()}
+    for minor, (_, printed) in outcomes.items():
+        print(f"--- Python 3.{minor} ---\n{printed.rstrip()}")
+    print(f"Tested on {', '.join(f'3.{minor}' for minor in others) or 'no other'} in {time.monotonic() - begin:.0f} s.")
+    return int(not all(passed for passed, _ in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -122,9 +122,7 @@ class Page:
         text = {"Enter": "\r"}.get(key, "")
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if text and kind == "keyDown" else {}
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more
-            )
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
 
     def picture(self, file: Path) -> None:
         """Write what is in sight to a PNG."""

@@ -224,9 +224,7 @@ def gone(process_id: int) -> bool:
 
 def test_hears_the_core_device_and_the_parent() -> None:
     """The child is told whose list it works on, and who its parent is."""
-    with Worker(
-        "say(id=None, error={'kind': 'internal', 'code': '', 'message': ' '.join(sys.argv[1:])})"
-    ) as w:
+    with Worker("say(id=None, error={'kind': 'internal', 'code': '', 'message': ' '.join(sys.argv[1:])})") as w:
         assert w.reply() == CallFailed(None, "internal", "", f"--core-device {CORE} --parent {os.getpid()}")
 
 
@@ -327,9 +325,7 @@ def test_a_line_that_breaks_the_protocol_ends_the_child(line: str) -> None:
 def test_an_answer_to_a_batch_is_checked_too() -> None:
     """An error without its thing is no answer."""
     entry = "{'code': 'x', 'message': 'y'}"
-    with Worker(
-        f"{READY}sys.stdin.readline()\nsay(id=1, ok={{'errors': [{entry}]}})\ntime.sleep(60)"
-    ) as worker:
+    with Worker(f"{READY}sys.stdin.readline()\nsay(id=1, ok={{'errors': [{entry}]}})\ntime.sleep(60)") as worker:
         assert worker.reply() == Ready()
         worker.send(disassociate(1, "a"))
         failed = worker.reply()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -799,3 +800,42 @@ def test_roll_calls_are_made_at_their_interval(machine: Machine, tmp_path: Path)
     machine.take(NoAnswer("the key is wrong"))
     machine.run(2 * MINUTE)
     assert "the key is wrong" in machine.status["sources"]["rollCall"]["reason"]
+
+
+def test_a_line_that_is_lost_right_after_a_restart_is_an_outage(machine: Machine) -> None:
+    """A disconnect event is a sign of life, and no return: those lost first are not explained by those lost next."""
+    machine.document = {**PLAIN, "massLoss": {"window": "10m", "minDevices": 3, "minPercent": 30}}
+    names = ("a", "b", "c", "d")
+    machine.associate(*names)
+    machine.start()
+    machine.connect(*names)
+    machine.run(2 * HOUR)
+    machine.restart()
+    machine.run(5 * MINUTE)
+    for name in names:
+        machine.lose(name)
+        machine.run(2.0, step=1.0)
+
+    machine.run_until(lambda: [data for data in machine.of_type("held") if data["guard"] == "outage"])
+
+    assert not machine.batches()
+
+
+def test_a_state_file_that_breaks_while_it_runs_is_set_aside(machine: Machine, tmp_path: Path) -> None:
+    """The watch goes on with an empty one; the broken one is kept, and pruning held meanwhile."""
+    machine.associate("a")
+    machine.start()
+    machine.connect("a")
+    machine.run(2 * HOUR)
+    state = next(tmp_path.rglob("pruner.db"))
+    state.write_bytes(b"no database any more" * 1000)
+    for suffix in ("-wal", "-shm"):
+        state.with_name(state.name + suffix).unlink(missing_ok=True)
+    # SQLite notices when it reads a page that it does not keep in memory.
+    machine.component.watch.failed(sqlite3.DatabaseError("database disk image is malformed"))
+
+    machine.run(3 * HOUR)
+
+    assert list(state.parent.glob("pruner.db.aside-*"))
+    assert machine.status["coverage"]["associated"] == 1
+    assert not [guard for guard in machine.status["guards"] if guard["guard"] == "database"]

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from client_device_pruner import cycle
 from desk import STEP_SECONDS, Fuse, Site
 
+pytestmark = pytest.mark.timeout(600)  # some 500 deaths for each story
+
 GONE = tuple(f"gone-{number}" for number in range(4))
 ALIVE = ("alive-1", "alive-2")
 DAY_SECONDS = 86_400.0

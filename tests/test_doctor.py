@@ -72,8 +72,7 @@ def test_the_contract_mapping_has_nothing_wrong() -> None:
     "mapping",
     [
         without("PrunerConnected", "PrunerDisconnected") | {"Events": entry("$SYS/brokers/+/clients/+/+")},
-        without("PrunerConnected", "PrunerDisconnected", "PrunerCount", "PrunerUptime")
-        | {"All": entry("$SYS/#")},
+        without("PrunerConnected", "PrunerDisconnected", "PrunerCount", "PrunerUptime") | {"All": entry("$SYS/#")},
         without("PrunerMessages") | {"Mine": entry("clients/+/#")},
         CONTRACT | {"Cloud": entry("clients/+/telemetry", target="IotCore", prefix="")},
         CONTRACT | {"Other": {"topic": "plant/#", "source": "IotCore", "target": "LocalMqtt"}},
@@ -258,11 +257,7 @@ def test_a_source_without_a_canary_needs_no_entry_for_it() -> None:
 @pytest.mark.parametrize(
     ("topic", "level"),
     [
-        *(
-            (topic, level)
-            for topic in ("#", "+/#", "/+/#", "a/#", "a/+/+/b/#", "+/+/x")
-            for level in (0, 1, 2)
-        ),
+        *((topic, level) for topic in ("#", "+/#", "/+/#", "a/#", "a/+/+/b/#", "+/+/x") for level in (0, 1, 2)),
         ("+", 0),
         ("+", None),
         ("a/+/+/b/#", None),
@@ -331,9 +326,7 @@ def test_entries_that_loop(entries: Mapping) -> None:
     (finding,) = found(CONTRACT | entries)
     assert all(key in finding.finding for key in entries)
     last = max(entries)
-    better = {
-        key: value | {"targetTopicPrefix": "up/"} if key == last else value for key, value in entries.items()
-    }
+    better = {key: value | {"targetTopicPrefix": "up/"} if key == last else value for key, value in entries.items()}
     assert found(CONTRACT | better) == ()
 
 
@@ -353,9 +346,7 @@ def test_entries_that_do_not_loop(entries: Mapping) -> None:
 def test_no_local_breaks_a_loop() -> None:
     """An MQTT 5 bridge with noLocal does not hear itself."""
     entries = {"A": entry("x/#", "IotCore", "LocalMqtt", ""), "B": entry("x/#", target="IotCore", prefix="")}
-    assert (
-        found(CONTRACT | entries, mqtt={"version": "mqtt5"}, mqtt5RouteOptions={"B": {"noLocal": True}}) == ()
-    )
+    assert found(CONTRACT | entries, mqtt={"version": "mqtt5"}, mqtt5RouteOptions={"B": {"noLocal": True}}) == ()
 
 
 @pytest.mark.parametrize("topic", ["#", "+/#", "$SYS/#", "+/brokers/#", "+/+/+/uptime"])

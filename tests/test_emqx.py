@@ -33,9 +33,10 @@ class FakeSigns:
         """Keep until when."""
         self.last_held[name] = at
 
-    def left(self, name: str) -> None:
-        """Keep who."""
+    def left(self, name: str, at: float) -> None:
+        """Keep who, and when."""
         self.gone.append(name)
+        self.last_alive[name] = at
 
     def announce(self, name: str) -> None:
         """Keep the name."""

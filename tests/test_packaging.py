@@ -1,14 +1,27 @@
-"""What `gdk component build` would pack, and that all that carries a version carries the same."""
+"""What `gdk component build` would pack, that it installs without a network, and that its versions are the same."""
 
 import glob
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from install_wheels import read_requirements
+from local_core.component import State
+from local_core.core import BRIDGE, LocalCore
+from local_core.devices import ClientDevices
+from trial_site import COMPONENT as COMPONENT_NAME
+from trial_site import MAPPING, TRIAL, Site
 
 PROJECT = Path(__file__).parents[1]
 NAME = "community.greengrass.ClientDevicePruner"
@@ -27,21 +40,25 @@ def excluded(project: Path) -> set[str]:
     }
 
 
-def packed(project: Path, folder: Path) -> set[str]:
-    """Pack a project as a zip build does; return the names of the files in the archive."""
+def pack(project: Path, folder: Path) -> Path:
+    """Pack a project as a zip build does; return the archive."""
     left_out = excluded(project)
 
     def ignore(directory: str, names: list[str]) -> set[str]:
         return {name for name in names if str(Path(directory) / name) in left_out}
 
     shutil.copytree(project, folder / "copy", ignore=ignore)
-    archive = shutil.make_archive(str(folder / OPTIONS["zip_name"]), "zip", root_dir=folder / "copy")
-    with zipfile.ZipFile(archive) as opened:
+    return Path(shutil.make_archive(str(folder / OPTIONS["zip_name"]), "zip", root_dir=folder / "copy"))
+
+
+def packed(project: Path, folder: Path) -> set[str]:
+    """Pack a project; return the names of the files in the archive."""
+    with zipfile.ZipFile(pack(project, folder)) as opened:
         return {name for name in opened.namelist() if not name.endswith("/")}
 
 
 def test_artifact_holds_what_a_device_needs_and_no_more(tmp_path: Path) -> None:
-    """The component, its installer, its pinned requirements, licence and README."""
+    """The component, its installer, its pinned requirements, licence and README; and what was built to go with them."""
     package = PROJECT / "src/client_device_pruner"
     modules = {str(path.relative_to(PROJECT)) for path in package.rglob("*.py")}
     others = {
@@ -49,9 +66,13 @@ def test_artifact_holds_what_a_device_needs_and_no_more(tmp_path: Path) -> None:
         "README.md",
         "requirements.txt",
         "src/client_device_pruner/py.typed",
+        "src/client_device_pruner/report.html",
         "src/install.sh",
+        "src/install_authorities.py",
+        "src/install_wheels.py",
     }
-    assert packed(PROJECT, tmp_path) == modules | others
+    built = {"build/sbom.cdx.json", *(f"wheelhouse/{path.name}" for path in PROJECT.glob("wheelhouse/*"))}
+    assert packed(PROJECT, tmp_path) - built == modules | others
 
 
 def test_leftovers_of_work_are_left_out(tmp_path: Path) -> None:
@@ -63,6 +84,8 @@ def test_leftovers_of_work_are_left_out(tmp_path: Path) -> None:
         ".hypothesis/x",
         ".ci/run",
         "build/lib/x.py",
+        "build/envs/3.10/x.py",
+        "build/sbom.cdx.json",
         "docs/x.md",
         "deploy/x.json",
         "greengrass-build/recipes/recipe.yaml",
@@ -77,7 +100,8 @@ def test_leftovers_of_work_are_left_out(tmp_path: Path) -> None:
     ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
-    assert packed(project, tmp_path) == {"src/client_device_pruner/__init__.py", "wheelhouse/boto3.whl"}
+    kept = {"build/sbom.cdx.json", "src/client_device_pruner/__init__.py", "wheelhouse/boto3.whl"}
+    assert packed(project, tmp_path) == kept
 
 
 def test_is_a_zip_build_under_the_recipe_s_artifact_name() -> None:
@@ -101,3 +125,124 @@ def test_versions_are_equal() -> None:
 def test_recipe_fits() -> None:
     """A zip build refuses a recipe beyond 16,000 bytes."""
     assert (PROJECT / "recipe.yaml").stat().st_size < 16_000
+
+
+def make(target: str, *, dry: bool = True) -> str:
+    """Return what make would run for a target."""
+    command = ["make", "--no-print-directory", "-C", str(PROJECT), *(["--dry-run"] if dry else []), target]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_bill_of_materials(tmp_path: Path) -> None:
+    """It is valid CycloneDX, always the same, and names what is pinned in the versions that are."""
+    files = [tmp_path / "first.json", tmp_path / "second.json"]
+    for file in files:
+        command = make("sbom").replace("\\\n", "").splitlines()[-1].split()
+        command[command.index("build/sbom.cdx.json")] = str(file)
+        assert "--no-validate" not in command
+        subprocess.run([sys.executable, *command[1:]], cwd=PROJECT, check=True)
+    bill = json.loads(files[0].read_text("utf-8"))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert bill["bomFormat"] == "CycloneDX"
+    pinned = read_requirements((PROJECT / "requirements.txt").read_text("utf-8"))
+    assert {(part["name"], part["version"], part["purl"]) for part in bill["components"]} == {
+        (pin.name, pin.version, f"pkg:pypi/{pin.name}@{pin.version}") for pin in pinned
+    }
+    assert bill["metadata"]["component"]["version"] == COMPONENT["version"]
+    assert str(PROJECT) not in files[0].read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheelhouse` makes, downloaded once."""
+    folder = tmp_path_factory.mktemp("built") / "wheelhouse"
+    command = make("wheelhouse").splitlines()[-1].split()
+    assert command[-1] == "wheelhouse"
+    subprocess.run([sys.executable, *command[1:-1], str(folder)], cwd=PROJECT, check=True)
+    return folder
+
+
+@pytest.fixture
+def fresh(wheelhouse: Path) -> Iterator[Path]:
+    """A folder outside of /tmp with the unpacked artifact, the wheelhouse in it."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fresh core ") as name:  # noqa: S108 - a private folder in it
+        folder = Path(name)
+        with zipfile.ZipFile(pack(PROJECT, folder)) as archive:
+            archive.extractall(folder / "artifact")
+        shutil.rmtree(folder / "copy")
+        shutil.rmtree(folder / "artifact/wheelhouse", ignore_errors=True)
+        (folder / "artifact/wheelhouse").symlink_to(wheelhouse)
+        yield folder
+
+
+@pytest.mark.timeout(240)
+def test_wheelhouse_serves_every_machine_and_python(wheelhouse: Path) -> None:
+    """Both machines and each Python have every package; what is pinned, and nothing else."""
+    from install_wheels import Target, choose
+
+    pinned = read_requirements((PROJECT / "requirements.txt").read_text("utf-8"))
+    chosen = {
+        choose(requirement, wheelhouse, Target(minor, machine, (2, 17)))
+        for requirement in pinned
+        for minor in range(10, 15)
+        for machine in ("x86_64", "aarch64")
+    }
+    assert chosen == set(wheelhouse.iterdir())
+    assert sum(path.stat().st_size for path in chosen) < 60e6
+
+
+WITHOUT_NETWORK = """
+set -e
+mount -t tmpfs -o size=16k,mode=1777 tmpfs /tmp
+cd "$1"
+env -i PATH="$2" AWS_CA_BUNDLE=/nowhere GG_ROOT_CA_PATH=/nowhere sh artifact/src/install.sh artifact work
+env -i PATH="$2" work/pruner --help
+env -i work/venv/bin/python -c 'import sys, awscrt.io, awsiot.greengrasscoreipc, boto3; print(sys.prefix)'
+"""
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("lacking", ["", "venv ensurepip"], ids=["venv", "no-venv"])
+def test_fresh_machine_without_network(fresh: Path, lacking: str) -> None:
+    """With no network, no home, no pip settings and almost no /tmp the real packages install and load."""
+    if subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True, check=False).returncode:  # noqa: S607 - wherever it is
+        pytest.skip("a machine without network takes root's rights")
+    (fresh / "bin").mkdir()
+    for module in lacking.split():
+        (fresh / "bin" / f"{module}.py").write_text("raise ImportError\n")
+    python = fresh / "bin/python3.14"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{fresh}/bin" exec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["unshare", "-n", "-m", "sh", "-c", WITHOUT_NETWORK, "sh", fresh, f"{fresh}/bin:/usr/bin:/bin"],  # noqa: S607 - as above
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage:" in result.stdout.lower()
+    assert result.stdout.rstrip().splitlines()[-1].startswith(str(fresh / "work/venv"))
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+async def test_the_built_artifact_installs_and_runs_on_a_core(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the archive alone, without an index: the recipe's install and run, the cloud's list, and the command."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    core = LocalCore(
+        fresh / "core", artifact=fresh / "artifact", count_interval_seconds=0.25, uptime_interval_seconds=0.25
+    )
+    async with core, ClientDevices(lambda: core.broker.port) as devices:
+        site = Site(core, devices)
+        core.cloud.associate("sensor-1")
+        await core.deploy({COMPONENT_NAME: {"merge": TRIAL}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}})
+        await core.component.wait_for_state(State.RUNNING, timeout_seconds=240)
+        await site.event("cycle", seconds=60)
+        listed = subprocess.run(
+            [core.work_dir / "pruner", "status", "--json"], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert json.loads(listed.stdout)
+        site.check_events()

@@ -2,12 +2,20 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
+
+from client_device_pruner.connection import Connection
+from client_device_pruner.ipc import Ipc
+from client_device_pruner.reports import Reports
+from client_device_pruner.settings import parse
+from client_device_pruner.source_settings import ActivitySource
+from client_device_pruner.sources import Canary
+from local_core.authorization import MQTT_PROXY, PUBSUB, is_allowed
 
 PATH = Path(__file__).parents[1] / "recipe.yaml"
 NAME = "community.greengrass.ClientDevicePruner"
@@ -107,6 +115,88 @@ def test_access_control() -> None:
     }
 
 
+RELEASED_POLICIES: dict[str, tuple[str, list[str], list[str]]] = {}
+"""The policies of released versions: id → service, operations, resources. A release adds its own, and none ever leaves.
+
+None was released before 0.1.0.
+"""
+
+
+def test_released_policies_are_unchanged() -> None:
+    """A nucleus keeps what it has of a policy when it upgrades: a changed one would reach no core that has it."""
+    now = {
+        policy: (service, rule["operations"], rule["resources"])
+        for service, policies in DEFAULTS["accessControl"].items()
+        for policy, rule in policies.items()
+    }
+    assert {policy: now.get(policy) for policy in RELEASED_POLICIES} == RELEASED_POLICIES
+
+
+class Listener:
+    """The edge to Greengrass; keeps the operation and the topic of each call."""
+
+    def __init__(self) -> None:
+        self.calls: set[tuple[str, str, str]] = set()
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe."""
+        self.calls.add((PUBSUB, "aws.greengrass#SubscribeToTopic", topic))
+
+    def publish(self, topic: str, _payload: bytes) -> None:
+        """Publish on local pub/sub."""
+        self.calls.add((PUBSUB, "aws.greengrass#PublishToTopic", topic))
+
+    def publish_to_iot_core(self, topic: str, _payload: bytes) -> bool:
+        """Publish to AWS IoT Core."""
+        self.calls.add((MQTT_PROXY, "aws.greengrass#PublishToIoTCore", topic))
+        return True
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        """Take every other call, which needs no permission."""
+        return lambda *_args, **_more: None
+
+
+def calls_of(**reports: str) -> set[tuple[str, str, str]]:
+    """What the component's own code asks of Greengrass with the recipe's configuration and these reports."""
+    document = {key: value for key, value in DEFAULTS.items() if key != "accessControl"}
+    settings = parse({**document, "reports": {**document["reports"], **reports}})
+    edge = Listener()
+    connection = Connection(lambda: None, lambda _reason: None, [None])
+    connection.use(settings, 0.0)
+    connection.connected(cast(Ipc, edge), 0.0)
+    canaries = [Canary(source.canary_topic, 60.0) for source in settings.sources if isinstance(source, ActivitySource)]
+    connection.send_canaries(canaries, 0.0, now=True)
+    said = Reports(
+        "core-1",
+        wall=lambda: 0.0,
+        publish=connection.publish,
+        publish_to_iot_core=connection.publish_to_iot_core,
+        record=lambda *_row: None,
+    )
+    said.event(settings, "cycle")
+    coverage: dict[str, Any] = {"associated": 0, "provable": 0, "reasons": {}}
+    said.shadow(settings, {"coverage": coverage, "counts": {}, "guards": [], "sources": {}})
+    return edge.calls
+
+
+def test_permissions_are_what_the_code_uses() -> None:
+    """Each call of the component is granted as a core decides it, and no grant is without its call."""
+    calls = calls_of(iotCoreTopic="client-device-pruner/{thingName}/events")
+    assert {operation for _, operation, _ in calls} == {
+        operation
+        for policies in DEFAULTS["accessControl"].values()
+        for rule in policies.values()
+        for operation in rule["operations"]
+    }
+    for call in calls:
+        assert is_allowed(DEFAULTS["accessControl"], *call), call
+    for service, policies in DEFAULTS["accessControl"].items():
+        for rule in policies.values():
+            for resource in rule["resources"]:
+                alone = {service: {"alone": {**rule, "resources": [resource]}}}
+                assert any(is_allowed(alone, *call) for call in calls), resource
+
+
 def test_keys_survive_a_nucleus() -> None:
     """No key folds into another, and none starts with what a nucleus drops."""
 
@@ -179,6 +269,4 @@ def test_scalars_read_alike_everywhere() -> None:
     """YAML 1.1 and 1.2 agree on every scalar: texts that look like something else are quoted."""
     for token in yaml.scan(PATH.read_text("utf-8")):
         if isinstance(token, yaml.ScalarToken) and token.plain:
-            assert not re.fullmatch(
-                r"(?i)yes|no|on|off|y|n|~|null|[-+.\d][-+._:\d]*[.:_][-+._:\d]*", token.value
-            )
+            assert not re.fullmatch(r"(?i)yes|no|on|off|y|n|~|null|[-+.\d][-+._:\d]*[.:_][-+._:\d]*", token.value)

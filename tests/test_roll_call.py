@@ -208,9 +208,7 @@ def test_a_server_that_does_not_answer(site: Site) -> None:
         site.fetch(timeout_seconds=0.2)
 
 
-@pytest.mark.parametrize(
-    "head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"], ids=["header", "body"]
-)
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"], ids=["header", "body"])
 def test_an_answer_that_trickles_in(site: Site, head: bytes) -> None:
     """Each byte in time does not make an answer in time."""
     with trickling(head) as port, pytest.raises(NoAnswer, match="did not answer"):
@@ -269,9 +267,7 @@ def test_refuses_a_key_file_that_others_can_open(site: Site, mode: int) -> None:
     assert site.api.requests == []
 
 
-@pytest.mark.parametrize(
-    "key", ["", "\n", "keysecret", "key:secret\nother:secret", "key: secret", "k:" + "s" * 5_000]
-)
+@pytest.mark.parametrize("key", ["", "\n", "keysecret", "key:secret\nother:secret", "key: secret", "k:" + "s" * 5_000])
 def test_refuses_a_key_file_that_holds_no_key(site: Site, key: str) -> None:
     """One line, key:secret."""
     site.write_key(key)

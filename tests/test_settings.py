@@ -252,17 +252,13 @@ def test_rules_need_both_keys() -> None:
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-ODD = st.sampled_from(
-    ["_x", "\ud800", "1d", "0.5s", "-1", "NaN", "http://[::1", "[z-a]", "1" * 5000, 10**400, -0.0]
-)
+ODD = st.sampled_from(["_x", "\ud800", "1d", "0.5s", "-1", "NaN", "http://[::1", "[z-a]", "1" * 5000, 10**400, -0.0])
 JSON = st.recursive(
     SCALARS | ODD,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=8,
 )
-PATHS = st.sampled_from(
-    [*all_paths(DEFAULTS), "thresholds.a", "thresholds.a.clients", "sources.x", "sources.x.type"]
-)
+PATHS = st.sampled_from([*all_paths(DEFAULTS), "thresholds.a", "thresholds.a.clients", "sources.x", "sources.x.type"])
 
 
 @given(PATHS, JSON)
@@ -315,9 +311,7 @@ def test_how_durations_are_written() -> None:
     assert written == ["0s", "0.5s", "45s", "1m30s", "1d12h", "3650d", "-1m"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "30", "d", "1h1d", "1d1d", "1 d", "1D", "-1d", "1w", "٣d", "1.d", "0.5s", "1d\n"]
-)
+@pytest.mark.parametrize("text", ["", "30", "d", "1h1d", "1d1d", "1 d", "1D", "-1d", "1w", "٣d", "1.d", "0.5s", "1d\n"])
 def test_what_is_no_duration(text: str) -> None:
     """Anything but whole numbers with units, largest first, is refused."""
     with pytest.raises(ValueError, match="1d12h"):
@@ -547,9 +541,7 @@ def test_a_hundred_thousand_questions_are_quick() -> None:
     assert time.perf_counter() - began < 2
 
 
-@given(
-    st.from_regex(r"(?:[a-z*?-]|\[!?[a-z0-9:_-]{1,3}\]){1,5}", fullmatch=True), st.text("abz-", max_size=6)
-)
+@given(st.from_regex(r"(?:[a-z*?-]|\[!?[a-z0-9:_-]{1,3}\]){1,5}", fullmatch=True), st.text("abz-", max_size=6))
 def test_any_glob_answers_or_is_refused(glob: str, name: str) -> None:
     """A glob that is accepted can be asked; one that is not is refused with its path."""
     document = {"protectedClients": [glob]}

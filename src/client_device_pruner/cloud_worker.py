@@ -98,8 +98,8 @@ class CallFailed:
         request_id: The request's; None if it cannot be told, or if no further request will be answered
             (the child did not get ready, ended unasked, or broke the protocol).
         kind: `throttled`, `accessDenied`, `coreNotFound`, `credentials`, `unreachable`, `server`, `garbage`,
-            `refused`, `tooOld`, `internal`, or `crashed`. After all but `accessDenied`, `coreNotFound`,
-            `credentials`, `refused` and `tooOld`, a batch may have been carried out all the same.
+            `refused`, `tooOld`, `internal`, or `crashed`. After all but `throttled`, `accessDenied`,
+            `coreNotFound`, `credentials`, `refused` and `tooOld`, a batch may have been carried out all the same.
         code: The service's or library's own name for it; may be empty.
         message: For people.
     """

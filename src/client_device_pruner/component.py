@@ -149,8 +149,15 @@ class Component:
     def turn(self, patience_seconds: float) -> None:
         """Take what has arrived, waiting for it up to the given time; then do what is due."""
         for item in self.inbox.take_all(patience_seconds):
-            self._take(item, self._clock.monotonic())
-        self._do_due(self._clock.monotonic())
+            self._guarded(self._take, item)
+        self._guarded(self._do_due)
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
+        try:
+            step(*arguments, self._clock.monotonic())
+        except sqlite3.Error as error:
+            self.watch.failed(error)
 
     def stop(self) -> None:
         """Ask the loop to end; safe in a signal handler."""

@@ -31,8 +31,8 @@ class Signs(Protocol):
     def held_until(self, name: str, at: float) -> None:
         """The name was held present until that moment, and no longer is."""
 
-    def left(self, name: str) -> None:
-        """The name's last session ended."""
+    def left(self, name: str, at: float) -> None:
+        """The name showed life by leaving: its last session ended at that moment."""
 
     def announce(self, name: str) -> None:
         """A broker's event named it."""
@@ -93,6 +93,7 @@ class EmqxSource:
         if event is None:
             return
         node = self._event(node_name, name, at)
+        self._signs.alive(name, at)
         if self.is_bridge(name):
             self._bridge_node = node_name
             return
@@ -125,9 +126,10 @@ class EmqxSource:
                 del other.sessions[name]
         if remaining:
             node.sessions[name] = remaining
+            self._signs.alive(name, at)
         else:
             node.sessions.pop(name, None)
-            self._signs.left(name)
+            self._signs.left(name, at)
             _remember(self._closed, name, at)
         self._spoken.pop(name, None)
 
@@ -300,7 +302,6 @@ class EmqxSource:
         node = self._node(node_name, at)
         self._last_event = at
         self._signs.announce(name)
-        self._signs.alive(name, at)
         return node
 
     def _end(self, name: str, number: SessionId, at: float) -> None:

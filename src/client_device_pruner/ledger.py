@@ -72,6 +72,7 @@ class Ledger:
         self.watched: set[str] = set()
         self.returned: list[str] = []
         self.fault = ""
+        self.refusal: sqlite3.Error | None = None
         self.status: dict[str, Any] | None = None
         self._wall = wall
         self._history: list[tuple[int, float, str, str | None, str]] = []
@@ -162,12 +163,15 @@ class Ledger:
             device.away = True
             self._note_left(name)
 
-    def left(self, name: str) -> None:
-        """The name's last session ended: its next sign of life is a return."""
+    def left(self, name: str, at: float) -> None:
+        """The name showed life by leaving, which is no return: its next sign of life is."""
         device = self.devices.get(name)
         if device is not None:
-            device.away = True
+            self._mark_present(device, at)
+            device.seen = device.away = True
             self._note_left(name)
+        if name in self.watched:
+            self.returned.append(name)
 
     def hear(self, name: str, source_id: int, at: float) -> None:
         """The name spoke on an activity source: a sign of life, and part of its habit."""
@@ -385,6 +389,7 @@ class Ledger:
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
         except sqlite3.Error as error:
             self.fault = f"the state file cannot be written: {error}"
+            self.refusal = error
             return False
         self._dirty.difference_update(names)
         self._gone.clear()

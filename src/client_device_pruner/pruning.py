@@ -123,7 +123,7 @@ class Pruning:
         try:
             step(*arguments)
         except sqlite3.Error as error:
-            self._watch.fault(f"the state file cannot be written: {error}")
+            self._watch.failed(error)
 
     def _delay(self) -> float:
         settings = self._watch.settings

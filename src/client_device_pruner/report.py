@@ -21,7 +21,7 @@ from typing import Any
 from client_device_pruner import __version__
 from client_device_pruner.explanation import PROOFS, Situation, explain, nearest
 from client_device_pruner.model import Device, Proof, State
-from client_device_pruner.policy import assess
+from client_device_pruner.policy import HABIT_MESSAGES, assess
 from client_device_pruner.reports import rfc3339
 from client_device_pruner.snapshot import Happening, Record, Snapshot
 from client_device_pruner.tables import about
@@ -209,7 +209,8 @@ class _Chart:
                 story.outage.close(at)
                 story.marked.close(at)
             case "outage":
-                story.outage.open(max(story.left, story.since))
+                # Nobody knows of the time in which the component did not run.
+                story.outage.open(max(story.left, story.since, self._run.since or 0.0))
             case "outageEnded":
                 story.outage.close(at)
             case "marked":
@@ -307,14 +308,14 @@ def _device(device: Device, found: Snapshot, chart: _Chart, backgrounds: _Backgr
     verdict = explanation.verdict
     shown = nearest(verdict, found.now)
     state = verdict.state_so_far.value
-    absent = shown is not None and verdict.state is not State.PRESENT
+    absent = verdict.state is not State.PRESENT and device.name not in found.now.present
     if state in ("absent", "unknown") and any(name == device.name for name, _source in found.now.outages.unexplained):
         state = "outage"
     story = chart.devices[device.name]
     sources = (
         witness.name
         for witness in found.now.witnesses
-        if witness.proof is not Proof.HABIT or witness.source_id in (device.habits or {})
+        if witness.proof is not Proof.HABIT or _has_habit(device, witness.source_id)
     )
     return {
         "name": device.name,
@@ -325,6 +326,11 @@ def _device(device: Device, found: Snapshot, chart: _Chart, backgrounds: _Backgr
         "due": None if verdict.due_in_seconds is None else round(verdict.due_in_seconds, 1),
         **_told(story, backgrounds.place(sources)),
     }
+
+
+def _has_habit(device: Device, source_id: int) -> bool:
+    habit = (device.habits or {}).get(source_id)
+    return habit is not None and habit.heard >= HABIT_MESSAGES
 
 
 def _disassociated(name: str, story: _Story, backgrounds: _Backgrounds) -> dict[str, Any]:
@@ -357,12 +363,13 @@ def _source_names(found: Snapshot, chart: _Chart) -> list[str]:
 
 def _source(name: str, found: Snapshot, chart: _Chart) -> dict[str, Any]:
     now = found.status["sources"].get(name, {"vouching": False, "reason": "it is no longer in force"})
-    proof = next((PROOFS[w.proof] for w in found.now.witnesses if w.name == name), "")
+    proof = next((w.proof for w in found.now.witnesses if w.name == name), None)
     return {
         "name": name,
         "vouching": now["vouching"],
         "reason": now["reason"],
-        "proof": proof,
+        "proof": proof.value if proof else "",
+        "rests": PROOFS[proof] if proof else "",
         "clock": about(now["clockSeconds"]) if "clockSeconds" in now else "",
         "spans": _rounded(chart.vouching[name].spans if name in chart.vouching else ()),
         "events": [[round(at, 2), kind, lines] for at, kind, lines in chart.source_events.get(name, ())],

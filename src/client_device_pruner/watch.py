@@ -241,8 +241,8 @@ class Watch:
         self._next_commit = at + self._commit_interval()
         if committed:
             self.guards.release("database")
-        elif self.ledger.connection is not None:
-            self.fault(self.ledger.fault)
+        elif self.ledger.refusal is not None:
+            self.failed(self.ledger.refusal)
 
     def write(self, change: Callable[[sqlite3.Connection], None]) -> None:
         """Write single values at once; while the file refuses, pruning holds."""
@@ -252,7 +252,16 @@ class Watch:
             with transaction(self.ledger.connection) as write:
                 change(write)
         except sqlite3.Error as error:
-            self.fault(f"the state file cannot be written: {error}")
+            self.failed(error)
+
+    def failed(self, error: sqlite3.Error) -> None:
+        """Take what the state file refused: pruning holds; a file that broke is set aside, and another begun."""
+        self.fault(f"the state file cannot be written: {error}")
+        broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        if broken and self.ledger.connection is not None:
+            self.ledger.connection.close()
+            self.ledger.connection = None
+            self._next_open = self.clock.monotonic()
 
     def fault(self, reason: str) -> None:
         """Hold pruning until a commit succeeds."""

@@ -373,9 +373,7 @@ class Broker:
             "ts": int(time.time() * 1000),
             **fields,
         }
-        self.publish_system(
-            f"$SYS/brokers/{self._node}/clients/{session.client_id}/{event}", json.dumps(message)
-        )
+        self.publish_system(f"$SYS/brokers/{self._node}/clients/{session.client_id}/{event}", json.dumps(message))
 
     async def _tick_count(self) -> None:
         while True:

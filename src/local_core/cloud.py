@@ -149,9 +149,7 @@ class Cloud:
     def associate(self, *names: str) -> None:
         """Associate things, anew if they are; each gets a later timestamp than any before."""
         for name in names:
-            latest = max(
-                self._latest_association, *(stamp or 0.0 for stamp in self.associations.values()), 0.0
-            )
+            latest = max(self._latest_association, *(stamp or 0.0 for stamp in self.associations.values()), 0.0)
             self._latest_association = max(round(time.time(), 3), round(latest + 0.001, 3))
             self.associations[name] = self._latest_association
 
@@ -195,9 +193,7 @@ class Cloud:
         path = _PATH.fullmatch(request.path)
         operation = _ROUTES.get((request.method, path[2])) if path else None
         if path is None or operation is None:
-            raise _RefusedError(
-                404, "UnknownOperationException", "Unable to determine service/operation name."
-            )
+            raise _RefusedError(404, "UnknownOperationException", "Unable to determine service/operation name.")
         entries, problem = _thing_names(request.body) if operation != LIST else ((), "")
         query = dict(parse_qsl(request.query, keep_blank_values=True))
         core = unquote(path[1])
@@ -251,9 +247,7 @@ class Cloud:
                 403, "UnrecognizedClientException", "The security token included in the request is invalid."
             )
         if issued.expires <= time.time():
-            raise _RefusedError(
-                403, "ExpiredTokenException", "The security token included in the request is expired"
-            )
+            raise _RefusedError(403, "ExpiredTokenException", "The security token included in the request is expired")
         if signature.scope.split("/")[1:3] != [self.region, "greengrass"]:
             raise _RefusedError(
                 403, "InvalidSignatureException", "Credential should be scoped to a valid region and service."

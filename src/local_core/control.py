@@ -99,15 +99,10 @@ class ControlServer:
         }
         if request["command"] == "list":
             connected = core.broker.connections
-            return [
-                {"thingName": name, "connected": name in connected}
-                for name in sorted(core.cloud.associations)
-            ]
+            return [{"thingName": name, "connected": name in connected} for name in sorted(core.cloud.associations)]
         action = actions.get((request["command"], request.get("action")))
         if action is None:
-            raise ControlError(
-                f"there is no command {request['command']} {request.get('action') or ''}".rstrip()
-            )
+            raise ControlError(f"there is no command {request['command']} {request.get('action') or ''}".rstrip())
         done = action()
         if inspect.isawaitable(done):
             await done

@@ -83,18 +83,14 @@ class LocalCore:
         self.iot_core: list[Message] = []
         self.work_dir = self.root / "work" / self.recipe.name
         self.pubsub = PubSub()
-        self.ipc = IpcServer(
-            self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite
-        )
+        self.ipc = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite)
         self.broker = Broker(
             port=mqtt_port,
             presence=presence,
             count_interval_seconds=count_interval_seconds,
             uptime_interval_seconds=uptime_interval_seconds,
         )
-        self.bridge = Bridge(
-            self.pubsub, broker_port=lambda: self.broker.port, iot_core=self._from_bridge_to_iot_core
-        )
+        self.bridge = Bridge(self.pubsub, broker_port=lambda: self.broker.port, iot_core=self._from_bridge_to_iot_core)
         self.cloud = Cloud(core_device=thing_name)
         self.component = Component(
             self.recipe.name,
@@ -240,9 +236,7 @@ class LocalCore:
             return None
         variables = {
             "artifacts:decompressedPath": str(self._unpacked),
-            "artifacts:path": str(
-                self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version
-            ),
+            "artifacts:path": str(self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version),
             "work:path": str(self.work_dir),
             "kernel:rootPath": str(self.root),
             "iot:thingName": self.thing_name,

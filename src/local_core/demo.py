@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -28,10 +30,13 @@ from local_core.devices import ClientDevices, DeviceError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+REPORT = Path("build/demo-report.html")
+"""Where the report page of the run is kept, below the current directory."""
 STORY_SECONDS = 55.0
 """The story ends after so long, whatever happens: with the tear-down, within a minute."""
 _INSTALL_SECONDS = 120.0
 _REFRESH_SECONDS = 0.25
+_REPORT_SECONDS = 30.0
 _INTERRUPTED = 130
 
 
@@ -157,6 +162,7 @@ async def _run(environment: Path | None, console: Console) -> None:
                     "\nThe last that the component wrote:\n" + "\n".join(list(stage.core.component.output)[-10:])
                 )
                 raise
+            await asyncio.to_thread(_keep_report, stage.core.work_dir, screen)
     _say_what_next(screen)
 
 
@@ -222,6 +228,35 @@ def _core(root: Path, environment: Path | None) -> LocalCore:
 
 async def _deploy(core: LocalCore) -> None:
     await core.deploy({core.recipe.name: {"merge": SETTINGS}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}})
+
+
+def _keep_report(work_dir: Path, screen: Screen) -> None:
+    """Write the report page of the run, by the component's own command, to where it outlives the core."""
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "client_device_pruner",
+        "report",
+        str(REPORT.absolute()),
+        "--work-dir",
+        str(work_dir),
+    ]
+    written = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_REPORT_SECONDS,
+    )
+    screen.chapter("The run at a glance")
+    if written.returncode:
+        raise StoryError(f"The report page could not be written: {written.stderr.strip()}")
+    screen.say(
+        "pruner report writes all of it as one page, with every device's timeline and the evidence of each decision:"
+    )
+    screen.paste(f"  {REPORT.absolute().as_uri()}")
 
 
 def _say_what_next(screen: Screen) -> None:

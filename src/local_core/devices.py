@@ -208,9 +208,7 @@ class _Device:
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: asyncio.Task[None] | None = None
         will = (self.topic, str(options["will"]).encode()) if options["will"] is not None else None
-        self._client = MqttClient(
-            name, keepalive_seconds=options["keepalive"], clean=options["clean"], will=will
-        )
+        self._client = MqttClient(name, keepalive_seconds=options["keepalive"], clean=options["clean"], will=will)
         self._client.on_lost = self._lost
 
     async def connect(self) -> None:
@@ -286,9 +284,7 @@ class _Fleet:
 async def _serve(port: int) -> None:
     """Carry out orders from stdin, one JSON object a line, until it closes; acknowledge each on stdout."""
     reader = asyncio.StreamReader(limit=_LINE_LIMIT_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
     fleet = _Fleet(port)
     while line := await reader.readline():
         order, problem = json.loads(line), ""

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_APPLICATION_MESSAGE, _APPLICATION_ERROR, _PING, _PING_RESPONSE, _CONNECT, _CONNECT_ACK, _PROTOCOL_ERROR = (
-    range(7)
-)
+_APPLICATION_MESSAGE, _APPLICATION_ERROR, _PING, _PING_RESPONSE, _CONNECT, _CONNECT_ACK, _PROTOCOL_ERROR = range(7)
 _CONNECTION_ACCEPTED, _TERMINATE_STREAM = 1, 2
 _MODEL = "aws.greengrass#"
 _LITE_MESSAGE_LIMIT_BYTES = 10_000
@@ -278,9 +276,7 @@ class _Connection:
             if stream := self.streams.pop(stream_id, None):
                 stream.end()
         elif stream_id not in self.streams:
-            _Stream(self, stream_id, str(headers.get("operation", "")).removeprefix(_MODEL)).call(
-                frame.payload
-            )
+            _Stream(self, stream_id, str(headers.get("operation", "")).removeprefix(_MODEL)).call(frame.payload)
         return True
 
     def _connect(self, payload: bytes, version: object) -> None:

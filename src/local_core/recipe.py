@@ -42,9 +42,7 @@ class Phase:
 
     def interpolated(self, variables: Mapping[str, str], configuration: Configuration) -> Phase:
         """Return the phase with its script's and its environment's variables replaced."""
-        environment = {
-            name: interpolate(text, variables, configuration) for name, text in self.environment.items()
-        }
+        environment = {name: interpolate(text, variables, configuration) for name, text in self.environment.items()}
         script = interpolate(self.script, variables, configuration)
         return replace(self, script=script, environment=environment)
 

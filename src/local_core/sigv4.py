@@ -35,10 +35,7 @@ class Signature:
                 # The path is escaped once more than it is on the wire; only S3 does without.
                 quote(request.path, safe="/-_.~"),
                 "&".join(sorted(request.query.split("&"))) if request.query else "",
-                *(
-                    f"{name}:{' '.join(request.headers.get(name, '').split())}"
-                    for name in self.signed_headers
-                ),
+                *(f"{name}:{' '.join(request.headers.get(name, '').split())}" for name in self.signed_headers),
                 "",
                 ";".join(self.signed_headers),
                 hashlib.sha256(request.body).hexdigest(),

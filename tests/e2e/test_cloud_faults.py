@@ -60,12 +60,12 @@ def request(site: Site, kind: str, argument: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "guard"),
     [
-        pytest.param(Fault(LIST, None, status=429, error="ThrottlingException"), "ThrottlingException", "", id="throttled"),
+        pytest.param(Fault(LIST, None, status=429, error="SlowDown"), "SlowDown", "", id="throttled"),
         pytest.param(Fault(LIST, None, status=503, error="ServiceUnavailable"), "ServiceUnavailable", "", id="5xx"),
         pytest.param(Fault(LIST, None, drop=True), "ConnectionClosedError", "", id="reset"),
         pytest.param(Fault(LIST, None, body=b'{"associ'), "GarbageAnswer", "list", id="garbage"),
         pytest.param(Fault(LIST, None, body=HTML, content_type="text/html"), "GarbageAnswer", "list", id="portal"),
-        pytest.param(Fault(LIST, None, without=("associatedClientDevices",)), "GarbageAnswer", "list", id="key missing"),
+        pytest.param(Fault(LIST, None, without=("associatedClientDevices",)), "GarbageAnswer", "list", id="no key"),
         pytest.param(Fault(LIST, None, repeat_token=True), "GarbageAnswer", "list", id="token repeated"),
         pytest.param(Fault(LIST, **DENIED), "AccessDeniedException", "accessDenied", id="list denied"),
         pytest.param(

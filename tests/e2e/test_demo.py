@@ -34,6 +34,7 @@ STORY = (
     "the clock goes on.",
     "Event disassociated: camera",
     "after: alarm, lamp-1, lamp-2, pump, sensor.",
+    "demo-report.html",
     "gdk component build && gdk component publish",
     '{"mqttTopicMapping": {',
     "dryRun false",

@@ -40,9 +40,7 @@ def test_operation_and_service_count() -> None:
     assert not is_allowed(_grant("*", operations=("*",)), MQTT_PROXY, publish, "a")
 
 
-@pytest.mark.parametrize(
-    "access", [None, {}, [], {PUBSUB: None}, {PUBSUB: {"id": None}}, {PUBSUB: {"id": {}}}]
-)
+@pytest.mark.parametrize("access", [None, {}, [], {PUBSUB: None}, {PUBSUB: {"id": None}}, {PUBSUB: {"id": {}}}])
 def test_what_is_not_granted_is_refused(access: object) -> None:
     """So is everything under an access control that makes no sense."""
     assert not is_allowed(access, PUBSUB, _SUBSCRIBE, "a")

@@ -130,9 +130,7 @@ async def test_a_wide_entry_carries_system_messages_once_somebody_subscribes(sit
     robot.publish("x", b"")
     await until(lambda: site.cloud)
     assert site.cloud == [("x", b"")]
-    site.bridge.configure(
-        mapping(("#", "LocalMqtt", "IotCore"), ("$SYS/brokers/+/uptime", "LocalMqtt", "Pubsub"))
-    )
+    site.bridge.configure(mapping(("#", "LocalMqtt", "IotCore"), ("$SYS/brokers/+/uptime", "LocalMqtt", "Pubsub")))
 
     def arrived() -> bool:
         site.broker.publish_system("$SYS/brokers/n/uptime", "2")
@@ -259,9 +257,7 @@ async def test_retained_messages_arrive_as_ordinary_ones(site: Site) -> None:
 
 async def test_nonsense_entries_are_left_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """An entry that cannot work is named in the log, and the others work."""
-    robot = await site.up(
-        ("x", "LocalMqtt", "Nowhere"), ("x", "Pubsub", "Pubsub"), ("x", "LocalMqtt", "IotCore")
-    )
+    robot = await site.up(("x", "LocalMqtt", "Nowhere"), ("x", "Pubsub", "Pubsub"), ("x", "LocalMqtt", "IotCore"))
     robot.publish("x", b"")
     await until(lambda: site.cloud)
     assert [record.getMessage()[:30] for record in caplog.records] == [

@@ -139,9 +139,7 @@ async def test_pings_keep_a_client_alive(broker: Broker, listener: Listener) -> 
 
 
 @pytest.mark.parametrize(("clean", "reason"), [(True, "discarded"), (False, "takenover")])
-async def test_a_second_connection_takes_over(
-    broker: Broker, listener: Listener, clean: bool, reason: str
-) -> None:
+async def test_a_second_connection_takes_over(broker: Broker, listener: Listener, clean: bool, reason: str) -> None:
     """The older of two with one client id is closed; its end is announced late, under its own number."""
     first = await connected(broker, "robot", clean=clean)
     old = broker.connections["robot"]
@@ -336,9 +334,7 @@ async def test_events_can_be_suppressed_and_injected(broker: Broker, listener: L
     await until(lambda: [event["connected_at"] for event in listener.events("robot")] == [1, 1])
 
 
-@pytest.mark.parametrize(
-    "noise", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x10\x02\x00", b"\x10\xff\xff\xff\xff\x7f"]
-)
+@pytest.mark.parametrize("noise", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x10\x02\x00", b"\x10\xff\xff\xff\xff\x7f"])
 async def test_strangers_do_no_harm(broker: Broker, noise: bytes) -> None:
     """A socket that speaks something else is closed, and counts as no connection."""
     _, writer = await asyncio.open_connection("127.0.0.1", broker.port)

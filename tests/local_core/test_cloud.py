@@ -168,9 +168,7 @@ class TestBatch:
         """What is named goes, what is not stays, and what was not there is an error entry."""
         cloud.associate("a", "b")
         answer = await client.disassociate("a", "gone")
-        assert [(e["thingName"], e["code"]) for e in answer["errorEntries"]] == [
-            ("gone", "ResourceNotFoundException")
-        ]
+        assert [(e["thingName"], e["code"]) for e in answer["errorEntries"]] == [("gone", "ResourceNotFoundException")]
         assert answer["errorEntries"][0]["message"]
         assert list(cloud.associations) == ["b"]
 
@@ -370,9 +368,7 @@ class TestFaults:
     async def test_befalls_its_operation_its_number_of_times(self, cloud: Cloud, client: Client) -> None:
         """Others pass; skipped ones pass; then it strikes, as often as it is told to."""
         cloud.associate("a")
-        cloud.faults.append(
-            Fault(operation=LIST, skip=1, times=2, status=500, error="InternalServerException")
-        )
+        cloud.faults.append(Fault(operation=LIST, skip=1, times=2, status=500, error="InternalServerException"))
         await client.list_page()
         await client.associate("b")
         for _ in range(2):

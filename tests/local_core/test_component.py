@@ -41,9 +41,7 @@ async def make(tmp_path: Path) -> AsyncIterator[_Make]:
 
 async def test_install_then_run_in_the_work_directory(make: _Make, tmp_path: Path) -> None:
     """With the device's environment and the recipe's, and nothing else; all output is kept and logged."""
-    component = make(
-        "pwd; echo $FROM_RECIPE; echo oops >&2; cat installed; env | cut -d= -f1", "echo ok > installed"
-    )
+    component = make("pwd; echo $FROM_RECIPE; echo oops >&2; cat installed; env | cut -d= -f1", "echo ok > installed")
     component.start()
     await component.wait_for_state(State.FINISHED)
     assert {str(tmp_path / "work"), "yes", "oops", "ok", "START"} <= set(component.output)

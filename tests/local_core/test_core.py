@@ -156,9 +156,7 @@ async def test_a_reboot_brings_everything_back(core: LocalCore) -> None:
     assert (core.work_dir / "kept").exists()
 
 
-async def test_the_component_gets_a_devices_environment(
-    core: LocalCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_component_gets_a_devices_environment(core: LocalCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the nucleus gives, and the way to the cloud; a new start's token ends the old one."""
     monkeypatch.setenv("NO_PROXY", "example.com")
     monkeypatch.setenv("UNRELATED", "x")
@@ -186,13 +184,9 @@ async def test_lite_restarts_a_component_whose_configuration_changes(
 ) -> None:
     """And says that it is Lite by its version."""
     recipe, artifact = laid_out
-    recipe.write_text(
-        _RECIPE.replace("exec {work:path}/venv/bin/python", "echo $GGC_VERSION; exec sleep 60 #")
-    )
+    recipe.write_text(_RECIPE.replace("exec {work:path}/venv/bin/python", "echo $GGC_VERSION; exec sleep 60 #"))
     venv = Path(sys.prefix)
-    async with LocalCore(
-        tmp_path / "root", recipe=recipe, artifact=artifact, environment=venv, lite=True
-    ) as core:
+    async with LocalCore(tmp_path / "root", recipe=recipe, artifact=artifact, environment=venv, lite=True) as core:
         await core.deploy()
         await core.component.wait_for_state(State.RUNNING)
         await core.deploy({_NAME: {"merge": {"greeting": "hi"}}})

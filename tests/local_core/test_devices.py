@@ -68,9 +68,7 @@ async def devices(broker: Broker) -> AsyncIterator[ClientDevices]:
         yield devices
 
 
-async def test_devices_connect_disconnect_and_drop(
-    broker: Broker, ears: Ears, devices: ClientDevices
-) -> None:
+async def test_devices_connect_disconnect_and_drop(broker: Broker, ears: Ears, devices: ClientDevices) -> None:
     """Devices of one process come and go one by one, each in its own manner."""
     await devices.connect("a", "b", "c")
     assert set(broker.connections) == {"ears", "a", "b", "c"}
@@ -82,9 +80,7 @@ async def test_devices_connect_disconnect_and_drop(
     assert set(broker.connections) == {"ears", "a", "c"}
 
 
-async def test_killing_a_process_takes_its_devices_along(
-    broker: Broker, ears: Ears, devices: ClientDevices
-) -> None:
+async def test_killing_a_process_takes_its_devices_along(broker: Broker, ears: Ears, devices: ClientDevices) -> None:
     """A device with a process of its own can die alone; the others do not notice."""
     await devices.connect("a", "b")
     await devices.connect("robot", process="robot")
@@ -146,9 +142,7 @@ async def test_a_frozen_process_can_be_killed(ears: Ears, devices: ClientDevices
     await until(lambda: set(ears.ended) == {"a", "b"})
 
 
-async def test_devices_come_back_after_a_restart_if_they_are_to(
-    broker: Broker, devices: ClientDevices
-) -> None:
+async def test_devices_come_back_after_a_restart_if_they_are_to(broker: Broker, devices: ClientDevices) -> None:
     """Only devices that reconnect do, and none that was told to go."""
     await devices.connect("once")
     await devices.connect("again", "gone", reconnect_seconds=0.05)

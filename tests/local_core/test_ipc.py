@@ -37,12 +37,8 @@ class _Core:
         self.path = path
         self.pubsub = PubSub()
         self.iot_core: list[Message] = []
-        self.configuration: dict[str, dict[str, Any]] = {
-            _NAME: {"accessControl": _ACCESS, "limits": {"a": 1}}
-        }
-        self.server = IpcServer(
-            self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite
-        )
+        self.configuration: dict[str, dict[str, Any]] = {_NAME: {"accessControl": _ACCESS, "limits": {"a": 1}}}
+        self.server = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite)
         self.token = self.server.issue_token(_NAME)
         self.clients: list[Any] = []
 

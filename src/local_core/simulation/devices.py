@@ -9,7 +9,7 @@ DAY = 86_400.0
 
 STYLES: tuple[tuple[str, int], ...] = (
     ("everySecond", 12),
-    ("halfHourly", 22),
+    ("hourly", 22),
     ("sixHourly", 12),
     ("silent", 12),
     ("flapping", 6),
@@ -19,7 +19,7 @@ STYLES: tuple[tuple[str, int], ...] = (
 )
 """How devices live, and how many of a hundred live so (a mixture made up to hold every kind, not a census of sites)."""
 
-PERIODS = {"halfHourly": 1800.0, "sixHourly": 21_600.0, "flapping": 3600.0, "seasonal": 7200.0}
+PERIODS = {"hourly": 3600.0, "sixHourly": 21_600.0, "flapping": 14_400.0, "seasonal": 7200.0}
 """How often those speak that are not simulated by the minute, in seconds."""
 VISITS = {"daily": DAY, "weekly": 7 * DAY}
 

@@ -1,11 +1,10 @@
 """A site in virtual time: its devices, broker and bridge around the real component, on one agenda.
 
 **What is folded.** In the open, the component takes a turn every minute, and every count and canary reaches it. In a
-quiet stretch (no fault within the last quarter of an hour, no cycle running, nothing scheduled) the turns are left
-out, and of the counts every third and of the canaries every second reaches the sources: 180 s are `maxQuiet`, and 120 s the
-shortest pause that a habit can tell from the canary's own. While a count does not match, every one is told.
-Devices that speak every second are told by the minute; within a quiet stretch their habit is counted on in one step,
-and the last message is told. `tests/test_simulation.py` holds that the decisions are the same without.
+quiet stretch (no fault within the last quarter of an hour, no cycle running, nothing scheduled) only the first and
+the last count and canary are told, and what those between would have left behind is put in their place; there are no
+turns. Devices that speak every second are told by the minute, and in a quiet stretch their habit is counted on in one
+step. `tests/test_simulation.py` holds that the decisions are the same without folding.
 """
 
 from __future__ import annotations
@@ -17,13 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from client_device_pruner.cloud_worker import Reply
 from client_device_pruner.component import Component, Connected, Edges, Item, NotConnected
+from client_device_pruner.emqx import EmqxSource
 from client_device_pruner.inbox import Inbox
 from client_device_pruner.ipc import ConfigurationChanged, Message
-from client_device_pruner.roll_call import NoAnswer, RollCall
+from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
+from client_device_pruner.source_clock import SourceClock
 from local_core.simulation.baselines import Baselines
 from local_core.simulation.devices import DAY, PERIODS, VISITS, Device, make
 from local_core.simulation.edges import (
@@ -47,9 +48,11 @@ NODE = "emqx@127.0.0.1"
 MINUTE = 60.0
 SETTLING_SECONDS = 900.0
 """For so long after whatever is out of the ordinary nothing is folded."""
-KINDS = ("both", "both", "events", "messages", "messages")
-"""EMQX with activity, EMQX alone, and a broker without events with activity; drawn from with equal chances."""
+KINDS = ("both", "both", "events", "rollCall", "messages", "messages")
+"""EMQX with activity, EMQX alone, EMQX with activity and its API, and a broker without events with activity."""
+ROLL_CALL_SECONDS = 900.0
 CORE = "simulated-core"
+BRIDGE = "mqtt-bridge-1a2b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class World:
     component: Component | None = None
     broker_up: bool = True
     bridge_up: bool = True
+    api_silent: bool = False
     broker_wall_error: float = 0.0
     gap: int = 0
     decisions: list[tuple[Any, ...]] = field(default_factory=list)
@@ -97,11 +101,14 @@ class World:
         self.kind = self.site.kind or self.rng.choice(KINDS)
         self.size = self.site.devices or round(8 * 2 ** self.rng.uniform(0, 4))
         self.end = self.site.years * 365.25 * DAY
+        self.stress = self.rng.choice((0.1, 0.3, 1.0, 2.0))
         self.retains = self.rng.random() < 0.2
         self.wire_loss = self.rng.choice((0.0, 0.0, 1e-4, 1e-3))
         document: dict[str, Any] = {"reports": {"shadowName": ""}}
         if self.kind == "events":
             document["sources"] = {"messages": {"enabled": False}}
+        if self.kind == "rollCall":
+            document["rollCall"] = {"url": "http://127.0.0.1:18083/api/v5", "keyFile": "/key"}
         if self.rng.random() < 0.4:
             document["neverSeenThreshold"] = "45d"
         if self.rng.random() < 0.3:
@@ -121,6 +128,7 @@ class World:
         self._handle: Handle | None = None
         self._greengrass: Greengrass | None = None
         self._broker_booted = 0.0
+        self._untold_minutes = 0
         self._numbers = itertools.count(1)
         self.runs = 0
         self.device_seconds = 0.0
@@ -172,6 +180,7 @@ class World:
             minute = (self.now // MINUTE + 1) * MINUTE
             if self.site.fold and self.now >= self._fine_until and not self._busy():
                 quiet_until = min(until, self._next_cycle())
+                quiet_until = min(quiet_until, self._next_roll_call(quiet_until))
                 minutes = int(-(-quiet_until // MINUTE)) - 1 - int(self.now // MINUTE)
                 if minutes > 0:
                     self._fold(minute, minutes)
@@ -194,7 +203,25 @@ class World:
         due = self.component.pruning._next_cycle + self.clock.booted  # noqa: SLF001
         return -(-due // MINUTE) * MINUTE if due != float("inf") else due
 
+    def _next_roll_call(self, until: float) -> float:
+        """The minute of the last roll call before that time; those before it name the same, and are folded."""
+        component = self.component
+        if self.kind != "rollCall" or component is None:
+            return float("inf")
+        roll_call = component.watch.sources.roll_call
+        due = component._next_roll_call + self.clock.booted  # noqa: SLF001
+        calls = int((until - due) // ROLL_CALL_SECONDS)
+        steady = roll_call is not None and roll_call.clock.vouching(self.clock.monotonic())
+        if calls > 0 and roll_call is not None and steady and roll_call.names == {*self.sessions, BRIDGE}:
+            _skip_vouchers(roll_call.clock, calls * ROLL_CALL_SECONDS)
+            component._next_roll_call += calls * ROLL_CALL_SECONDS  # noqa: SLF001
+            due += calls * ROLL_CALL_SECONDS
+        return -(-due // MINUTE) * MINUTE
+
     def _minute(self) -> None:
+        self.clock.now -= MINUTE
+        self._tell_talk()
+        self.clock.now += MINUTE
         if self.heard:
             component = self.component
             assert component is not None  # noqa: S101 - `heard` says so
@@ -221,41 +248,51 @@ class World:
     def _fold(self, first: float, minutes: int) -> None:
         """Let so many whole minutes pass, in which nothing happens but what happens every minute."""
         last = first + (minutes - 1) * MINUTE
-        if not self.heard:
-            self.clock.now = last
-            self._talkers_spoke()
-            return
-        component = self.component
-        assert component is not None  # noqa: S101 - `heard` says so
-        sources, clock = component.watch.sources, self.clock
-        count_topic = f"{IN}$SYS/brokers/{NODE}/stats/live_connections/count"
-        canary_topic = f"{IN}clients/{CANARY}"
-        count = b"%d" % (len(self.sessions) + self.bridge_up)
-        emqx = next(iter(sources.emqx.values()), None) if self.kind != "messages" else None
-        speaks = self.kind != "events"
-        number = int(first // MINUTE)
-        for minute in range(number, number + minutes):
-            clock.now = minute * MINUTE
-            at = clock.now - clock.booted
-            is_last = clock.now == last
-            if emqx is not None and (minute % 3 == 0 or is_last or not emqx.matching):
-                sources.take(count_topic, count, at)
-            if speaks and (minute % 2 == 0 or is_last):
-                sources.take(canary_topic, b"canary", at)
-        if emqx is not None:
-            uptime = round((self.now - self._broker_booted) * 1000)
-            sources.take(f"{IN}$SYS/brokers/{NODE}/uptime", b"%d" % uptime, clock.monotonic())
-            self.judge.gauged(uptime)
-        if speaks and self.talkers:
-            self._fold_talk(component, minutes)
+        if self.heard and self.component is not None:
+            sources = self.component.watch.sources
+            emqx = next(iter(sources.emqx.values()), None) if self.kind != "messages" else None
+            activity = sources._activity.get("messages") if self.kind != "events" else None  # noqa: SLF001
+            count = b"%d" % (len(self.sessions) + self.bridge_up)
+            # While the count is lower, each one may be the one that empties the set.
+            skips = minutes > 2 and (emqx is None or emqx._lower_since is None)  # noqa: SLF001
+            minute = first
+            while minute <= last:
+                self.clock.now = minute
+                at = self.clock.monotonic()
+                if emqx is not None:
+                    emqx.count(NODE, count, at)
+                if activity is not None:
+                    activity.clock.vouch(at)
+                if skips and minute == first:
+                    skipped = last - first - MINUTE
+                    if emqx is not None:
+                        _skip_counts(emqx, skipped)
+                    if activity is not None:
+                        _skip_vouchers(activity.clock, skipped)
+                    minute = last
+                else:
+                    minute += MINUTE
+            if emqx is not None:
+                uptime = round((self.now - self._broker_booted) * 1000)
+                emqx.uptime(NODE, b"%d" % uptime, self.clock.monotonic())
+                self.judge.gauged(uptime)
+            if activity is not None:
+                self._untold_minutes += minutes
+        self.clock.now = last
         self._talkers_spoke()
 
-    def _fold_talk(self, component: Component, minutes: int) -> None:
-        sources, ledger, at = component.watch.sources, component.watch.ledger, self.clock.monotonic()
-        source_id = sources._records["messages"].source_id  # noqa: SLF001
+    def _tell_talk(self) -> None:
+        """Let those who speak every second have spoken since the stretch began, up to its last whole minute."""
+        minutes, self._untold_minutes = self._untold_minutes, 0
+        component = self.component
+        if not minutes or component is None:
+            return
+        sources, ledger = component.watch.sources, component.watch.ledger
+        at = self.now // MINUTE * MINUTE - self.clock.booted
+        record = sources._records.get("messages")  # noqa: SLF001
         for name in list(self.talkers):
             device = ledger.devices.get(name)
-            habit = device.habits.get(source_id) if device and device.habits else None
+            habit = device.habits.get(record.source_id) if record and device and device.habits else None
             if habit is not None and minutes > 1:
                 habit.heard += minutes - 1
                 habit.longest_silence_seconds = max(habit.longest_silence_seconds, MINUTE)
@@ -283,7 +320,7 @@ class World:
         self.disturb()
         self.baselines.restarted()
         try:
-            edges = Edges(self._connect, self._worker, RollCallers)  # type: ignore[arg-type]
+            edges = Edges(self._connect, self._worker, self._roll_caller)
             component = Quiet(Path("simulated"), CORE, self.clock, edges, self._jitter.random)
             self.component = component
             self._connect(component.inbox)
@@ -305,6 +342,7 @@ class World:
     def bury(self, back_seconds: float | None = None) -> None:
         """End the run as SIGKILL does."""
         component, self.component = self.component, None
+        self._untold_minutes = 0
         self.gap += 1
         self.disturb()
         if self._handle is not None:
@@ -328,6 +366,12 @@ class World:
         component = self.component
         if component is None:
             return
+        watch = component.watch
+        next_commit = watch._next_commit  # noqa: SLF001
+        quiet = self.site.fold and self.now >= self._fine_until and not self._busy() and self.now < self._next_cycle()
+        if quiet:
+            # Only what a death would lose depends on when it is written, and nothing is folded before one.
+            watch._next_commit = float("inf")  # noqa: SLF001
         try:
             for _ in range(300):
                 component.turn(0)
@@ -343,6 +387,8 @@ class World:
             self.judge.find("crash", "", f"the component raised {error!r}")
             self.bury(20.0)
             return
+        if quiet:
+            watch._next_commit = min(next_commit, watch._next_commit)  # noqa: SLF001
         if component._stopping:  # noqa: SLF001
             self.say("the component gives itself up")
             self.stop_component()
@@ -365,6 +411,9 @@ class World:
         else:
             self._greengrass = Greengrass(self, self.nucleus, inbox)
             inbox.put_always(Connected(self._greengrass))
+
+    def _roll_caller(self, deliver: Callable[[RollCall | NoAnswer], None]) -> RollCaller:
+        return cast(RollCaller, Api(self, deliver))
 
     def _worker(self, deliver: Callable[[Reply], None]) -> Worker:
         return Worker(self.cloud, self.fuse, deliver)
@@ -416,7 +465,7 @@ class World:
             return
         device.wants = True
         self.connect(device)
-        if device.style in PERIODS:
+        if device.style in PERIODS and self.kind != "events":
             self._speak_later(device)
         self._reconnect_later(device)
         if device.style == "seasonal":
@@ -510,7 +559,7 @@ class World:
         self.say(f"{device.name} ({device.style}) {how}")
         connected = device.name in self.sessions
         if connected and how == "dies":
-            self.talkers.pop(device.name, None)
+            self._falls_silent(device)
             self.after(150.0, lambda: self.disconnect(device, "keepalive_timeout"))
         elif connected:
             self.disconnect(device)
@@ -532,7 +581,8 @@ class World:
         device.last_number = device.number = number
         self.sessions[name] = number
         device.last_there = self.now
-        if device.style == "everySecond":
+        if device.style == "everySecond" and name not in self.talkers:
+            self._tell_talk()
             self.talkers[name] = device
         self._announce(device, "connected", number)
         if old is not None:
@@ -541,11 +591,16 @@ class World:
     def disconnect(self, device: Device, reason: str = "tcp_closed") -> None:
         """A session ends."""
         number = self.sessions.pop(device.name, None)
-        self.talkers.pop(device.name, None)
+        self._falls_silent(device)
         if number is not None:
             if device.alive:
                 device.last_there = self.now
             self._announce(device, "disconnected", number, reason)
+
+    def _falls_silent(self, device: Device) -> None:
+        if device.name in self.talkers:
+            self._tell_talk()
+            del self.talkers[device.name]
 
     def _announce(self, device: Device, kind: str, number: int, reason: str = "") -> None:
         if self.kind == "messages":
@@ -562,7 +617,7 @@ class World:
             return
         if luck < 0.02:
             # Late, doubled, or both: others overtake it, and the next count may as well.
-            self.disturb()
+            self.disturb(300.0)
             self.after(self._wire.uniform(0.2, 4.0), lambda: self._arrives(device.name, kind, topic, payload))
             if luck > 0.01:
                 return
@@ -584,6 +639,7 @@ class World:
         for name in self.sessions:
             self.judge.missed(name, "disconnected")
             self.devices[name].last_there = self.now
+        self._tell_talk()
         self.sessions.clear()
         self.talkers.clear()
 
@@ -607,6 +663,26 @@ class World:
         self.after(DAY, self._daily)
 
 
+def _skip_counts(emqx: EmqxSource, seconds: float) -> None:
+    """Let a broker's counts have come every minute meanwhile, each like the last one."""
+    emqx._last_census += seconds  # noqa: SLF001 - what a count leaves behind, and nothing else
+    if emqx._last_heard is not None:  # noqa: SLF001
+        emqx._last_heard += seconds  # noqa: SLF001
+    for node in emqx._nodes.values():  # noqa: SLF001
+        node.heard += seconds
+        node.counted += seconds
+    if emqx.matching:
+        _skip_vouchers(emqx.clock, seconds)
+
+
+def _skip_vouchers(clock: SourceClock, seconds: float) -> None:
+    """Let vouchers have come every minute meanwhile."""
+    if clock._last is not None:  # noqa: SLF001 - as above
+        clock._last += seconds  # noqa: SLF001
+        clock._latest += seconds  # noqa: SLF001
+        clock.credit_seconds += seconds
+
+
 class Quiet(Component):
     """The component without the description of its state for people, which decides nothing and takes most time."""
 
@@ -614,15 +690,23 @@ class Quiet(Component):
         """Nothing is described."""
 
 
-class RollCallers:
-    """No roll call is made."""
+class Api:
+    """EMQX's HTTP API: it answers at once, or not at all."""
 
     busy = False
 
-    def __init__(self, deliver: Callable[[RollCall | NoAnswer], None]) -> None:
-        self.deliver = deliver
+    def __init__(self, world: World, deliver: Callable[[RollCall | NoAnswer], None]) -> None:
+        self._world = world
+        self._deliver = deliver
 
     def call(self, url: str, key_file: str) -> bool:
-        """Nobody answers."""
+        """Name all who are connected."""
         del url, key_file
-        return False
+        world = self._world
+        if not world.broker_up or world.api_silent:
+            self._deliver(NoAnswer("simulated"))
+            return True
+        names = {*world.sessions, BRIDGE} if world.bridge_up else {*world.sessions}
+        at = world.clock.monotonic()
+        self._deliver(RollCall(frozenset(names), at, at))
+        return True

@@ -1,0 +1,182 @@
+"""Many sites, on all cores, and the tables of what they came to."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from local_core.simulation.devices import DAY
+from local_core.simulation.judge import Dead, Figures, Finding
+from local_core.simulation.world import Site, World
+
+OURS = "this component"
+MOST_SITES = 10_000
+"""A pool takes from an endless iterator without end."""
+
+
+@dataclass(slots=True)
+class Sum:
+    """What many sites came to; `kinds` holds the same by kind of site."""
+
+    sites: int = 0
+    device_years: float = 0.0
+    pruned: Counter[str] = field(default_factory=Counter)
+    dead: list[Dead] = field(default_factory=list)
+    unproven: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    baselines: dict[str, Counter[str]] = field(default_factory=dict)
+    runs: int = 0
+    site_years: float = 0.0
+    findings: list[tuple[int, Finding]] = field(default_factory=list)
+    kinds: dict[str, Sum] = field(default_factory=dict)
+
+    def add(self, site: Site, kind: str, figures: Figures) -> None:
+        """Add a site, to the whole and to its kind."""
+        self._add(site, figures)
+        self.kinds.setdefault(kind, Sum())._add(site, figures)  # noqa: SLF001 - it is one of us
+
+    def _add(self, site: Site, figures: Figures) -> None:
+        self.sites += 1
+        self.site_years += site.years
+        self.device_years += figures.device_years
+        self.pruned += figures.pruned
+        self.dead += figures.dead
+        self.unproven += figures.unproven
+        self.calls += figures.calls
+        self.faults += figures.faults
+        self.runs += figures.runs
+        for name, tally in figures.baselines.items():
+            self.baselines[name] = self.baselines.get(name, Counter()) + tally
+        self.findings += [(site.seed, finding) for finding in figures.findings]
+
+    def tables(self) -> str:
+        """What to print."""
+        provable = [dead for dead in self.dead if dead.provable is not None and dead.end != "removed by another"]
+        gone = [dead for dead in provable if dead.pruned is not None]
+        delays = sorted((dead.pruned - dead.provable) / DAY for dead in gone if dead.pruned and dead.provable)
+        rows = [
+            ("sites, of site-years", f"{self.sites}, {self.site_years:,.0f}"),
+            ("device-years", f"{self.device_years:,.0f}"),
+            ("runs of the component", f"{self.runs:,}"),
+            ("faults", f"{sum(self.faults.values()):,}"),
+            ("findings (below)", f"{len(self.findings)}"),
+            ("disassociated: gone", f"{self.pruned['gone']:,}"),
+            ("disassociated: lives and keeps to its ways (FALSE)", f"{self.pruned['false']}"),
+            ("  known exception of the census: lost and gained in one gap", f"{self.pruned['exception']}"),
+            ("  known and open: lost in one gap, gained in another", f"{self.pruned['twoGaps']}"),
+            ("disassociated: away for longer than its threshold", f"{self.pruned['honest']}"),
+            ("disassociated: never came (neverSeenThreshold)", f"{self.pruned['neverCame']}"),
+            ("devices that died, moved or were replaced", f"{len(self.dead):,}"),
+            ("  of these with a proof, not taken off by others", f"{len(provable):,}"),
+            ("  of these disassociated", f"{len(gone):,} ({_percent(len(gone), len(provable))})"),
+            ("days from provable to gone: median, 95 %", f"{_at(delays, 0.5):.2f}, {_at(delays, 0.95):.2f}"),
+            ("calls of the cloud in a site-year", _calls(self)),
+        ]
+        lines = _columns([("what", "figure"), *rows])
+        lines += ["", "Dead devices without a proof at the end, and why"]
+        lines += _columns([("devices", "why"), *((str(n), why) for why, n in self.unproven.most_common())])
+        lines += ["", "By kind of site"]
+        lines += _columns([_KIND_HEADER, *(_kind_row(name, part) for name, part in sorted(self.kinds.items()))])
+        lines += ["", "False disassociations in 1,000 device-years (on sites with events where a solution needs events)"]
+        with_events = [part for name, part in self.kinds.items() if name != "messages"]
+        event_years = sum(part.device_years for part in with_events)
+        excused = self.pruned["exception"] + self.pruned["twoGaps"]
+        ours = self.pruned["false"] + excused
+        table = [("solution", "false", "dead disassociated"), (OURS, _rate(ours, self.device_years), str(len(gone)))]
+        for name, tally in self.baselines.items():
+            years = event_years if "disconnect" in name else self.device_years
+            table.append((name, _rate(tally["false"], years), str(tally["gone"])))
+        lines += _columns(table)
+        if excused:
+            lines.append(f"(all {excused} of ours by the known exception of the census)" if excused == ours else "")
+        if self.findings:
+            lines += ["", "Findings"]
+            lines += [f"  seed {seed}: {finding}" for seed, finding in self.findings[:20]]
+            lines.append("replay one with: PYTHONPATH=src python -m local_core.simulation --seed SEED")
+        return "\n".join(lines)
+
+
+_KIND_HEADER = ("kind", "device-years", "dead", "with a proof", "gone", "false", "exception", "two gaps", "median days")
+
+
+def _kind_row(name: str, part: Sum) -> tuple[str, ...]:
+    provable = [dead for dead in part.dead if dead.provable is not None]
+    gone = [dead for dead in provable if dead.pruned is not None]
+    days = [(dead.pruned - dead.provable) / DAY for dead in gone if dead.pruned and dead.provable]
+    return (
+        name,
+        f"{part.device_years:,.0f}",
+        str(len(part.dead)),
+        str(len(provable)),
+        str(len(gone)),
+        str(part.pruned["false"]),
+        str(part.pruned["exception"]),
+        str(part.pruned["twoGaps"]),
+        f"{median(days):.2f}" if days else "-",
+    )
+
+
+def _calls(total: Sum) -> str:
+    return ", ".join(f"{name} {number / total.site_years:,.0f}" for name, number in total.calls.most_common())
+
+
+def _rate(number: int, years: float) -> str:
+    return f"{1000 * number / years:.2f}" if years else "-"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _at(values: Sequence[float], part: float) -> float:
+    return values[min(len(values) - 1, int(part * len(values)))] if values else 0.0
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def simulate(site: Site) -> tuple[Site, str, Figures]:
+    """Let the time of one site pass, silently; for a process of a pool."""
+    logging.getLogger("client_device_pruner").disabled = True
+    world = World(site)
+    judge = world.run()
+    return site, world.kind, judge.figures
+
+
+def sites(first_seed: int, years: float) -> Iterator[Site]:
+    """Sites without end, a seed each."""
+    seed = first_seed
+    while True:
+        yield Site(seed, years=years)
+        seed += 1
+
+
+def run(wanted: Iterable[Site], device_years: float, processes: int | None = None) -> Iterator[Sum]:
+    """Simulate sites until there are enough device-years; gives the sum after each."""
+    total = Sum()
+    processes = processes or os.cpu_count() or 1
+    if processes == 1:
+        for site in wanted:
+            total.add(*simulate(site))
+            yield total
+            if total.device_years >= device_years:
+                return
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=50) as pool:
+        results = pool.imap(simulate, itertools.islice(wanted, MOST_SITES))
+        for site, kind, figures in results:
+            total.add(site, kind, figures)
+            yield total
+            if total.device_years >= device_years:
+                pool.terminate()
+                return

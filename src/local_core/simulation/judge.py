@@ -1,0 +1,298 @@
+"""The truth about a site, and what the component's decisions are worth by it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from client_device_pruner.coverage import cover
+from client_device_pruner.journal import WINDOW_SECONDS
+from client_device_pruner.ledger import get_meta
+from client_device_pruner.policy import testify
+from local_core.simulation.devices import DAY, Device
+from local_core.simulation.edges import Cloud
+
+if TYPE_CHECKING:
+    from local_core.simulation.world import World
+
+MAX_QUIET_SECONDS = 180.0
+FALSE, HONEST, GONE, NEVER_CAME = "false", "honest", "gone", "neverCame"
+ONE_GAP, TWO_GAPS = "exception", "twoGaps"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that must not be: when (seconds since the beginning), what, of whom."""
+
+    at: float
+    kind: str
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"day {self.at / DAY:.3f}: {self.kind} {self.name}: {self.text}"
+
+
+@dataclass(slots=True)
+class Dead:
+    """A device that is gone, and what became of its association."""
+
+    name: str
+    died: float
+    provable: float | None = None
+    pruned: float | None = None
+    end: str = ""
+    ideal_seconds: float = 0.0
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one site came to; the sums of many sites are made by `campaign`."""
+
+    device_years: float = 0.0
+    pruned: Counter[str] = field(default_factory=Counter)
+    dead: list[Dead] = field(default_factory=list)
+    unproven: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    baselines: dict[str, Counter[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    commits: int = 0
+    runs: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+class Judge:
+    """Keeps what is true beside what the component believes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.figures = Figures()
+        self.dead: dict[str, Dead] = {}
+        self._missed: dict[tuple[str, str], int] = {}
+        self._shown: set[int] = set()
+        self._shown_up_to = 0
+        self._last_gauge: float | None = None
+        self._last_uptime: int | None = None
+        self._gap_at_gauge = 0
+        self._ideal_since: tuple[float, int] | None = None
+        self._used: Counter[int] = Counter()
+
+    def find(self, kind: str, name: str, text: str) -> None:
+        """Keep something that must not be."""
+        finding = Finding(self._world.now, kind, name, text)
+        self._world.say(f"FINDING {finding}")
+        self.figures.findings.append(finding)
+
+    # What the component cannot have heard
+
+    def missed(self, name: str, kind: str) -> None:
+        """An event did not reach the component: in which gap."""
+        self._missed[name, kind] = self._world.gap
+
+    def gauged(self, uptime: int) -> None:
+        """A count and an uptime arrive: a gap before them shows by itself if they came late, or the uptime fell."""
+        world = self._world
+        late = self._last_gauge is None or world.now - self._last_gauge > MAX_QUIET_SECONDS
+        fell = self._last_uptime is None or uptime < self._last_uptime
+        if (late or fell) and world.gap > self._gap_at_gauge:
+            self._shown.update(range(self._gap_at_gauge + 1, world.gap + 1))
+        self._last_gauge, self._last_uptime, self._gap_at_gauge = world.now, uptime, world.gap
+
+    def _deceived(self, name: str) -> str:
+        """Whether the census was deceived as is known of it: lost and gained in one gap that nothing shows, or two."""
+        world = self._world
+        component = world.component
+        if component is None or world.kind == "messages":
+            return ""
+        gained = self._missed.get((name, "connected"))
+        if gained is None or gained in self._shown or name not in world.sessions:
+            return ""
+        lost = [
+            gap
+            for believed in component.watch.sources.sessions()
+            if believed not in world.sessions
+            and (gap := self._missed.get((believed, "disconnected"))) is not None
+            and gap not in self._shown
+        ]
+        if gained in lost:
+            return ONE_GAP
+        return TWO_GAPS if lost else ""
+
+    # Verdicts
+
+    def truth(self, name: str, threshold_seconds: float) -> str:
+        """What pruning that device now would be."""
+        device = self._world.devices[name]
+        if not device.alive:
+            return GONE
+        if not device.came:
+            return NEVER_CAME
+        if device.away_since is not None and self._world.now - device.away_since >= threshold_seconds:
+            return HONEST
+        return FALSE
+
+    def batch(self, names: tuple[str, ...]) -> None:
+        """The component asks for devices to be disassociated: hold it against what it may do."""
+        world = self._world
+        component = world.component
+        if component is None:
+            return
+        at = world.clock.monotonic()
+        window = int(component.watch.ledger.running_seconds(at) // WINDOW_SECONDS)
+        self._used[window] += len(names)
+        budget = get_meta(world.disk.real, "budget", {"base": 0})
+        allowed = math.ceil(budget["base"] * component.watch.settings.limits.max_percent_per_day / 100)
+        if world.cloud.refuses not in names and self._used[window] > allowed and not world.cloud.failing:
+            self.find("budget", "", f"{self._used[window]} in one window, {allowed} allowed")
+        present = component.watch.sources.present_names()
+        for name in names:
+            if name in present:
+                self.find("present", name, "asked to be disassociated while a source has it present")
+
+    def pruned(self, name: str) -> None:
+        """The cloud disassociates a device because the component asked for it."""
+        world = self._world
+        component = world.component
+        assert component is not None  # noqa: S101 - who else would have asked
+        threshold = component.watch.settings.threshold_seconds(name)
+        device = world.devices[name]
+        if not component.watch.ledger.devices[name].seen and not device.came:
+            threshold = component.watch.settings.never_seen_seconds or math.inf
+        verdict = self.truth(name, threshold)
+        if verdict == FALSE:
+            verdict = self._deceived(name) or FALSE
+        self.figures.pruned[verdict] += 1
+        world.say(f"cloud: {name} ({device.style}) is disassociated: {verdict}")
+        if verdict == FALSE:
+            evidence = self._evidence(name)
+            where = "connected" if name in world.sessions else "not connected now"
+            self.find("false", name, f"a device that lives ({device.style}, {where}) was disassociated: {evidence}")
+        if verdict == GONE and (dead := self.dead.get(name)) is not None:
+            dead.pruned, dead.end = world.now, "pruned"
+            if dead.provable is None:
+                dead.provable = world.now
+        elif device.alive and device.keeps_coming:
+            world.after(device.rng.uniform(1, 5) * DAY, lambda: world.owner_associates(device))
+
+    def _evidence(self, name: str) -> str:
+        rows = self._world.disk.rows(
+            f"SELECT evidence FROM disassociations WHERE name = '{name}' ORDER BY id DESC LIMIT 1"  # noqa: S608
+        )
+        return str(rows[0][0]) if rows else "none"
+
+    # Those who are gone
+
+    def died(self, device: Device) -> None:
+        """A device is gone for good."""
+        if device.name in self._world.cloud.associations:
+            self.dead[device.name] = dead = Dead(device.name, self._world.now)
+            self.figures.dead.append(dead)
+
+    def removed_by_another(self, device: Device) -> None:
+        """Somebody else takes a dead device off the list."""
+        if self._world.cloud.associations.pop(device.name, None) is not None and device.name in self.dead:
+            self._world.say(f"somebody takes {device.name} off the list")
+            self.dead[device.name].end = "removed by another"
+
+    def cycle(self) -> None:
+        """A cycle ended: who of the dead is provable by now, and who should be gone?"""
+        world = self._world
+        component = world.component
+        if component is None:
+            return
+        self._note_ideal()
+        waiting = [dead for dead in self.dead.values() if not dead.end]
+        if not waiting:
+            return
+        now = component.watch.circumstances()
+        settings = component.watch.settings
+        holding = bool(component.watch.guards.standing) or settings.dry_run
+        for dead in waiting:
+            device = component.watch.ledger.devices.get(dead.name)
+            if device is None:
+                continue
+            if dead.provable is None and any(testify(device, witness, now).applies for witness in now.witnesses):
+                dead.provable = world.now
+                world.say(f"{dead.name} is provably gone")
+            dead.held = holding or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
+            planned = any(component.watch.guards.holds(guard) for guard in PLANNED)
+            bound = settings.offline_threshold_seconds + settings.notice_seconds + 2.2 * settings.check_interval_seconds
+            if device.seen and not dead.held and not planned and dead.ideal_seconds > 1.5 * bound + 3 * DAY:
+                self.find("late", dead.name, f"gone for {dead.ideal_seconds / DAY:.1f} days in which all was heard")
+                dead.end = "late"
+
+    def _note_ideal(self) -> None:
+        """Add up the time in which nothing kept the component from seeing that somebody is gone."""
+        world = self._world
+        component = world.component
+        assert component is not None  # noqa: S101 - a cycle of it has just ended
+        since, self._ideal_since = self._ideal_since, None
+        if world.kind == "messages" or not world.heard:
+            return
+        # Who spoke or was heard is known; whoever came unheard and is silent keeps the census still, and rightly so.
+        if component.watch.sources.sessions() != world.sessions.keys():
+            return
+        self._ideal_since = (world.now, world.gap)
+        if since is not None and since[1] == world.gap:
+            for dead in self.dead.values():
+                if not dead.end:
+                    dead.ideal_seconds += min(world.now - since[0], world.now - dead.died)
+
+    # The end
+
+    def finish(self) -> None:
+        """Sum up."""
+        world, figures = self._world, self.figures
+        figures.device_years = world.device_seconds / (365.25 * DAY)
+        figures.calls = world.cloud.calls
+        figures.commits, figures.runs = world.disk.commits, world.runs
+        figures.baselines = {name: tally for name, tally in world.baselines.tallies.items()}
+        self._check_audit(world.cloud)
+        component = world.component
+        for dead in self.dead.values():
+            if dead.end:
+                continue
+            dead.end = "waits"
+            if dead.provable is None:
+                figures.unproven[self._why(dead, component)] += 1
+
+    def _why(self, dead: Dead, component: Any) -> str:
+        if component is None:
+            return "the component was off at the end"
+        device = component.watch.ledger.devices.get(dead.name)
+        if device is None:
+            return "not listed yet at the end"
+        now = component.watch.circumstances()
+        settings = component.watch.settings
+        if self._world.now - dead.died < settings.threshold_seconds(dead.name):
+            return "dead for less than its threshold at the end"
+        lacking = cover([device], now).reasons
+        if lacking:
+            return lacking[0].partition(": ")[2]
+        return "its source did not vouch for as long as its threshold yet"
+
+    def _check_audit(self, cloud: Cloud) -> None:
+        """Each disassociation that was carried out has its row, and no other has one that says done."""
+        rows = self._world.disk.rows("SELECT name, associated_at, outcome FROM disassociations")
+        done = Counter((name, stamp) for name, stamp, outcome in rows if outcome == "done")
+        known = Counter((name, stamp) for name, stamp, outcome in rows if outcome in {"done", "open"})
+        carried = Counter(cloud.carried)
+        if any(number > 1 for number in carried.values()):
+            self.find("audit", "", f"disassociated twice: {[key for key, number in carried.items() if number > 1]}")
+        if missing := carried - known:
+            self.find("audit", "", f"carried out without a row that says so: {sorted(missing)[:3]}")
+        if untrue := done - carried:
+            self.removed_meanwhile(untrue)
+
+    def removed_meanwhile(self, untrue: Counter[Any]) -> None:
+        """Done says "no longer listed": that holds too where somebody else was quicker."""
+        gone = [key for key in untrue if key[0] in self._world.cloud.associations]
+        if gone:
+            self.find("audit", "", f"said to be done, but still listed: {gone[:3]}")
+
+
+PLANNED = ("approval", "outage", "maxPerCycle", "maxPercentPerDay")
