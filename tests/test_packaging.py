@@ -1,5 +1,6 @@
 """What `gdk component build` would pack, that it installs without a network, and that its versions are the same."""
 
+import asyncio
 import glob
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from install_wheels import read_requirements
+from install_wheels import Target, choose, read_requirements
 from local_core.component import State
 from local_core.core import BRIDGE, LocalCore
 from local_core.devices import ClientDevices
@@ -165,21 +166,19 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh(wheelhouse: Path) -> Iterator[Path]:
     """A folder outside of /tmp with the unpacked artifact, the wheelhouse in it."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fresh core ") as name:  # noqa: S108 - a private folder in it
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fresh core ") as name:
         folder = Path(name)
         with zipfile.ZipFile(pack(PROJECT, folder)) as archive:
             archive.extractall(folder / "artifact")
         shutil.rmtree(folder / "copy")
         shutil.rmtree(folder / "artifact/wheelhouse", ignore_errors=True)
-        (folder / "artifact/wheelhouse").symlink_to(wheelhouse)
+        shutil.copytree(wheelhouse, folder / "artifact/wheelhouse")
         yield folder
 
 
 @pytest.mark.timeout(240)
 def test_wheelhouse_serves_every_machine_and_python(wheelhouse: Path) -> None:
     """Both machines and each Python have every package; what is pinned, and nothing else."""
-    from install_wheels import Target, choose
-
     pinned = read_requirements((PROJECT / "requirements.txt").read_text("utf-8"))
     chosen = {
         choose(requirement, wheelhouse, Target(minor, machine, (2, 17)))
@@ -201,6 +200,12 @@ env -i work/venv/bin/python -c 'import sys, awscrt.io, awsiot.greengrasscoreipc,
 """
 
 
+def add_program(path: Path, script: str) -> None:
+    """Make an executable script."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("lacking", ["", "venv ensurepip"], ids=["venv", "no-venv"])
 def test_fresh_machine_without_network(fresh: Path, lacking: str) -> None:
@@ -210,9 +215,10 @@ def test_fresh_machine_without_network(fresh: Path, lacking: str) -> None:
     (fresh / "bin").mkdir()
     for module in lacking.split():
         (fresh / "bin" / f"{module}.py").write_text("raise ImportError\n")
-    python = fresh / "bin/python3.14"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{fresh}/bin" exec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
-    python.chmod(0o755)
+    for minor in ("", *(f".{number}" for number in range(10, 14))):
+        add_program(fresh / f"bin/python3{minor}", "exit 127")
+    python = sys._base_executable  # type: ignore[attr-defined]
+    add_program(fresh / "bin/python3.14", f'PYTHONPATH="{fresh}/bin" exec "{python}" "$@"')
     result = subprocess.run(
         ["unshare", "-n", "-m", "sh", "-c", WITHOUT_NETWORK, "sh", fresh, f"{fresh}/bin:/usr/bin:/bin"],  # noqa: S607 - as above
         capture_output=True,
@@ -241,8 +247,9 @@ async def test_the_built_artifact_installs_and_runs_on_a_core(fresh: Path, monke
         await core.deploy({COMPONENT_NAME: {"merge": TRIAL}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}})
         await core.component.wait_for_state(State.RUNNING, timeout_seconds=240)
         await site.event("cycle", seconds=60)
-        listed = subprocess.run(
-            [core.work_dir / "pruner", "status", "--json"], capture_output=True, text=True, check=False, timeout=60
+        command = await asyncio.create_subprocess_exec(
+            core.work_dir / "pruner", "status", "--json", stdout=asyncio.subprocess.PIPE
         )
-        assert json.loads(listed.stdout)
+        printed, _ = await command.communicate()
+        assert json.loads(printed)
         site.check_events()

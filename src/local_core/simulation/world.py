@@ -211,7 +211,8 @@ class World:
         roll_call = component.watch.sources.roll_call
         due = component._next_roll_call + self.clock.booted  # noqa: SLF001
         calls = int((until - due) // ROLL_CALL_SECONDS)
-        steady = roll_call is not None and roll_call.clock.vouching(self.clock.monotonic())
+        # A call comes with a turn: those due between two minutes come with the next one.
+        steady = due % MINUTE == 0 and roll_call is not None and roll_call.clock.vouching(self.clock.monotonic())
         if calls > 0 and roll_call is not None and steady and roll_call.names == {*self.sessions, BRIDGE}:
             _skip_vouchers(roll_call.clock, calls * ROLL_CALL_SECONDS)
             component._next_roll_call += calls * ROLL_CALL_SECONDS  # noqa: SLF001
