@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,7 @@ class Machine:
     published: list[tuple[float, str, bytes]] = field(default_factory=list)
     calls: list[Request] = field(default_factory=list)
     roll_calls: list[tuple[str, str]] = field(default_factory=list)
+    started: list[Component] = field(default_factory=list)
     children: int = 0
     counting: bool = True
     _numbers: int = 0
@@ -193,6 +194,7 @@ class Machine:
         """Start the component; one that runs is left as SIGKILL leaves it."""
         edges = Edges(self._connect, lambda deliver: FakeWorker(self, deliver), lambda _deliver: FakeRollCaller(self))
         self.component = Component(self.work_dir, "core-1", self.clock, edges, jitter=lambda: 0.5)
+        self.started.append(self.component)
         self._connect(self.component.inbox)
         self.turn()
 
@@ -291,9 +293,13 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path) -> Iterator[Machine]:
     """A machine whose component is not started yet."""
-    return Machine(tmp_path)
+    machine = Machine(tmp_path)
+    yield machine
+    for component in machine.started:  # the system closes the files of a process that was killed, too
+        if component.watch.ledger.connection is not None:
+            component.watch.ledger.connection.close()
 
 
 def with_a_gone_device(machine: Machine, *names: str, **settings: Any) -> None:

@@ -608,9 +608,7 @@ def test_certificate_set_for_pip_wins(
 
 
 def test_no_home_and_no_room_in_tmp(device: Device, index: Index) -> None:
-    """Without a home, and with a temporary directory that takes nothing, it installs; it leaves nothing behind."""
-    before = sorted(Path("/tmp").glob("pip-*"))  # noqa: S108 - where pip would put its files
+    """Without a home, and with a temporary directory that takes nothing, it installs."""
     result = device.install(HOME="", TMPDIR="/dev/full", TEMP="/dev/full", TMP="/dev/full", PIP_INDEX_URL=index.url)
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner().startswith("1.0")
-    assert sorted(Path("/tmp").glob("pip-*")) == before  # noqa: S108 - as above

@@ -42,7 +42,7 @@ TRIAL: dict[str, Any] = {
     "allowShortDurations": True,
     "offlineThreshold": "3s",
     "noticePeriod": "1s",
-    "checkInterval": "0.5s",
+    "checkInterval": "1s",
     "sources": {"emqx": {"maxQuiet": "1.5s"}, "messages": {"maxQuiet": "2s"}},
     "limits": {"approvalPercent": 100, "maxPercentPerDay": 100},
     "massLoss": {"window": "0.1s"},
@@ -115,7 +115,7 @@ class Site:
             if event["type"] == wanted and (name is None or event.get("subject") == name)
         ]
 
-    async def event(self, kind: str, name: str | None = None, seconds: float = 30.0, **data: Any) -> dict[str, Any]:
+    async def event(self, kind: str, name: str | None = None, seconds: float = 90.0, **data: Any) -> dict[str, Any]:
         """Wait for an event, past or to come; returns its data."""
         wanted = f"community.greengrass.pruner.{kind}"
 
@@ -130,7 +130,7 @@ class Site:
         found: dict[str, Any] = event["data"]
         return found
 
-    async def cycles(self, number: int, seconds: float = 30.0) -> None:
+    async def cycles(self, number: int, seconds: float = 90.0) -> None:
         """Wait until so many more cycles have ended."""
         until = len(self.of_type("cycle")) + number
         await self.core.wait_for_event(lambda _event: len(self.of_type("cycle")) >= until, timeout_seconds=seconds)
@@ -142,7 +142,7 @@ class Site:
         )
 
     async def until(
-        self, reached: Callable[[], Any], seconds: float = 30.0, what: str = "it did not come to that"
+        self, reached: Callable[[], Any], seconds: float = 90.0, what: str = "it did not come to that"
     ) -> Any:
         """Wait until what is asked again and again is true, and return it."""
         deadline = time.monotonic() + seconds
@@ -159,7 +159,7 @@ class Site:
         """What the component has logged, line by line; lines of others have only a `message`."""
         return [_fields(line) for line in list(self.core.component.output)]
 
-    async def logged(self, message: str, seconds: float = 30.0, **fields: Any) -> dict[str, Any]:
+    async def logged(self, message: str, seconds: float = 90.0, **fields: Any) -> dict[str, Any]:
         """Wait for a line of the log with that message and these fields; returns all its fields."""
 
         def found() -> dict[str, Any] | None:

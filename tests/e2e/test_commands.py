@@ -14,7 +14,7 @@ import pytest
 from local_core.cloud import DISASSOCIATE
 from trial_site import REPOSITORY, MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 async def pruner(site: Site, *arguments: str) -> tuple[int, str, str]:

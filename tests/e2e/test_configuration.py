@@ -10,7 +10,7 @@ from local_core.cloud import DISASSOCIATE
 from local_core.component import State
 from trial_site import COMPONENT, TRIAL, MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 MISTAKES: dict[str, Any] = {
     "offlineThreshold": 30,

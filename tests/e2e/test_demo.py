@@ -14,7 +14,7 @@ import pytest
 
 from trial_site import REPOSITORY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STORY = (
     "before: alarm, camera, lamp-1, lamp-2, pump, sensor.",

@@ -10,7 +10,7 @@ import pytest
 from local_core.cloud import CREDENTIALS, DISASSOCIATE, LIST, Call
 from trial_site import MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 THRESHOLD_SECONDS = 3.0
 NOTICE_SECONDS = 1.0

@@ -12,7 +12,7 @@ import yaml
 from local_core.cloud import DISASSOCIATE, LIST
 from trial_site import COMPONENT, REPOSITORY, MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PUBSUB, MQTT_PROXY = "aws.greengrass.ipc.pubsub", "aws.greengrass.ipc.mqttproxy"
 SUBSCRIBE = f"{COMPONENT}:pubsub:subscribe:1"

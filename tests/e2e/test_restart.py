@@ -11,7 +11,7 @@ from local_core.cloud import DISASSOCIATE
 from local_core.component import State
 from trial_site import MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 GAP_SECONDS = 6.0
 """Longer than threshold and notice together: if it counted, everything would be due after it."""

@@ -14,7 +14,7 @@ from local_core.cloud import DISASSOCIATE
 from local_core.emqx_api import EmqxApi
 from trial_site import MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 THRESHOLD_SECONDS = 3.0
 INTERVAL_SECONDS = 0.5

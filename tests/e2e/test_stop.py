@@ -11,7 +11,7 @@ from local_core.cloud import CREDENTIALS, DISASSOCIATE, LIST, Fault
 from local_core.component import State
 from trial_site import COMPONENT, MakeSite, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STOP_SECONDS = 2.0
 """The bound that DESIGN gives; the nucleus itself waits for five seconds."""

@@ -189,6 +189,7 @@ async def test_lite_restarts_a_component_whose_configuration_changes(
     async with LocalCore(tmp_path / "root", recipe=recipe, artifact=artifact, environment=venv, lite=True) as core:
         await core.deploy()
         await core.component.wait_for_state(State.RUNNING)
+        await _until(lambda: "2.1.0" in core.component.output)
         await core.deploy({_NAME: {"merge": {"greeting": "hi"}}})
         await _until(lambda: core.component.starts == 2)
         await _until(lambda: list(core.component.output).count("2.1.0") == 2)

@@ -17,7 +17,7 @@ INDEX = "daily poll of a connectivity index"
 
 
 class Baselines:
-    """Three of them; none changes anything, each is judged by the truth and forgets a device that it pruned for a while.
+    """Three of them; none changes anything, each is judged by the truth, and spares whom it pruned for a while.
 
     (a) takes the events that the component receives, and prunes whose last one is a disconnect older than the
     threshold by the wall clock; (b) keeps its table across restarts; (c) asks an index of the devices' own

@@ -6,12 +6,15 @@ import itertools
 import logging
 import multiprocessing
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 from local_core.simulation.devices import DAY
+from local_core.simulation.edges import Disk
 from local_core.simulation.judge import Dead, Figures, Finding
 from local_core.simulation.world import Site, World
 
@@ -70,7 +73,7 @@ class Sum:
             ("disassociated: gone", f"{self.pruned['gone']:,}"),
             ("disassociated: lives and keeps to its ways (FALSE)", f"{self.pruned['false']}"),
             ("  known exception of the census: lost and gained in one gap", f"{self.pruned['exception']}"),
-            ("  known and open: lost in one gap, gained in another", f"{self.pruned['twoGaps']}"),
+            ("  known and open: a session lost in one gap, one gained in another", f"{self.pruned['twoGaps']}"),
             ("disassociated: away for longer than its threshold", f"{self.pruned['honest']}"),
             ("disassociated: never came (neverSeenThreshold)", f"{self.pruned['neverCame']}"),
             ("devices that died, moved or were replaced", f"{len(self.dead):,}"),
@@ -84,7 +87,10 @@ class Sum:
         lines += _columns([("devices", "why"), *((str(n), why) for why, n in self.unproven.most_common())])
         lines += ["", "By kind of site"]
         lines += _columns([_KIND_HEADER, *(_kind_row(name, part) for name, part in sorted(self.kinds.items()))])
-        lines += ["", "False disassociations in 1,000 device-years (on sites with events where a solution needs events)"]
+        lines += [
+            "",
+            "False disassociations in 1,000 device-years (of sites with events, where a solution needs them)",
+        ]
         with_events = [part for name, part in self.kinds.items() if name != "messages"]
         event_years = sum(part.device_years for part in with_events)
         excused = self.pruned["exception"] + self.pruned["twoGaps"]
@@ -151,6 +157,21 @@ def simulate(site: Site) -> tuple[Site, str, Figures]:
     world = World(site)
     judge = world.run()
     return site, world.kind, judge.figures
+
+
+def bytes_a_day(devices: int = 50) -> int:
+    """What a day of a quiet site writes into the state file's write-ahead log, in bytes; nothing is folded."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "pruner.db"
+        sizes = []
+        for days in (1, 2):
+            path.unlink(missing_ok=True)
+            site = Site(1, years=days / 365.25, devices=devices, kind="both", fold=False, faults=False, described=True)
+            disk = Disk(path)
+            World(site, disk=disk).run()
+            sizes.append(path.with_name("pruner.db-wal").stat().st_size)
+            disk.real.close()
+    return sizes[1] - sizes[0]
 
 
 def sites(first_seed: int, years: float) -> Iterator[Site]:

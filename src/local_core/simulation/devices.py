@@ -24,6 +24,11 @@ PERIODS = {"hourly": 3600.0, "sixHourly": 21_600.0, "flapping": 14_400.0, "seaso
 VISITS = {"daily": DAY, "weekly": 7 * DAY}
 
 
+def dice(seed: object, what: str) -> Random:
+    """A stream of chances of its own, the same each time."""
+    return Random(f"{seed}/{what}")  # noqa: S311 - to be repeated is its purpose
+
+
 @dataclass(slots=True)
 class Device:
     """The truth about one device.

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from client_device_pruner.ipc import Disconnected, Message
-from local_core.simulation.devices import DAY
+from local_core.simulation.devices import DAY, dice
 from local_core.simulation.edges import IN
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan(world: World) -> None:
     for fault in FAULTS:
         if fault.happen is dies_at_a_point and not world.site.deaths_at_points:
             continue
-        rng = Random(f"{world.site.seed}/{fault.name}")
+        rng = dice(world.site.seed, fault.name)
         _next(world, fault, rng)
 
 
@@ -45,7 +45,7 @@ def _next(world: World, fault: Fault, rng: Random) -> None:
 
     at = rng.expovariate(fault.per_year * world.stress / YEAR)
     # What was committed last shall not depend on what was folded.
-    world.after(at - 1200.0, world.disturb)
+    world.after(at - 1200.0, lambda: world.disturb(1300.0))
     world.after(at, happen)
 
 
@@ -84,7 +84,7 @@ def _moves(world: World, rng: Random, seconds: float) -> None:
         leaves = rng.uniform(0, min(seconds, 60.0))
         world.after(leaves, lambda device=device: world.disconnect(device))  # type: ignore[misc]
         back = leaves + rng.uniform(0.5, 200.0)
-        world.after(back, lambda device=device: device.wants and world._reconnects(device))  # type: ignore[misc]  # noqa: SLF001
+        world.after(back, lambda device=device: world.reconnects(device))  # type: ignore[misc]
 
 
 def _retained(world: World, rng: Random) -> None:
@@ -203,7 +203,7 @@ def overflow(world: World, rng: Random) -> None:
     inbox.put(Message(f"{IN}storm", b"", world.clock.monotonic()))
     for name in [name for name in world.sessions if rng.random() < 0.1]:
         world.disconnect(world.devices[name])
-        world.after(rng.uniform(0.5, 30), lambda device=world.devices[name]: world._reconnects(device))  # type: ignore[misc]  # noqa: SLF001
+        world.after(rng.uniform(0.5, 30), lambda device=world.devices[name]: world.reconnects(device))  # type: ignore[misc]
     inbox._limit = limit  # noqa: SLF001
     world.turn()
 

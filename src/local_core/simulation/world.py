@@ -9,6 +9,7 @@ step. `tests/test_simulation.py` holds that the decisions are the same without f
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import json
@@ -26,7 +27,7 @@ from client_device_pruner.ipc import ConfigurationChanged, Message
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
 from client_device_pruner.source_clock import SourceClock
 from local_core.simulation.baselines import Baselines
-from local_core.simulation.devices import DAY, PERIODS, VISITS, Device, make
+from local_core.simulation.devices import DAY, PERIODS, VISITS, Device, dice, make
 from local_core.simulation.edges import (
     CANARY,
     EPOCH,
@@ -62,6 +63,7 @@ class Site:
     Attributes:
         fold: whether quiet stretches are folded.
         faults: whether anything ever goes wrong.
+        described: whether the component describes its state for people, as it does outside of the simulation.
         deaths_at_points: whether the component may die between two steps of a cycle.
     """
 
@@ -71,6 +73,7 @@ class Site:
     kind: str | None = None
     fold: bool = True
     faults: bool = True
+    described: bool = False
     deaths_at_points: bool = True
 
 
@@ -95,9 +98,9 @@ class World:
     def __post_init__(self) -> None:
         """Make the site; nothing runs yet."""
         seed = self.site.seed
-        self.rng = Random(f"{seed}/site")
-        self._wire = Random(f"{seed}/wire")
-        self._jitter = Random(f"{seed}/jitter")
+        self.rng = dice(seed, "site")
+        self._wire = dice(seed, "wire")
+        self._jitter = dice(seed, "jitter")
         self.kind = self.site.kind or self.rng.choice(KINDS)
         self.size = self.site.devices or round(8 * 2 ** self.rng.uniform(0, 4))
         self.end = self.site.years * 365.25 * DAY
@@ -212,7 +215,8 @@ class World:
         due = component._next_roll_call + self.clock.booted  # noqa: SLF001
         calls = int((until - due) // ROLL_CALL_SECONDS)
         # A call comes with a turn: those due between two minutes come with the next one.
-        steady = due % MINUTE == 0 and roll_call is not None and roll_call.clock.vouching(self.clock.monotonic())
+        answered = self.broker_up and self.bridge_up and not self.api_silent and due % MINUTE == 0
+        steady = answered and roll_call is not None and roll_call.clock.vouching(self.clock.monotonic())
         if calls > 0 and roll_call is not None and steady and roll_call.names == {*self.sessions, BRIDGE}:
             _skip_vouchers(roll_call.clock, calls * ROLL_CALL_SECONDS)
             component._next_roll_call += calls * ROLL_CALL_SECONDS  # noqa: SLF001
@@ -322,7 +326,8 @@ class World:
         self.baselines.restarted()
         try:
             edges = Edges(self._connect, self._worker, self._roll_caller)
-            component = Quiet(Path("simulated"), CORE, self.clock, edges, self._jitter.random)
+            made = Component if self.site.described else Quiet
+            component = made(Path("simulated"), CORE, self.clock, edges, self._jitter.random)
             self.component = component
             self._connect(component.inbox)
         except Death:
@@ -334,10 +339,8 @@ class World:
         """End the run as SIGTERM does."""
         component = self.component
         if component is not None:
-            try:
+            with contextlib.suppress(Death):
                 component.close()
-            except Death:
-                pass
             self.bury()
 
     def bury(self, back_seconds: float | None = None) -> None:
@@ -355,10 +358,9 @@ class World:
         if component is not None:
             component.pruning._ending = True  # noqa: SLF001 - its generators must not speak from the grave
             for job in component.pruning._jobs.values():  # noqa: SLF001
-                try:
+                # What the dead still try is of no interest.
+                with contextlib.suppress(Death, Exception):
                     job.end()
-                except (Death, Exception):  # noqa: BLE001, S110 - what the dead still try is of no interest
-                    pass
         if back_seconds is not None:
             self.after(back_seconds, self.start_component)
 
@@ -450,7 +452,7 @@ class World:
         """Associate a new device, which comes within some days, or never."""
         number = next(self._numbers)
         name = f"d{number}"
-        device = self.devices[name] = make(name, Random(f"{self.site.seed}/{name}"))
+        device = self.devices[name] = make(name, dice(self.site.seed, name))
         device.associated_at = self.now
         self.cloud.associate(name)
         if device.rng.random() > 0.04:
@@ -567,9 +569,12 @@ class World:
         device.alive, device.wants, device.died = False, False, self.now
         self.judge.died(device)
         if how == "is replaced" or rng.random() < 0.4:
-            self.after(rng.uniform(0.1, 5) * DAY, lambda: self.add_device(late=rng.choice((0.0, DAY))) and None)
+            self.after(rng.uniform(0.1, 5) * DAY, lambda: self._comes_for_another(rng))
         if rng.random() < 0.05:
             self.after(rng.uniform(1, 60) * DAY, lambda: self.judge.removed_by_another(device))
+
+    def _comes_for_another(self, rng: Random) -> None:
+        self.add_device(late=rng.choice((0.0, DAY)))
 
     # The broker and the way to the component
 
@@ -614,19 +619,19 @@ class World:
             self.gap += 1
             self.disturb()
             self.say(f"lost on the wire: {device.name} {kind}")
-            self.judge.missed(device.name, kind)
+            self.judge.missed(device.name, kind, number)
             return
         if luck < 0.02:
             # Late, doubled, or both: others overtake it, and the next count may as well.
             self.disturb(300.0)
-            self.after(self._wire.uniform(0.2, 4.0), lambda: self._arrives(device.name, kind, topic, payload))
+            self.after(self._wire.uniform(0.2, 4.0), lambda: self._arrives(device.name, kind, number, topic, payload))
             if luck > 0.01:
                 return
-        self._arrives(device.name, kind, topic, payload)
+        self._arrives(device.name, kind, number, topic, payload)
 
-    def _arrives(self, name: str, kind: str, topic: str, payload: bytes) -> None:
+    def _arrives(self, name: str, kind: str, number: int, topic: str, payload: bytes) -> None:
         if not self.heard or self.component is None:
-            self.judge.missed(name, kind)
+            self.judge.missed(name, kind, number)
             return
         self.baselines.heard(name, kind)
         self.component.inbox.put(Message(topic, payload, self.clock.monotonic()))
@@ -637,8 +642,8 @@ class World:
         self.gap += 1
         self.disturb()
         self.broker_up = False
-        for name in self.sessions:
-            self.judge.missed(name, "disconnected")
+        for name, number in self.sessions.items():
+            self.judge.missed(name, "disconnected", number)
             self.devices[name].last_there = self.now
         self._tell_talk()
         self.sessions.clear()
@@ -652,10 +657,11 @@ class World:
         for device in list(self.devices.values()):
             if device.alive and device.wants:
                 wait = device.rng.uniform(1, 60) if device.rng.random() < 0.9 else device.rng.uniform(60, 900)
-                self.after(wait, lambda device=device: self._reconnects(device))  # type: ignore[misc]
+                self.after(wait, lambda device=device: self.reconnects(device))  # type: ignore[misc]
 
-    def _reconnects(self, device: Device) -> None:
-        if device.name not in self.sessions:
+    def reconnects(self, device: Device) -> None:
+        """A device that means to be there comes back, if it is not there already."""
+        if device.wants and device.name not in self.sessions:
             self.connect(device)
 
     def _daily(self) -> None:

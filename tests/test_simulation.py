@@ -1,0 +1,58 @@
+"""The simulation of whole sites: nothing false, nothing forgotten, and what it leaves out changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from local_core.simulation import campaign
+from local_core.simulation.judge import ONE_GAP, TWO_GAPS
+from local_core.simulation.world import Site, World
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_some_hundred_device_years_find_nothing() -> None:
+    """Whole sites with faults for some 200 device-years: nothing false, late, in vain, beyond the budget, or raised."""
+    total = campaign.Sum()
+    for seed, kind in enumerate(("both", "messages", "events", "messages"), start=101):
+        total.add(*campaign.simulate(Site(seed, kind=kind, devices=50)))
+    assert not total.findings, total.tables()
+    assert total.device_years > 180
+    assert total.pruned["false"] == 0
+    assert total.pruned["gone"] > 20, "the simulation is idle"
+    # The same devices, the same messages, simpler rules: they are not harmless here.
+    assert all(sum(tally.values()) for tally in total.baselines.values())
+    assert "device-years" in total.tables()
+
+
+@pytest.mark.parametrize(("seed", "kind"), [(4, "messages"), (8, "both"), (2, "events"), (7, "rollCall")])
+def test_folding_changes_no_decision(seed: int, kind: str) -> None:
+    """With every minute of it simulated, a site with faults comes to the same decisions at the same times."""
+
+    def decisions(*, fold: bool) -> list[object]:
+        world = World(Site(seed, years=0.14, devices=8, kind=kind, fold=fold))
+        world.run()
+        assert not world.judge.figures.findings
+        return [*world.decisions, sorted(world.cloud.associations), world.cloud.calls]
+
+    assert decisions(fold=True) == decisions(fold=False)
+
+
+def test_a_seed_is_the_same_story_each_time() -> None:
+    """Two runs of a seed tell the same timeline, but for the random names of cycles and plans."""
+
+    def timeline() -> list[tuple[float, str]]:
+        told: list[tuple[float, str]] = []
+        World(Site(9, years=0.2, devices=12), told=lambda at, text: told.append((at, text.partition("{")[0]))).run()
+        return told
+
+    assert timeline() == timeline()
+
+
+def test_the_judge_is_not_blind() -> None:
+    """A device that is connected, or keeps coming, is a finding when it is disassociated in the component's name."""
+    world = World(Site(3, years=0.02, devices=8, kind="both", faults=False))
+    world.after(5 * 86_400.0, lambda: world.judge.pruned("d1"))
+    judge = world.run()
+    assert [(finding.kind, finding.name) for finding in judge.figures.findings] == [("false", "d1")]
+    assert judge.figures.pruned[ONE_GAP] == judge.figures.pruned[TWO_GAPS] == 0
