@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MINORS = range(10, 15)
-LONG = ("crash", "deploy", "environment", "install", "invariants", "mutations", "packaging", "versions")
+LONG = ("crash", "deploy", "environment", "install", "invariants", "mutations", "packaging", "simulation")
 """Tests of scripts, documents and long searches: they take most of the time, and the whole suite runs them."""
 END_TO_END = "tests/e2e/test_main_job.py::test_a_killed_device_is_disassociated_and_nobody_else"
 _PROBE = "import sys, venv, ensurepip, sqlite3, ssl; print(sys.executable, sys.version_info[1], sep='\\n')"

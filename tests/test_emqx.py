@@ -790,11 +790,16 @@ class TestHabitBesideIt:
         matching.source.overflow(250.0)
         assert matching.source.silences_habit(251.0)
 
-    def test_a_broker_no_longer_heard_stops_objecting(self, matching: Watch) -> None:
+    def test_a_broker_that_vouched_before_objects_when_it_is_not_heard_any_more(self, matching: Watch) -> None:
+        """Its events may have been unmapped: a device that is connected to it without a word keeps no habit."""
+        assert matching.credit > 0
+        assert "not heard any more" in matching.source.silences_habit(200.1 + MAX_QUIET)
+
+    def test_a_broker_that_never_vouched_stops_objecting_when_it_is_not_heard(self, watch: Watch) -> None:
         """After maxQuiet without a word it is no witness, neither for nor against."""
-        matching.count(4, 180.0)
-        assert matching.source.silences_habit(180.0 + MAX_QUIET)
-        assert matching.source.silences_habit(180.1 + MAX_QUIET) == ""
+        watch.count(4, 180.0)
+        assert watch.source.silences_habit(180.0 + MAX_QUIET)
+        assert watch.source.silences_habit(180.1 + MAX_QUIET) == ""
 
 
 def test_the_reason_says_what_it_waits_for(watch: Watch) -> None:
@@ -810,3 +815,16 @@ def test_the_reason_says_what_it_waits_for(watch: Watch) -> None:
     )
     watch.count(3, 180.0)
     assert "more than known for 2 min" in watch.source.reason(300.0)
+
+
+def test_a_count_without_events_does_not_vouch(watch: Watch) -> None:
+    """Where the bridge carries the count and not the events, nobody would be known: a count that matches is none."""
+    watch.source.set_bridge("mqtt-bridge-*", known=True, mapped=False)
+    for minute in range(4):
+        watch.count(1, 60.0 * minute)
+    assert watch.credit == 0.0
+    assert "does not carry" in watch.source.reason(180.0)
+    watch.connected("a", 1, 190.0)
+    watch.count(2, 240.0)
+    watch.count(2, 300.0)
+    assert watch.credit == 60.0

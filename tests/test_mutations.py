@@ -143,6 +143,7 @@ def connected_at_is_compared(patch: Patch) -> None:
             real(self, node, name, payload, at)
         else:
             self._event(node, name, at)
+            self._signs.alive(name, at)
 
     patch.setattr(EmqxSource, "connected", planted)
 

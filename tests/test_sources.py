@@ -337,6 +337,21 @@ class TestRollCall:
         core.event("d", "connected", 3, 12.0)
         assert core.sources.roll_call_answered(frozenset({"a"}), 13.0)
 
+    def test_whom_an_answer_names_was_there_believed_or_not(self, core: Core) -> None:
+        """That an answer lacks a connected client is not believed; that it names another is a sign of life."""
+        assert not self.call(core, 900.0, "b")
+        assert core.ledger.announced("b")
+
+    def test_an_answer_vouches_up_to_where_its_call_began(self, core: Core) -> None:
+        """Who left while it was under way may still be named, and a check asks for a call of its own."""
+        assert self.call(core, 10.0, "a", "c")
+        core.sources.roll_call_begins()
+        assert core.sources.roll_call_answered(frozenset({"a", "c"}), 100.0, began=95.0)
+        source_id = core.witness(ROLL_CALL, 100.0).source_id
+        assert core.witness(ROLL_CALL, 100.0).clock_seconds == 85.0
+        assert core.sources.fresh_voucher(source_id, 95.0)
+        assert not core.sources.fresh_voucher(source_id, 96.0)
+
     def test_the_bridge_is_known_without_an_emqx_source(self) -> None:
         """A broker that refuses `$SYS` still answers roll calls, and the bridge in them shows which broker it is."""
         core = Core(**CALL, sources={"emqx": {"enabled": False}})

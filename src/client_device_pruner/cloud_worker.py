@@ -164,9 +164,7 @@ class CloudWorker:
                 env=_environment(),
             )
         except (OSError, ValueError) as error:
-            self._deliver(
-                CallFailed(None, "crashed", type(error).__name__, f"cannot start the child: {error}")
-            )
+            self._deliver(CallFailed(None, "crashed", type(error).__name__, f"cannot start the child: {error}"))
             return
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
         os.set_blocking(process.stdin.fileno(), False)

@@ -13,7 +13,7 @@ from typing import Any
 from client_device_pruner.cloud_worker import Reply
 from client_device_pruner.connection import Connection
 from client_device_pruner.cycle import Check
-from client_device_pruner.doctor import BRIDGE, Finding, diagnose
+from client_device_pruner.doctor import BRIDGE, Finding, diagnose, without_events
 from client_device_pruner.inbox import Gap, Inbox
 from client_device_pruner.ipc import (
     Configuration,
@@ -42,6 +42,8 @@ INBOX_LIMIT = 20_000
 """Messages held at most, some 300 bytes each."""
 BURST_SECONDS = 0.05
 """How long messages gather before they are taken; a sign of life is to be heeded within a second."""
+REREAD_SECONDS = 60.0
+"""After how long a configuration that could not be read is asked for again."""
 EXIT_SECONDS = 3600.0
 """The component gives itself up at most once in so much running time: three errors make it BROKEN."""
 
@@ -129,6 +131,12 @@ class Component:
         self._status = 0
         self._roll_caller = edges.roll_caller(self.inbox.put_always)
         self._next_roll_call = float("-inf")
+        self._roll_call_url = ""
+        self._roll_call_wanted = False
+        self._unread: dict[str | None, float] = {}
+        self._told: object = None
+        self._refused_last: tuple[str, ...] = ()
+        self._jitter = jitter
         self._changed: set[str | None] = set()
         self._bridge: dict[str, Any] | None = None
         self._bridge_read = False
@@ -176,6 +184,13 @@ class Component:
     def _do_due(self, at: float) -> None:
         self.watch.tick(at)
         self.pruning.heed_returned()
+        for component, due in list(self._unread.items()):
+            if at >= due:
+                self._unread[component] = at + REREAD_SECONDS * self.watch.settings.scale
+                self.connection.read_configuration(component, follow=True)
+        if self._told is not self.watch.sources:
+            # A state file that was opened anew brings new sources.
+            self._tell_bridge()
         while self._changed:
             # One change of a deployment comes as one event for each value.
             self.connection.read_configuration(self._changed.pop())
@@ -201,17 +216,28 @@ class Component:
                 self.watch.sources.overflow(at)
             case Answered(number, reply):
                 self.pruning.reply(number, reply, at)
-            case RollCall(names):
-                self.watch.sources.roll_call_answered(names, at)
-            case NoAnswer():
-                self.watch.sources.roll_call_failed(item.reason)
+            case RollCall() | NoAnswer():
+                self._take_roll_call(item, at)
             case _:
                 self._take_news(item, at)
+
+    def _take_roll_call(self, answer: RollCall | NoAnswer, at: float) -> None:
+        """Take an answer of the API that is in force; one that was waited for with a check is asked anew."""
+        roll_call = self.watch.settings.roll_call
+        if roll_call is not None and roll_call.url == self._roll_call_url:
+            if isinstance(answer, RollCall):
+                self.watch.sources.roll_call_answered(answer.names, at, answer.began_seconds)
+            else:
+                self.watch.sources.roll_call_failed(answer.reason)
+        if self._roll_call_wanted:
+            self._roll_call_wanted = False
+            self._call_roll(at)
 
     def _take_news(self, item: Item | Gap, at: float) -> None:
         match item:
             case Connected(ipc):
                 self.connection.connected(ipc, at)
+                self._unread = dict.fromkeys((None, BRIDGE), at + REREAD_SECONDS * self.watch.settings.scale)
             case Disconnected(reason):
                 self.connection.lost(reason, at)
             case NotConnected(reason):
@@ -227,14 +253,23 @@ class Component:
             case ConfigurationChanged(component):
                 self._changed.add(component)
             case Configuration(None, value, error):
+                self._heed_read(None, error, at)
                 self.connection.granted()
                 self._configure(value, error)
-            case Configuration(_, value, error):
+            case Configuration(component, value, error):
+                self._heed_read(component, error, at)
                 self._bridge_read = True
                 self._bridge = value if isinstance(value, dict) and not error else None
                 self._tell_bridge()
 
     # The configuration
+
+    def _heed_read(self, component: str | None, error: str, at: float) -> None:
+        """A configuration that could not be read is read again: its component may be deployed later."""
+        if error:
+            self._unread[component] = at + REREAD_SECONDS * self.watch.settings.scale
+        else:
+            self._unread.pop(component, None)
 
     def _configure(self, document: Any, error: str) -> None:
         """Take a configuration over; one that is refused leaves the last good one in force for watching."""
@@ -251,6 +286,7 @@ class Component:
                 self._apply(watch.last_settings())
             return
         corrected = watch.guards.holds("configuration")
+        self._refused_last = ()
         watch.guards.release("configuration")
         watch.keep_good(document)
         changed = settings != watch.settings or not watch.configured
@@ -260,9 +296,11 @@ class Component:
             watch.event("configuration", accepted=True, problems=[])
 
     def _refuse(self, problems: Sequence[str]) -> None:
-        for problem in problems:
-            LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
-        self.watch.event("configuration", accepted=False, problems=list(problems))
+        if tuple(problems) != self._refused_last:
+            self._refused_last = tuple(problems)
+            for problem in problems:
+                LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
+            self.watch.event("configuration", accepted=False, problems=list(problems))
         self.watch.guards.hold(
             Hold(
                 "configuration",
@@ -291,8 +329,12 @@ class Component:
     def _tell_bridge(self) -> None:
         """Tell the sources who the bridge is, and the log what its configuration lacks."""
         client_id = self._bridge.get("clientId") if self._bridge else None
-        known = self._bridge is not None
-        self.watch.sources.set_bridge(client_id if isinstance(client_id, str) else "", known=known)
+        self._told = self.watch.sources
+        self.watch.sources.set_bridge(
+            client_id if isinstance(client_id, str) else "",
+            known=self._bridge is not None,
+            unmapped=without_events(self._bridge, self.watch.settings),
+        )
         findings = diagnose(self._bridge, self.watch.settings) if self._bridge_read else ()
         for finding in findings:
             if finding not in self._findings:
@@ -305,6 +347,8 @@ class Component:
         sources = self.watch.sources
         self.connection.send_canaries(sources.canaries, at, now=True)
         if any(w.name == ROLL_CALL and w.source_id in check.source_ids for w in sources.witnesses(at)):
+            # A call that is under way began too early for this check.
+            self._roll_call_wanted = self._roll_caller.busy
             self._call_roll(at)
         return Moment(
             check.source_ids,
@@ -318,8 +362,10 @@ class Component:
     def _call_roll(self, at: float) -> None:
         roll_call = self.watch.settings.roll_call
         if roll_call is not None:
-            self._next_roll_call = at + roll_call.interval_seconds
+            # Not exactly periodic: what comes and goes with the same period would never be met.
+            self._next_roll_call = at + roll_call.interval_seconds * (0.9 + 0.1 * self._jitter())
             if not self._roll_caller.busy:
+                self._roll_call_url = roll_call.url
                 self.watch.sources.roll_call_begins()
                 self._roll_caller.call(roll_call.url, roll_call.key_file)
 

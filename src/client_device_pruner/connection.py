@@ -121,7 +121,7 @@ class Connection:
                 self.send_self_test(self.self_test.next(at))
             return
         LOGGER.warning("the self-test did not come back", extra={"fields": {"remedy": remedy.value}})
-        if remedy is Remedy.SUBSCRIBE or self.findings:
+        if remedy is Remedy.SUBSCRIBE or self._forbidden:
             # Neither a new connection nor a new process has a permission that is missing.
             self._ipc.unsubscribe()
             self._subscribe(at)
@@ -151,10 +151,12 @@ class Connection:
         self._ipc.publish_to_iot_core(topic, payload)
         return True
 
-    def read_configuration(self, component: str | None) -> None:
-        """Ask for a component's configuration."""
+    def read_configuration(self, component: str | None, *, follow: bool = False) -> None:
+        """Ask for a component's configuration, and to be told when it changes."""
         if self._ipc is not None:
             self._ipc.read_configuration(component)
+            if follow:
+                self._ipc.follow_configuration(component)
 
     def answer_deployment(self, deployment_id: str, at: float, *, busy: bool) -> None:
         """Let a deployment go on, or wait for a batch in flight."""
@@ -186,6 +188,12 @@ class Connection:
             self._refusals.clear()
         else:
             self._refusals.pop((operation, resource), None)
+
+    @property
+    def _forbidden(self) -> bool:
+        """Whether the self-test lacks a permission, to be sent or to come back."""
+        own = [("PublishToTopic", self._self_test_topic), *(("SubscribeToTopic", topic) for topic in self._topics)]
+        return any(self._refusals.get(key) is not None for key in own)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -7,7 +7,8 @@ run it beside the watch, a test can crash it at every step, and a simulation can
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import sqlite3
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger
 from client_device_pruner.model import Association, Clock, Device, Hold, State
 from client_device_pruner.policy import Circumstances, Plan, Verdict, assess, member
+from client_device_pruner.reports import LOGGER
 from client_device_pruner.topics import THING_NAME
 
 BATCH = 100
@@ -95,6 +97,7 @@ class Tally:
     held: tuple[Hold, ...] = ()
     complete: bool = False
     failed: bool = False
+    broken: bool = False
 
 
 class Cycle:
@@ -106,6 +109,7 @@ class Cycle:
     Attributes:
         in_flight: names whose disassociation was journalled and is not confirmed.
         lively: those of them that showed life since.
+        sent: disassociations that this cycle asked for.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -114,12 +118,16 @@ class Cycle:
         self.tally = Tally()
         self.in_flight: dict[str, Intent] = {}
         self.lively: set[str] = set()
+        self.sent = 0
         self._requests = count(1)
 
     def steps(self) -> Steps:
         """Run the cycle."""
         try:
             yield from self._run()
+        except sqlite3.Error:
+            self.tally.broken = True
+            raise
         finally:
             self._count_states()
             self.desk.ended(self)
@@ -133,8 +141,9 @@ class Cycle:
         listed = yield from self._list()
         if listed is None or not desk.plausible(listed):
             return
-        self._settle(desk.journal.open_intents(), listed)
-        self._reconcile(listed)
+        begun = desk.journal.open_intents()
+        self._settle(begun, listed)
+        self._reconcile(listed, {intent.name for intent in begun})
         yield from self._restore_wanted()
         verdicts = self._judge()
         due = [verdict for verdict in verdicts if verdict.state is State.DUE]
@@ -154,7 +163,7 @@ class Cycle:
             confirmed = yield from self._list()
             if confirmed is not None and desk.plausible(confirmed):
                 self._settle(tuple(self.in_flight.values()), confirmed)
-                self._reconcile(confirmed)
+                self._reconcile(confirmed, self.in_flight.keys())
             yield from self._restore_lively()
             yield from self._restore_wanted()
         self.tally.complete = True
@@ -189,9 +198,10 @@ class Cycle:
         self.tally.failed = True
         self.desk.failed(failure, self.cycle_id, operation)
 
-    def _reconcile(self, listed: Iterable[Association]) -> None:
+    def _reconcile(self, listed: Iterable[Association], ours: Collection[str]) -> None:
+        """Take the list over; what became of our own disassociations is said elsewhere."""
         for name in self.desk.ledger.reconcile(listed, self.desk.clock.monotonic()):
-            if name not in self.in_flight:
+            if name not in ours:
                 self.desk.event("unmarked", name, reason="its association ended or was made anew")
 
     def _settle(self, intents: Sequence[Intent], listed: Iterable[Association]) -> None:
@@ -257,8 +267,12 @@ class Cycle:
         obstacle: Hold | None = yield Check(sources)
         if obstacle:
             self.tally.held = (*self.tally.held, obstacle)
+            LOGGER.warning("held in the last moment", extra={"fields": {"reason": obstacle.reason}})
             return None
         now = desk.circumstances(self.cycle_id)
+        if now.settings.dry_run:
+            # Deployed while the check was under way.
+            return None
         proven = []
         for verdict in batch:
             device = desk.ledger.devices.get(verdict.device.name)
@@ -267,7 +281,8 @@ class Cycle:
                 if again.state is State.DUE and again.mark == device.mark:
                     proven.append(again)
         allowed = {v.device.name for v in desk.plan(proven).take}
-        taken = [v for v in proven if v.device.name in allowed]
+        left = max(0, now.settings.limits.max_per_cycle - self.sent)
+        taken = [v for v in proven if v.device.name in allowed][:left]
         if not taken:
             return None
         issued = desk.clock.monotonic()
@@ -277,6 +292,7 @@ class Cycle:
             wall=desk.clock.wall(),
             running_seconds=desk.ledger.running_seconds(issued),
         )
+        self.sent += len(intents)
         for intent in intents:
             self.in_flight[intent.name] = intent
             desk.ledger.watched.add(intent.name)

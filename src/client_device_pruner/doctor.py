@@ -90,9 +90,7 @@ def diagnose(bridge: Mapping[str, Any] | None, settings: Settings) -> tuple[Find
     mapping = bridge.get("mqttTopicMapping")
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, Mapping):
-        return (
-            Finding("The bridge's mqttTopicMapping is not a map, so it relays nothing", _paste(required)),
-        )
+        return (Finding("The bridge's mqttTopicMapping is not a map, so it relays nothing", _paste(required)),)
     entries, findings = _read(bridge, mapping, required)
     findings += _blind(entries, settings)
     findings += _loops(entries)
@@ -111,6 +109,23 @@ def required_entries(settings: Settings) -> dict[str, dict[str, str]]:
                 canary = _canary_entry(source, need.entry.topic)
                 found[canary.key] = canary.document()
     return found
+
+
+_COUNT_WITHOUT_EVENTS = ([False, False, True], [True, False, True], [False, True, True])
+
+
+def without_events(bridge: Mapping[str, Any] | None, settings: Settings) -> frozenset[str]:
+    """Name the `emqx` sources of which the bridge carries the count, but not the connected and disconnected events."""
+    mapping = (bridge or {}).get("mqttTopicMapping") or {}
+    if bridge is None or not isinstance(mapping, Mapping):
+        return frozenset()
+    entries, _findings = _read(bridge, mapping, required_entries(settings))
+    return frozenset(
+        source.name
+        for source in settings.sources
+        if isinstance(source, EmqxSource)
+        and [any(map(need.met_by, entries)) for need in _needs(source, settings)][:3] in _COUNT_WITHOUT_EVENTS
+    )
 
 
 # --- What a source needs ------------------------------------------------------------------------------------
@@ -159,11 +174,7 @@ def _above(topic_filter: str, source: ActivitySource) -> list[str]:
 
 def _canary_entry(source: ActivitySource, topic_filter: str) -> _Entry:
     """Make the entry that brings the canary to the broker so that it can come back through a filter."""
-    key = (
-        "PrunerCanary"
-        if source.name == "messages"
-        else f"Pruner{source.name[:1].upper()}{source.name[1:]}Canary"
-    )
+    key = "PrunerCanary" if source.name == "messages" else f"Pruner{source.name[:1].upper()}{source.name[1:]}Canary"
     # A wildcard entry is not given what the bridge itself publishes, so it cannot loop.
     head, slash, _ = source.canary_topic.rpartition("/")
     topic = f"{head}/+" if slash else source.canary_topic
@@ -187,9 +198,7 @@ def _read(
         fixed, wrong = _checked(raw)
         if wrong:
             fixed = fixed or (dict(required[key]) if key in required else {})
-            write = (
-                f"Give the entry {key} a topic, and a source and target out of {', '.join(_ENDS.values())}."
-            )
+            write = f"Give the entry {key} a topic, and a source and target out of {', '.join(_ENDS.values())}."
             remedy = _paste({key: fixed}) if fixed else write
             findings.append(Finding(f"The bridge cannot use its entry {key}: {wrong}", remedy))
         if fixed:
@@ -245,14 +254,8 @@ def _without_canary(source: ActivitySource, need: _Need, entries: list[_Entry]) 
 
     def comes_back(sender: _Entry, carrier: _Entry) -> bool:
         topic = f"{sender.prefix}{source.canary_topic}"
-        sent = (sender.source, sender.target) == (_PUBSUB, _LOCAL) and topic_matches(
-            sender.topic, source.canary_topic
-        )
-        heard = (
-            carrier.hears_bridge
-            and topic_matches(carrier.topic, topic)
-            and topic_matches(source.topic, topic)
-        )
+        sent = (sender.source, sender.target) == (_PUBSUB, _LOCAL) and topic_matches(sender.topic, source.canary_topic)
+        heard = carrier.hears_bridge and topic_matches(carrier.topic, topic) and topic_matches(source.topic, topic)
         return sent and heard and topic.split("/")[source.thing_name_level] == CANARY
 
     carriers = [entry for entry in entries if need.met_by(entry)] or [_remade(need, entries)]
@@ -260,16 +263,12 @@ def _without_canary(source: ActivitySource, need: _Need, entries: list[_Entry]) 
         return
     senders = [(_canary_entry(source, carrier.topic), carrier) for carrier in carriers]
     fitting = [sender for sender, carrier in senders if comes_back(sender, carrier)]
-    finding = (
-        f"The canary of the source {source.name} does not come back, so it vouches only while devices speak"
-    )
+    finding = f"The canary of the source {source.name} does not come back, so it vouches only while devices speak"
     if fitting:
         yield _told(f"{finding}: {_difference(fitting[0], entries)}", fitting[:1])
     elif not any(carrier.hears_bridge for carrier in carriers):
         deaf = carriers[0].key
-        yield Finding(
-            f"{finding}: its entry {deaf} has noLocal", f"Set mqtt5RouteOptions.{deaf}.noLocal to false."
-        )
+        yield Finding(f"{finding}: its entry {deaf} has noLocal", f"Set mqtt5RouteOptions.{deaf}.noLocal to false.")
     else:
         carrier = carriers[0].topic
         canary = json.dumps(_canary_for(source, carrier))
@@ -286,9 +285,7 @@ def _canary_for(source: ActivitySource, topic_filter: str) -> str:
 def _remade(need: _Need, entries: Iterable[_Entry]) -> _Entry:
     """Make the entry for a need, with a filter that doubles nothing, and rather one that is there already."""
     own = [entry.topic for entry in entries if entry.key == need.entry.key]
-    others = sorted(
-        {entry.topic for entry in entries if entry.source == _LOCAL and entry.key != need.entry.key}
-    )
+    others = sorted({entry.topic for entry in entries if entry.source == _LOCAL and entry.key != need.entry.key})
     usual, shared = need.entry.topic, [other for other in others if _shareable(other, need)]
     parts = [other for other in shared if filter_covers(need.topic, other)]
     for topic in (*own, *({usual} & set(others)), *parts, usual, *shared):
@@ -311,11 +308,7 @@ def _difference(wanted: _Entry, entries: Iterable[_Entry]) -> str:
     if found is None:
         return f"{wanted.key} is missing"
     fields = wanted.document().items()
-    wrong = [
-        f"{name} {shown(found[name])} instead of {shown(value)}"
-        for name, value in fields
-        if found[name] != value
-    ]
+    wrong = [f"{name} {shown(found[name])} instead of {shown(value)}" for name, value in fields if found[name] != value]
     return f"{wanted.key} has {' and '.join(wrong)}"
 
 
@@ -342,9 +335,7 @@ def _circles(entries: list[_Entry]) -> Iterator[tuple[str, ...]]:
             steps += 1
             for follower in entries:
                 common = (
-                    intersection(_sent(entry.prefix, topics), follower.topic)
-                    if _follows(follower, entry)
-                    else None
+                    intersection(_sent(entry.prefix, topics), follower.topic) if _follows(follower, entry) else None
                 )
                 if common is None or (follower.key, common) in seen:
                     continue
@@ -375,22 +366,16 @@ def _too_wide(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
     The bridge gives an entry all that arrives and fits, by whatever subscription, a leading `$` or not.
     """
     needs = _all_needs(settings)
-    system = [
-        topic for source in settings.sources if isinstance(source, EmqxSource) for topic in source.topics
-    ]
+    system = [topic for source in settings.sources if isinstance(source, EmqxSource) for topic in source.topics]
     system += [entry.topic for entry in entries if entry.source == _LOCAL and entry.topic.startswith("$SYS/")]
     for entry in entries:
-        wide = entry.topic in {"#", "+/#"} or any(
-            filters_overlap(f"/{entry.topic}", f"/{topic}") for topic in system
-        )
+        wide = entry.topic in {"#", "+/#"} or any(filters_overlap(f"/{entry.topic}", f"/{topic}") for topic in system)
         if wide and (entry.source, entry.target) == (_LOCAL, _CLOUD):
             finding = (
                 f'The entry {entry.key} ("{entry.topic}") carries $SYS messages to AWS IoT Core if anything '
                 "subscribes to them; AWS IoT may drop the connection for that"
             )
-            sentence = (
-                f'Narrow the topic of the entry {entry.key} to what devices publish to, such as "clients/#".'
-            )
+            sentence = f'Narrow the topic of the entry {entry.key} to what devices publish to, such as "clients/#".'
             ours = [_remade(needs[entry.key], entries)] if entry.key in needs else []
             yield _told(finding, ours) if ours else Finding(finding, sentence)
 
@@ -410,9 +395,7 @@ def _doubled(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
         )
         remade = [(entry, _remade(needs[entry.key], entries)) for entry in (one, other) if entry.key in needs]
         better = [new for entry, new in remade if new.topic != entry.topic]
-        sentence = (
-            f"Give {one.key} and {other.key} the same topic, or narrow one so that no message matches both."
-        )
+        sentence = f"Give {one.key} and {other.key} the same topic, or narrow one so that no message matches both."
         yield _told(finding, better[:1]) if better else Finding(finding, sentence)
 
 

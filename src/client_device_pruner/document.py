@@ -42,9 +42,7 @@ def format_duration(seconds: float) -> str:
 def shown(value: object) -> str:
     """Show a value of a document, in JSON and shortened, whatever it is."""
     if isinstance(value, str):
-        return json.dumps(
-            value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "…", ensure_ascii=False
-        )
+        return json.dumps(value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "…", ensure_ascii=False)
     if isinstance(value, int) and abs(value) >= 10**_SHOWN_LENGTH:
         return "a number of so many digits"
     if value is None or isinstance(value, (int, float)):
@@ -97,9 +95,7 @@ def number(default: int | None, least: int, most: int, *, whole: bool = False) -
 
     def read(value: Any, _: bool) -> float:
         found = (
-            float(value)
-            if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value)
-            else value
+            float(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value) else value
         )
         known = isinstance(found, (int, float)) and not isinstance(found, bool)
         if known and least <= found <= most and (not whole or found == int(found)):
@@ -153,9 +149,7 @@ def anything(default: object) -> Key:
 
 def defaults(schema: Schema) -> dict[str, Any]:
     """Write the document of a schema's defaults."""
-    found = {
-        key: entry.default if isinstance(entry, Key) else defaults(entry) for key, entry in schema.items()
-    }
+    found = {key: entry.default if isinstance(entry, Key) else defaults(entry) for key, entry in schema.items()}
     return {key: default for key, default in found.items() if default is not None}
 
 

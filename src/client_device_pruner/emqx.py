@@ -70,6 +70,8 @@ class EmqxSource:
         self.clock = clock
         self.bridge_client_id = bridge_client_id
         self.bridge_known = True
+        self.mapped = True
+        self._event_heard = False
         self._signs = signs
         self.scale = scale
         self._nodes: dict[str, _Node] = {}
@@ -82,7 +84,6 @@ class EmqxSource:
         self._last_census = float("-inf")
         self._lower_since: float | None = None
         self._last_heard: float | None = None
-        self.matched_in_run = False
         self.matching = False
 
     # What the broker tells
@@ -174,9 +175,15 @@ class EmqxSource:
                 self._spoken.pop(name)
                 self._last_event = at
 
-    def set_bridge(self, client_id: str, *, known: bool) -> None:
-        """Take the glob that the bridge's client id matches, and whether its own configuration told it."""
-        self.bridge_client_id, self.bridge_known = client_id, known
+    def set_bridge(self, client_id: str, *, known: bool, mapped: bool = True) -> None:
+        """Take the glob that the bridge's client id matches, and whether its own configuration told it.
+
+        Without the events `mapped`, a count that matches says nothing until one is heard all the same: nobody would
+        be known to it.
+        """
+        self.bridge_client_id, self.bridge_known, self.mapped = client_id, known, mapped
+        if not mapped:
+            self._event_heard = False
         for node_name, node in self._nodes.items():
             for name in [name for name in node.sessions if fnmatchcase(name, client_id)]:
                 del node.sessions[name]
@@ -216,7 +223,12 @@ class EmqxSource:
     def silences_habit(self, at: float) -> str:
         """Why no habit proves anything beside this broker now; "" where it has nothing to object."""
         if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
-            return ""
+            if self.clock.credit_seconds == 0.0:
+                return ""
+            # It has vouched before: who is connected to it without a word would be heard, if it were.
+            return (
+                "the broker, whose count has matched before, is not heard any more: map its topics again, or disable it"
+            )
         if self.matching:
             return ""
         return "the broker is heard, but its count does not match the sessions known to be open"
@@ -227,6 +239,8 @@ class EmqxSource:
         counts = [node.count for node in self._nodes.values()]
         if self._last_heard is None:
             return "nothing heard from the broker in this run"
+        if not self.mapped and not self._event_heard:
+            return "the bridge does not carry the broker's events: what the doctor found has the entries"
         if not counts or None in counts:
             return "the broker's count of live connections is not heard"
         count = sum(c for c in counts if c is not None)
@@ -247,7 +261,8 @@ class EmqxSource:
     def _take_census(self, at: float) -> None:
         if any(node.count is None for node in self._nodes.values()):
             return
-        if not self.bridge_known and self._bridge_node is None:
+        blind = not self.mapped and not self._event_heard
+        if blind or (not self.bridge_known and self._bridge_node is None):
             self._break()
             return
         surplus = self._surplus()
@@ -258,7 +273,7 @@ class EmqxSource:
             if self._mismatch_since is not None and not explained:
                 self.clock.restart_absences()
             self._mismatch_since = self._lower_since = None
-            self.matching = self.matched_in_run = True
+            self.matching = True
             if all(node.counted_since_break for node in self._nodes.values()):
                 # A count from before a break cannot vouch for what came after it.
                 self.clock.vouch(min(node.counted for node in self._nodes.values()))
@@ -300,7 +315,7 @@ class EmqxSource:
 
     def _event(self, node_name: str, name: str, at: float) -> _Node:
         node = self._node(node_name, at)
-        self._last_event = at
+        self._last_event, self._event_heard = at, True
         self._signs.announce(name)
         return node
 

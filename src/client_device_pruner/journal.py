@@ -52,7 +52,8 @@ class Journal:
         window = get_meta(self.connection, "budget", {"number": -1})
         number = int(running_seconds // WINDOW_SECONDS)
         left = WINDOW_SECONDS * (number + 1) - running_seconds
-        if window["number"] != number:
+        # A crash can take back some running time: a window never comes twice.
+        if number > window["number"]:
             window = {"number": number, "base": associated, "used": 0}
             with transaction(self.connection) as write:
                 set_meta(write, budget=window)
@@ -69,6 +70,10 @@ class Journal:
         """Write the intent to disassociate these devices through to the medium, and what it uses of the budget."""
         intents = []
         with transaction(self.connection, through=True) as write:
+            write.execute(
+                "DELETE FROM disassociations WHERE outcome != 'open' AND intended_running_seconds < ?",
+                (running_seconds - KEPT_SECONDS,),
+            )
             for association, evidence in devices:
                 cursor = write.execute(
                     "INSERT INTO disassociations (name, associated_at, cycle_id, outcome, evidence, intended_wall,"

@@ -400,12 +400,6 @@ class Ledger:
         self.fault = ""
         return True
 
-    def move_to(self, connection: sqlite3.Connection) -> None:
-        """Go on in another, empty file: everything known is written there with the next commit."""
-        self.connection = connection
-        self._dirty = set(self.devices)
-        self._dirty_strangers = True
-
     def _row(self, device: Device) -> tuple[Any, ...]:
         habits = {
             source_id: (h.heard, h.first_seconds, h.last_seconds, h.last_running_seconds, h.longest_silence_seconds)

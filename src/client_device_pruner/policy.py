@@ -302,9 +302,10 @@ def plan(
 
 
 def day_allowance(base: int, settings: Settings) -> int:
-    """How many may be disassociated in 24 h of a core that had `base` associated devices: rounded up, 0 for 0 %."""
+    """How many may go in 24 h of a core that had `base` associated devices: rounded up, at least one unless 0 %."""
     # Exactly: as floats 8.8 % of 375 would be a little more than 33, and allow 34.
-    return math.ceil(base * Fraction(str(settings.limits.max_percent_per_day)) / 100)
+    percent = Fraction(str(settings.limits.max_percent_per_day))
+    return max(1, math.ceil(base * percent / 100)) if percent else 0
 
 
 def member(device: Device) -> str:

@@ -16,7 +16,7 @@ from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
 from client_device_pruner.model import Association, Clock, Hold
 from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
-from client_device_pruner.reports import LOGGER, rfc3339
+from client_device_pruner.reports import rfc3339
 from client_device_pruner.watch import COVERAGE_SECONDS, Watch
 
 BACK_OFF_SECONDS = (60.0, 600.0)
@@ -107,7 +107,8 @@ class Pruning:
 
     def _begin_cycle(self, at: float) -> None:
         if self._watch.ledger.connection is None:
-            self._next_cycle = at + self._delay()
+            settings = self._watch.settings
+            self._next_cycle = at + min(BACK_OFF_SECONDS[0] * settings.scale, settings.check_interval_seconds)
             return
         self._next_cycle = float("inf")
         self._cycle = Cycle(self)
@@ -165,12 +166,13 @@ class Pruning:
             watch.ledger.watched.discard(name)
             return
         intent = intents[0]
-        if intent.intent_id in self._returned_said or name in watch.ledger.devices:
+        if name in watch.ledger.devices:
             return
-        self._returned_said.add(intent.intent_id)
         will = watch.settings.restore_on_return
-        watch.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
-        if will:
+        if intent.intent_id not in self._returned_said:
+            self._returned_said.add(intent.intent_id)
+            watch.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
+        if will and intent.restore_for is None:
             self._restore([intent], "return")
 
     # Requests of the command line
@@ -196,7 +198,7 @@ class Pruning:
                 if approved:
                     set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
         except sqlite3.Error as error:
-            LOGGER.error("requests could not be read", extra={"fields": {"error": str(error)}})
+            self._watch.failed(error)
 
     def _wanted(self, argument: dict[str, Any]) -> list[Intent]:
         """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
@@ -376,6 +378,7 @@ class Pruning:
             self._failures_said = {k for k in self._failures_said if k[2] in devices or k[0] == ASSOCIATE}
         if tally.complete:
             watch.guards.planned(tally.held)
+        self._failures += tally.broken
         self._next_cycle = at + self._delay()
         if self._ending:
             return

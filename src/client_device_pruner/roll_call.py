@@ -150,13 +150,9 @@ def _checked(url: str) -> SplitResult:
     except ValueError as error:
         raise NoAnswer(f"rollCall.url {url!r} is no URL: {error}") from None
     if parts.username is not None or parts.query or parts.fragment or not host:
-        raise NoAnswer(
-            f"rollCall.url {url!r} has to look like http://127.0.0.1:18083/api/v5: no credentials, no query"
-        )
+        raise NoAnswer(f"rollCall.url {url!r} has to look like http://127.0.0.1:18083/api/v5: no credentials, no query")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
-        raise NoAnswer(
-            f"rollCall.url {url!r} would send the API key in clear: use https, or http on loopback"
-        )
+        raise NoAnswer(f"rollCall.url {url!r} would send the API key in clear: use https, or http on loopback")
     return parts
 
 

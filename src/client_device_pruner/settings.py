@@ -275,9 +275,7 @@ _DOCUMENT: Schema = {
     "restoreOnReturn": flag(False),
     "reports": {
         "localTopic": text("client-device-pruner/events", is_topic, _TOPIC_FORM, or_empty=True),
-        "iotCoreTopic": text(
-            "", _is_iot_core_topic, f"{_TOPIC_FORM} or braces but {{thingName}}", or_empty=True
-        ),
+        "iotCoreTopic": text("", _is_iot_core_topic, f"{_TOPIC_FORM} or braces but {{thingName}}", or_empty=True),
         "shadowName": text(
             "client-device-pruner",
             _SHADOW_NAME.fullmatch,

@@ -139,9 +139,7 @@ _TYPES = {
         keys={
             "topic": _filter("clients/+/#"),
             "maxQuiet": _max_quiet("1h"),
-            "canaryTopic": text(
-                "pruner-canary/telemetry", is_topic, "a topic without wildcards", or_empty=True
-            ),
+            "canaryTopic": text("pruner-canary/telemetry", is_topic, "a topic without wildcards", or_empty=True),
             "payloadField": text("", _is_field, 'a dotted path such as "state.value"', or_empty=True),
             "ignoredValues": texts([], lambda _: True, "a text in quotes"),
         },
@@ -158,9 +156,7 @@ DEFAULT_SOURCES: Mapping[str, Any] = {
 """The sources that exist unless they are switched off."""
 
 
-def read_sources(
-    reading: Reading, document: object, prefix: str | None
-) -> tuple[tuple[Source, ...], float | None]:
+def read_sources(reading: Reading, document: object, prefix: str | None) -> tuple[tuple[Source, ...], float | None]:
     """Read the map of sources; problems are kept in `reading`.
 
     Returns:
@@ -169,6 +165,9 @@ def read_sources(
     named: dict[str, Any] = {name: {} for name in _DEFAULT_TYPES}
     for name, body in reading.names(document, "sources").items():
         folded = name.casefold()  # as the nucleus does: EMQX is the default source emqx
+        if folded == "rollcall":
+            reading.problem(f"sources.{name}", "this name stands for the roll call", "another name")
+            continue
         named[folded if folded in _DEFAULT_TYPES else name] = body
     sources: dict[tuple[str, ...], Source] = {}
     emqx_quiet_seconds = None
@@ -217,9 +216,7 @@ def _thing_name_level(reading: Reading, path: str, kind: _Type, values: Mapping[
             what = f"the thing name stands where + number {kind.nth_plus} is, and {shown(topic)} has fewer"
             reading.problem(f"{path}.{key}", what, "a topic with it, or give thingNameLevel")
         elif level > last and not topic.endswith("#"):
-            reading.problem(
-                f"{path}.thingNameLevel", f"{key} has no level {level}", f"a level from 0 to {last}"
-            )
+            reading.problem(f"{path}.thingNameLevel", f"{key} has no level {level}", f"a level from 0 to {last}")
         else:
             levels.add(level)
     if len(levels) > 1:
@@ -235,6 +232,4 @@ def _refuse_echoes(reading: Reading, sources: Iterable[Source], prefix: str | No
         canary = source.canary_topic if isinstance(source, ActivitySource) else ""
         if canary and any(topic_matches(topic, canary) for topic in heard):
             what = f"{shown(canary)} is heard without the bridge, which would prove nothing"
-            reading.problem(
-                f"sources.{step(source.name)}.canaryTopic", what, 'a topic that no source hears, or ""'
-            )
+            reading.problem(f"sources.{step(source.name)}.canaryTopic", what, 'a topic that no source hears, or ""')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from client_device_pruner import settings as configured
@@ -78,7 +78,7 @@ class Sources:
         self._bridge_glob = next(iter(self._bridge_globs.values()), BRIDGE_GLOB)
         self.canaries: tuple[Canary, ...] = ()
         self.roll_call: RollCallSource | None = None
-        self._roll_call_sessions: frozenset[str] = frozenset()
+        self.roll_call_sessions: frozenset[str] = frozenset()
         wanted = [(source.name, source.identity, source.max_quiet_seconds) for source in settings.sources]
         if settings.roll_call:
             identity = f"{ROLL_CALL} {settings.roll_call.url}"
@@ -95,6 +95,8 @@ class Sources:
             clock = records[ROLL_CALL].clock
             known = before.roll_call if before else None
             self.roll_call = known if known and known.clock is clock else RollCallSource(clock)
+        if before and before.roll_call is self.roll_call:
+            self.roll_call_sessions = before.roll_call_sessions
         self._dropped(before, at)
         self._records = records
         ledger.present = self.present
@@ -212,25 +214,38 @@ class Sources:
         if self.roll_call and self.roll_call.names and self.roll_call.outdated(at):
             self.release_roll_call(at)
 
-    def set_bridge(self, client_id: str, *, known: bool) -> None:
-        """Take what the bridge's configuration says of its client id; "" where it names none."""
+    def set_bridge(self, client_id: str, *, known: bool, unmapped: Collection[str] = ()) -> None:
+        """Take what the bridge's configuration says of its client id; "" where it names none.
+
+        Args:
+            client_id: as configured.
+            known: whether the configuration could be read.
+            unmapped: names of the `emqx` sources whose events the bridge does not carry.
+        """
         self._bridge_glob = glob.escape(client_id) or next(iter(self._bridge_globs.values()), BRIDGE_GLOB)
         for name, emqx in self.emqx.items():
-            emqx.set_bridge(glob.escape(client_id) or self._bridge_globs[name], known=known)
+            client_glob = glob.escape(client_id) or self._bridge_globs[name]
+            emqx.set_bridge(client_glob, known=known, mapped=name not in unmapped)
 
     # The roll call
 
     def roll_call_begins(self) -> None:
         """Remember whose session is known to be open before the call."""
-        self._roll_call_sessions = self.sessions()
+        self.roll_call_sessions = self.sessions()
 
-    def roll_call_answered(self, names: frozenset[str], at: float) -> bool:
-        """Take an answer; believed only if it names who must have been there all the while."""
+    def roll_call_answered(self, names: frozenset[str], at: float, began: float | None = None) -> bool:
+        """Take an answer to a call that began then; believed only if it names who must have been there all the while.
+
+        Whom it names was there, believed or not; only what it says of all others takes belief.
+        """
         roll_call = self.roll_call
         if roll_call is None:
             return False
+        for name in names:
+            self._ledger.announce(name)
+            self._ledger.alive(name, at)
         open_now = self.sessions()
-        missing = (self._roll_call_sessions & open_now) - names
+        missing = (self.roll_call_sessions & open_now) - names
         if missing:
             roll_call.remark = f"the answer lacks {len(missing)} clients that are connected: {min(missing)}, …"
         elif not (names & open_now or fnmatch.filter(names, self._bridge_glob)):
@@ -239,7 +254,8 @@ class Sources:
             roll_call.remark = "the next believed answer starts the clock"
             # Who is named again has not been away.
             self._release(roll_call, roll_call.names - names, names, at)
-            roll_call.clock.vouch(at)
+            # Who left the moment it began may be named: it vouches up to there.
+            roll_call.clock.vouch(at if began is None else began)
             for name in names:
                 self._ledger.announce(name)
                 self._ledger.alive(name, at)

@@ -92,7 +92,7 @@ def open_state(path: Path, core_device: str) -> tuple[sqlite3.Connection, str]:
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
             raise
         why = f"it is corrupt ({error})"
-    aside = _set_aside(path)
+    aside = set_aside(path)
     return _open(path, core_device), f"{path.name} was set aside as {aside.name}, since {why}; absences start anew"
 
 
@@ -155,7 +155,8 @@ def _refuse_newer(version: int) -> None:
         raise NewerSchema(f"schema {version}; this version knows {SCHEMA_VERSION}")
 
 
-def _set_aside(path: Path) -> Path:
+def set_aside(path: Path) -> Path:
+    """Rename a file that cannot be used, so that nothing in it is lost; returns its new path."""
     number = 1
     while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
         number += 1

@@ -184,7 +184,8 @@ class Watch:
         """Whether it is time to write; a state file that could not be opened is tried again."""
         if self.ledger.connection is None and at >= self._next_open:
             self.open()
-        return at >= self._next_commit
+        first_coverage = self._next_coverage if self._coverage_said is None else float("inf")
+        return at >= min(self._next_commit, first_coverage)
 
     # The state file
 
@@ -209,10 +210,20 @@ class Watch:
             self._hold("database", f"{self._path} cannot be opened: {error}", "make room, or make it writable")
             self._next_open = at + COMMIT_SECONDS * self.settings.scale
             return
+        try:
+            self.ledger = Ledger(connection, at, self.clock.wall)
+        except (ValueError, TypeError, LookupError) as error:
+            # Intact pages with a text that was never written: bits that flipped.
+            connection.close()
+            state_file.set_aside(self._path)
+            aside = (
+                f"{self._path.name} was set aside, since a value in it cannot be read ({error}); absences start anew"
+            )
+            connection, _nothing = state_file.open_state(self._path, self.core_device)
+            self.ledger = Ledger(connection, at, self.clock.wall)
         if aside:
             LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
         self.guards.release("database")
-        self.ledger = Ledger(connection, at, self.clock.wall)
         self._note_run(get_meta(connection, "status"))
         if not self.configured:
             # Until the configuration has been read, the sources are those of the last run.
@@ -237,8 +248,9 @@ class Watch:
 
     def commit(self, at: float) -> None:
         """Write what changed; while the file refuses, pruning holds."""
+        interval = self._commit_interval()
         committed = self.ledger.commit(at)
-        self._next_commit = at + self._commit_interval()
+        self._next_commit = at + interval
         if committed:
             self.guards.release("database")
         elif self.ledger.refusal is not None:

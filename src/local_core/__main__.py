@@ -43,21 +43,15 @@ def _parser() -> argparse.ArgumentParser:
 
     start = command("start", "Run a core device in the foreground, until Ctrl-C.")
     start.add_argument("--recipe", type=Path, help="recipe; the repository's by default")
-    start.add_argument(
-        "--environment", type=Path, help="virtual environment to link instead of running install"
-    )
+    start.add_argument("--environment", type=Path, help="virtual environment to link instead of running install")
     start.add_argument("--thing-name", default="core-1", help="name of the core device")
     start.add_argument("--mqtt-port", type=int, default=0, help="port of the broker; 0: a free one")
-    start.add_argument(
-        "--count-interval", type=float, default=60.0, help="seconds between the broker's counts"
-    )
+    start.add_argument("--count-interval", type=float, default=60.0, help="seconds between the broker's counts")
     start.add_argument("--uptime-interval", type=float, default=30.0, help="seconds between its uptimes")
     start.add_argument("--no-presence", action="store_true", help="a broker without $SYS topics, as Moquette")
     start.add_argument("--lite", action="store_true", help="behave as Greengrass Lite")
     start.add_argument("--deploy", type=Path, metavar="FILE", help="JSON to deploy at once, see deploy")
-    deploy = command(
-        "deploy", 'Deploy {"<component>": {"reset": [pointers], "merge": {…}}} from a JSON file.'
-    )
+    deploy = command("deploy", 'Deploy {"<component>": {"reset": [pointers], "merge": {…}}} from a JSON file.')
     deploy.add_argument("file", type=Path)
     for name in ("associate", "disassociate"):
         command(name, f"{name.capitalize()} client devices by thing name.").add_argument("names", nargs="+")
@@ -117,9 +111,7 @@ def _greet(core: LocalCore, root: Path) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    arguments: dict[str, Any] = {
-        k: v for k, v in vars(options).items() if k in {"names", "action", "follow"} and v
-    }
+    arguments: dict[str, Any] = {k: v for k, v in vars(options).items() if k in {"names", "action", "follow"} and v}
     if options.command == "deploy":
         arguments["updates"] = json.loads(options.file.read_text("utf-8"))
     for result in ask(options.root, options.command, **arguments):

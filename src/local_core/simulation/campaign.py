@@ -38,6 +38,7 @@ class Sum:
     runs: int = 0
     site_years: float = 0.0
     findings: list[tuple[int, Finding]] = field(default_factory=list)
+    deceived: list[tuple[int, Finding]] = field(default_factory=list)
     kinds: dict[str, Sum] = field(default_factory=dict)
 
     def add(self, site: Site, kind: str, figures: Figures) -> None:
@@ -57,6 +58,7 @@ class Sum:
         self.runs += figures.runs
         for name, tally in figures.baselines.items():
             self.baselines[name] = self.baselines.get(name, Counter()) + tally
+        self.deceived += [(site.seed, deceived) for deceived in figures.deceived]
         self.findings += [(site.seed, finding) for finding in figures.findings]
 
     def tables(self) -> str:
@@ -101,7 +103,8 @@ class Sum:
             table.append((name, _rate(tally["false"], years), str(tally["gone"])))
         lines += _columns(table)
         if excused:
-            lines.append(f"(all {excused} of ours by the known exception of the census)" if excused == ours else "")
+            lines += ["", f"Of ours, {excused} by a census that was deceived (see judge.py)"]
+            lines += [f"  seed {seed}: {deceived}" for seed, deceived in self.deceived[:20]]
         if self.findings:
             lines += ["", "Findings"]
             lines += [f"  seed {seed}: {finding}" for seed, finding in self.findings[:20]]

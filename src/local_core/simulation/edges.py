@@ -231,7 +231,7 @@ class Cloud:
     failing: str = ""
     lying: str = ""
     refuses: str = ""
-    carried: list[tuple[str, float | None]] = field(default_factory=list)
+    carried: list[tuple[str, float | None, float]] = field(default_factory=list)
 
     def answer(self, request: ListPage | Batch) -> Reply:
         """Carry a request out, or not, and answer it."""
@@ -252,7 +252,7 @@ class Cloud:
                 self.associate(name)
             elif name in self.associations:
                 self.host.disassociated(name)
-                self.carried.append((name, self.associations.pop(name)))
+                self.carried.append((name, self.associations.pop(name), self.host.clock.now))
         if self.failing:
             return CallFailed(number, "unreachable", "Lost", "simulated: the answer is lost, all was carried out")
         return Batched(number, tuple(errors))

@@ -91,6 +91,7 @@ def _retained(world: World, rng: Random) -> None:
     """Who subscribes anew gets what brokers kept, of the dead as well."""
     if world.retains:
         for name in rng.sample(sorted(world.devices), min(3, len(world.devices))):
+            world.judge.resent(name)
             world.retell(name)
 
 
@@ -197,6 +198,7 @@ def overflow(world: World, rng: Random) -> None:
     if component is None or not world.heard:
         return
     world.gap += 1
+    world.judge.shown()
     world.disturb()
     inbox = component.inbox
     limit, inbox._limit = inbox._limit, 0  # noqa: SLF001 - as if it were full

@@ -60,6 +60,7 @@ class Figures:
     calls: Counter[str] = field(default_factory=Counter)
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    deceived: list[Finding] = field(default_factory=list)
     commits: int = 0
     runs: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -93,6 +94,10 @@ class Judge:
         """An event of a session did not reach the component: in which gap."""
         self._missed[name, kind, number] = self._world.gap
 
+    def shown(self) -> None:
+        """The gap that has just begun shows by itself."""
+        self._shown.add(self._world.gap)
+
     def gauged(self, uptime: int) -> None:
         """A count and an uptime arrive: a gap before them shows by itself if they came late, or the uptime fell."""
         world = self._world
@@ -123,8 +128,11 @@ class Judge:
             return ""
         gained = self._missed.get((name, "connected", world.sessions[name]))
         gaps = {self._missed.get((believed, "disconnected", number)) for believed, number in lost}  # type: ignore[arg-type]
-        in_one = gained is not None and gained not in self._shown and gained in gaps
-        return ONE_GAP if in_one else TWO_GAPS
+        silent = {gap for gap in gaps if gap is not None and gap not in self._shown}
+        if not silent:
+            # What was lost in a gap that shows should have been forgotten: no exception excuses that.
+            return ""
+        return ONE_GAP if gained in silent else TWO_GAPS
 
     # Verdicts
 
@@ -171,6 +179,8 @@ class Judge:
             verdict = self._deceived(name) or FALSE
         self.figures.pruned[verdict] += 1
         world.say(f"cloud: {name} ({device.style}) is disassociated: {verdict}")
+        if verdict in {ONE_GAP, TWO_GAPS}:
+            self.figures.deceived.append(Finding(world.now, verdict, name, f"{device.style}, it was connected"))
         if verdict == FALSE:
             evidence = self._evidence(name)
             where = "connected" if name in world.sessions else "not connected now"
@@ -196,6 +206,11 @@ class Judge:
             self.dead[device.name] = dead = Dead(device.name, self._world.now)
             self.figures.dead.append(dead)
 
+    def resent(self, name: str) -> None:
+        """A stale message of the device is told anew: for whoever hears it, it lives."""
+        if name in self.dead:
+            self.dead[name].ideal_seconds = 0.0
+
     def removed_by_another(self, device: Device) -> None:
         """Somebody else takes a dead device off the list."""
         if self._world.cloud.associations.pop(device.name, None) is not None and device.name in self.dead:
@@ -219,7 +234,7 @@ class Judge:
             device = component.watch.ledger.devices.get(dead.name)
             if device is None:
                 continue
-            if dead.provable is None and any(testify(device, witness, now).applies for witness in now.witnesses):
+            if dead.provable is None and any(testify(device, witness, now).proves for witness in now.witnesses):
                 dead.provable = world.now
                 world.say(f"{dead.name} is provably gone")
             dead.held = holding or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
@@ -274,6 +289,8 @@ class Judge:
         settings = component.watch.settings
         if self._world.now - dead.died < settings.threshold_seconds(dead.name):
             return "dead for less than its threshold at the end"
+        if any(testify(device, witness, now).applies for witness in now.witnesses):
+            return "its threshold is reached, but its source does not vouch at present"
         lacking = cover([device], now).reasons
         if lacking:
             return lacking[0].partition(": ")[2]
@@ -284,10 +301,12 @@ class Judge:
         rows = self._world.disk.rows("SELECT name, associated_at, outcome FROM disassociations")
         done = Counter((name, stamp) for name, stamp, outcome in rows if outcome == "done")
         known = Counter((name, stamp) for name, stamp, outcome in rows if outcome in {"done", "open"})
-        carried = Counter(cloud.carried)
+        carried = Counter((name, stamp) for name, stamp, _at in cloud.carried)
+        # Rows are kept for 90 days of running time.
+        kept = Counter((name, stamp) for name, stamp, at in cloud.carried if self._world.now - at < 89 * DAY)
         if any(number > 1 for number in carried.values()):
             self.find("audit", "", f"disassociated twice: {[key for key, number in carried.items() if number > 1]}")
-        if missing := carried - known:
+        if missing := kept - known:
             self.find("audit", "", f"carried out without a row that says so: {sorted(missing)[:3]}")
         if untrue := done - carried:
             self.removed_meanwhile(untrue)

@@ -16,13 +16,14 @@ from local_core.simulation.devices import DAY
 from local_core.simulation.world import Site, World
 
 TESTS = Path(__file__).resolve().parents[3] / "tests"
-SEEDS = 12
+SEEDS = 20
 """Sites that are searched at most for each bug."""
 
 
 def searched(seed: int) -> Site:
-    """A site of half a year with faults, small enough to look at many."""
-    return Site(seed, years=0.5, devices=16, kind=("both", "events", "messages", "both")[seed % 4])
+    """A site of some months with faults and a short threshold, small enough to look at many."""
+    kind = ("both", "events", "messages", "both")[seed % 4]
+    return Site(seed, years=0.3, devices=16, kind=kind, offline_threshold="10d", lifetime_years=0.5)
 
 
 def main() -> int:

@@ -63,6 +63,9 @@ class Site:
     Attributes:
         fold: whether quiet stretches are folded.
         faults: whether anything ever goes wrong.
+        lifetime_years: how long devices live, on average.
+        offline_threshold: another one than the default, as in the configuration; longer than a week, since some
+            devices come once a week.
         described: whether the component describes its state for people, as it does outside of the simulation.
         deaths_at_points: whether the component may die between two steps of a cycle.
     """
@@ -73,6 +76,8 @@ class Site:
     kind: str | None = None
     fold: bool = True
     faults: bool = True
+    offline_threshold: str = "30d"
+    lifetime_years: float = 2.0
     described: bool = False
     deaths_at_points: bool = True
 
@@ -107,7 +112,7 @@ class World:
         self.stress = self.rng.choice((0.1, 0.3, 1.0, 2.0))
         self.retains = self.rng.random() < 0.2
         self.wire_loss = self.rng.choice((0.0, 0.0, 1e-4, 1e-3))
-        document: dict[str, Any] = {"reports": {"shadowName": ""}}
+        document: dict[str, Any] = {"reports": {"shadowName": ""}, "offlineThreshold": self.site.offline_threshold}
         if self.kind == "events":
             document["sources"] = {"messages": {"enabled": False}}
         if self.kind == "rollCall":
@@ -348,6 +353,7 @@ class World:
         component, self.component = self.component, None
         self._untold_minutes = 0
         self.gap += 1
+        self.judge.shown()
         self.disturb()
         if self._handle is not None:
             self._handle.dead = True
@@ -457,7 +463,10 @@ class World:
         self.cloud.associate(name)
         if device.rng.random() > 0.04:
             self.after(late + device.rng.uniform(0, 120), lambda: self._comes(device))
-            self.after(late + device.rng.expovariate(1 / (2 * 365 * DAY)) + 3600.0, lambda: self._dies(device))
+            self.after(
+                late + device.rng.expovariate(1 / (self.site.lifetime_years * 365 * DAY)) + 3600.0,
+                lambda: self._dies(device),
+            )
         return device
 
     def _comes(self, device: Device) -> None:
