@@ -30,7 +30,7 @@ def test_folding_changes_no_decision(seed: int, kind: str) -> None:
     """With every minute of it simulated, a site with faults comes to the same decisions at the same times."""
 
     def decisions(*, fold: bool) -> list[object]:
-        short = {"years": 0.08, "devices": 8, "offline_threshold": "10d", "lifetime_years": 0.1}
+        short = {"years": 0.06, "devices": 8, "offline_threshold": "10d", "lifetime_years": 0.1}
         world = World(Site(seed, kind=kind, fold=fold, **short))  # type: ignore[arg-type]
         world.run()
         assert not world.judge.figures.findings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,7 +202,7 @@ async def test_the_back_off_doubles_and_starts_again(site: Site) -> None:
         moments.clear()
         await site.broker.stop()
         await until(lambda: len(moments) == 4)
-        waits = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        waits = [later - earlier for earlier, later in pairwise(moments)]
         # A sleep is never shorter than asked for; on a busy machine it may be longer.
         for wait, expected in zip(waits, (0.1, 0.2, 0.4), strict=True):
             assert wait > expected * 0.9
