@@ -98,6 +98,8 @@ class Sum:
         excused = self.pruned["exception"] + self.pruned["twoGaps"]
         ours = self.pruned["false"] + excused
         table = [("solution", "false", "dead disassociated"), (OURS, _rate(ours, self.device_years), str(len(gone)))]
+        deceived = sum(part.pruned[verdict] for part in with_events for verdict in ("false", "exception", "twoGaps"))
+        table.append((f"{OURS}, of sites with events", _rate(deceived, event_years), ""))
         for name, tally in self.baselines.items():
             years = event_years if "disconnect" in name else self.device_years
             table.append((name, _rate(tally["false"], years), str(tally["gone"])))
