@@ -122,3 +122,17 @@ def test_sources_and_plans_do_not_hold_everything(guards: Guards) -> None:
         "database",
         "instance",
     ]
+
+
+def test_what_held_the_last_moment_up_is_seen_until_a_cycle_gets_by(guards: Guards, said: Said) -> None:
+    """Its source may vouch again by then: that is another matter, and ends nothing."""
+    obstacle = Hold("source:emqx", "the self-test did not come back in the last moment", "the next cycle tries again")
+    guards.planned([obstacle])
+    guards.release("source:emqx")
+    guards.planned([obstacle])
+    assert guards.in_force == (obstacle,)
+    assert guards.standing == ()
+    assert said.kinds == [("held", "source:emqx")]
+    guards.planned([])
+    assert guards.in_force == ()
+    assert said.kinds == [("held", "source:emqx"), ("released", "source:emqx")]

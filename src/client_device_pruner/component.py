@@ -246,6 +246,8 @@ class Component:
                 self.connection.granted("SubscribeToTopic", topic)
             case Refused():
                 self.connection.refused(item)
+                if item.resource.startswith("$aws/things/"):
+                    self.watch.forget_shadow()
             case StreamClosed():
                 self.connection.self_test.alive = False
             case PreUpdate(deployment_id):

@@ -328,7 +328,9 @@ class Cycle:
             intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
             self.lively.clear()
             self.desk.journal.settle(intents, "done", self.desk.clock.wall())
-            yield from associate(self.desk, intents, self._requests, self.cycle_id)
+            restored = yield from associate(self.desk, intents, self._requests, self.cycle_id)
+            # Whom the cloud did not take back is confirmed, and told, as any other.
+            self.in_flight.update({intent.name: intent for intent in intents if intent.name not in restored})
 
     def _restore_wanted(self) -> Generator[Step, Any, None]:
         """Associate again what is still to be restored: a crash or a refusal came between."""
@@ -346,26 +348,30 @@ def restore_steps(desk: Desk, intents: Sequence[Intent]) -> Steps:
 
 def associate(
     desk: Desk, intents: Sequence[Intent], requests: Iterator[int], cycle_id: str
-) -> Generator[Step, Any, None]:
-    """Call the cloud to associate these devices again, in batches, and say what came of it.
+) -> Generator[Step, Any, frozenset[str]]:
+    """Call the cloud to associate these devices again, in batches, and say what came of it; returns whom it took back.
 
     An entry that the cloud refuses is given up; after a call that failed, the next cycle tries again.
     """
+    restored: set[str] = set()
     for start in range(0, len(intents), BATCH):
         part = intents[start : start + BATCH]
         names = tuple(intent.name for intent in part)
         reply: Reply = yield Batch(next(requests), "associate", names, desk.clock.monotonic())
         if not isinstance(reply, Batched):
             desk.failed(_as_failure(reply), cycle_id, ASSOCIATE, names=names)
-            return
+            break
         errors = {error.thing_name: error for error in reply.errors}
         for intent in part:
             requested_by = intent.restore_for or "command"
             if intent.name in errors:
                 desk.journal.want([intent], None)
                 desk.refused(errors[intent.name], cycle_id, ASSOCIATE)
-            elif desk.journal.restored(intent, requested_by):
+                continue
+            restored.add(intent.name)
+            if desk.journal.restored(intent, requested_by):
                 desk.event("restored", intent.name, requestedBy=requested_by)
+    return frozenset(restored)
 
 
 def evidence(verdict: Verdict) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class Guards:
         self._event = event
         self._holds: dict[str, Hold] = {}
         self._unsaid: set[str] = set()
+        # What held the last moment up is no state of its source, which may vouch again by now.
+        self._obstacles: set[Hold] = set()
 
     def expect(self, hold: Hold) -> None:
         """Let a guard hold without a word, until `hold` says it or `release` ends it."""
@@ -45,13 +47,19 @@ class Guards:
             self._event("released", **{**_data(hold), "reason": reason or hold.reason, "remedy": "nothing to do"})
 
     def planned(self, holds: Iterable[Hold]) -> None:
-        """Take what a cycle's plan came to: guards of a plan that it does not name no longer hold."""
+        """Take what a cycle came to: guards of a plan or a last moment that it does not name no longer hold."""
         holding = {hold.guard: hold for hold in holds}
         for guard in PLANNED:
             if guard in holding:
                 self.hold(holding[guard])
             else:
                 self.release(guard)
+        obstacles = {hold for hold in holding.values() if hold.guard.startswith("source:")}
+        for hold in self._obstacles - obstacles:
+            self._event("released", **{**_data(hold), "remedy": "nothing to do"})
+        for hold in obstacles - self._obstacles:
+            self._event("held", **_data(hold))
+        self._obstacles = obstacles
 
     def holds(self, guard: str) -> bool:
         """Whether a guard holds now."""
@@ -60,7 +68,7 @@ class Guards:
     @property
     def in_force(self) -> tuple[Hold, ...]:
         """All that hold now."""
-        return tuple(self._holds.values())
+        return (*self._holds.values(), *sorted(self._obstacles, key=lambda hold: hold.guard))
 
     @property
     def standing(self) -> tuple[Hold, ...]:

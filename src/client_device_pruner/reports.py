@@ -74,6 +74,10 @@ class Reports:
         self._record(wall, kind, name, data)
         LOGGER.log(_LEVELS.get(kind, logging.INFO), kind, extra={"fields": {"thingName": name, **data}})
 
+    def forget_shadow(self) -> None:
+        """What was sent last did not arrive: it is sent again."""
+        self._shadow = None
+
     def shadow(self, settings: Settings, status: dict[str, Any]) -> None:
         """Write the status, cut down to what fleet indexing takes, to the named shadow if it changed."""
         name = settings.reports.shadow_name

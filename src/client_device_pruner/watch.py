@@ -112,6 +112,10 @@ class Watch:
         self._reports.event(self.settings, kind, name, **data)
         self._next_commit = min(self._next_commit, self.clock.monotonic() + 1.0)
 
+    def forget_shadow(self) -> None:
+        """The shadow was refused: it is written anew."""
+        self._reports.forget_shadow()
+
     def unmark(self, name: str, reason: str) -> None:
         """Take a device's mark off, if it carries one, and say so."""
         device = self.ledger.devices.get(name)

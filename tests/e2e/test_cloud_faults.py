@@ -107,6 +107,21 @@ async def test_while_no_list_can_be_had_nothing_goes(
     site.check_events()
 
 
+async def test_a_list_that_does_not_come_is_given_up_and_asked_for_again(make_site: MakeSite) -> None:
+    """After three attempts that time out the cycle fails with one event, and a later one completes."""
+    site = await watched_site(make_site, "gone")
+    site.core.cloud.faults.append(Fault(LIST, 3, hang=True))
+    await lose(site, "gone")
+
+    failed = await site.event("failed", seconds=120)
+    assert failed["code"] == "ReadTimeoutError"
+    assert site.associated == {"alive", "gone"}
+    assert not site.operations(DISASSOCIATE)
+
+    await site.event("disassociated", "gone", seconds=60)
+    assert len(site.of_type("failed")) == 1
+
+
 async def test_a_cloud_that_cannot_be_reached_is_waited_for_longer_and_longer(make_site: MakeSite) -> None:
     """Refused connections: each delay is longer than the one before; then all goes on by itself."""
     site = await watched_site(make_site, "gone", checkInterval="20s")
@@ -251,6 +266,7 @@ async def test_a_device_that_connects_during_the_call_is_associated_again(
         await site.cycles(2, 60)
         assert len(site.of_type("failed")) == 1
         assert site.associated == {"alive"}
+        assert len(site.of_type("disassociated", "back")) == 1, "who was not taken back is gone, and it is said"
         site.core.cloud.faults.clear()
     await site.event("restored", "back", seconds=60, requestedBy="lastMoment")
 

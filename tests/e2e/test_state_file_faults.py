@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,46 @@ async def test_a_second_instance_on_the_same_state_prunes_nothing(make_site: Mak
     assert "another instance" in held["reason"]
     assert len(site.operations(DISASSOCIATE)) == 1
     assert [row["outcome"] for row in site.rows("SELECT outcome FROM disassociations")] == ["done"]
+
+
+async def test_a_file_of_another_core_device_is_set_aside_and_nobody_goes_by_it(make_site: MakeSite) -> None:
+    """A copied SD card: what another core knew says nothing here, and is kept."""
+    site = await watched_site(make_site)
+    await site.devices.drop("gone")
+    await site.core.stop_component()
+    path = site.core.work_dir / "pruner.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as state:
+        state.execute("UPDATE meta SET value = '\"core-2\"' WHERE key = 'core'")
+    calls = len(site.operations(DISASSOCIATE))
+
+    site.core.start_component()
+
+    await site.logged("state file set aside", 60)
+    await site.cycles(3, 60)
+    with closing(sqlite3.connect(path.with_name("pruner.db.aside-1"))) as aside:
+        assert aside.execute("SELECT value FROM meta WHERE key = 'core'").fetchone() == ('"core-2"',)
+    assert len(site.operations(DISASSOCIATE)) == calls
+    assert site.associated == {"alive", "gone"}
+
+
+async def test_a_newer_schema_is_only_read_and_holds_pruning(make_site: MakeSite) -> None:
+    """A roll-back: the file of the newer version stays as it is, and the watch goes on without pruning."""
+    site = await watched_site(make_site)
+    await site.devices.drop("gone")
+    await site.core.stop_component()
+    path = site.core.work_dir / "pruner.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as state:
+        state.execute("PRAGMA user_version = 99")
+    before, calls = path.read_bytes(), len(site.operations(DISASSOCIATE))
+    held_before = len(site.of_type("held"))
+
+    site.core.start_component()
+
+    await site.until(lambda: [d for d in site.of_type("held")[held_before:] if d["guard"] == "database"], 60)
+    await site.until(lambda: [d for d in site.of_type("released") if d["guard"] == "source:emqx"][1:], 60)
+    assert path.read_bytes() == before
+    assert len(site.operations(DISASSOCIATE)) == calls
+    assert site.core.component.starts == 2
 
 
 async def test_a_corrupt_file_is_set_aside_and_nobody_goes_by_it(make_site: MakeSite) -> None:
