@@ -19,10 +19,9 @@ LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --
 .PHONY: test demo bench simulate lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
-# First what computes, then what waits for processes: those share two cores well. What had to run again is told in the
-# summary: tests on real sockets and processes race with the machine, not with the component.
+# First what computes, then what waits for processes: those share two cores well.
 test: lint
-	$(RUN) -m pytest -n 2 --dist worksteal -m "not e2e" --reruns 1
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not e2e"
 	$(RUN) -m pytest -n 5 --dist worksteal -m e2e --reruns 2
 
 lint: $(READY)

@@ -173,7 +173,7 @@ async def test_a_newer_schema_is_only_read_and_holds_pruning(make_site: MakeSite
     site.core.start_component()
 
     await site.until(lambda: [d for d in site.of_type("held")[held_before:] if d["guard"] == "database"], 60)
-    await site.until(lambda: [d for d in site.of_type("released") if d["guard"] == "source:emqx"][1:], 60)
+    await site.until(lambda: [d for d in site.of_type("released") if d["guard"] == "source:messages"][1:], 60)
     assert path.read_bytes() == before
     assert len(site.operations(DISASSOCIATE)) == calls
     assert site.core.component.starts == 2
