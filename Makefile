@@ -22,7 +22,7 @@ LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --
 # First what computes, then what waits for processes: those share two cores well.
 test: lint
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not e2e"
-	$(RUN) -m pytest -n 5 --dist worksteal -m e2e --reruns 2
+	$(RUN) -m pytest -n 6 --dist worksteal -m e2e
 
 lint: $(READY)
 	$(VENV)/bin/ruff check
