@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from client_device_pruner import settings
+from client_device_pruner.pruning import next_delay_seconds
 from desk import STEP_SECONDS, Site
 
 DAY_SECONDS = 86_400.0
@@ -159,6 +161,13 @@ def test_a_long_back_off_never_exceeds_the_interval(tmp_path: Path) -> None:
 
     assert max(after - before for before, after in itertools.pairwise(begun)) <= 180
     site.stop()
+
+
+@pytest.mark.parametrize("failures", [5, 1_025, 1_000_000])
+def test_the_cloud_may_be_away_for_years(failures: int) -> None:
+    """However many cycles have failed in a row, the next comes ten minutes later, a tenth more or less."""
+    assert next_delay_seconds(settings.parse({}), 0.0, failures=failures) == pytest.approx(540.0)
+    assert next_delay_seconds(settings.parse({}), 1.0, failures=failures) == pytest.approx(660.0)
 
 
 def test_what_may_be_disassociated_is_decided_by_that_operation(tmp_path: Path) -> None:

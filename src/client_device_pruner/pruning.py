@@ -17,6 +17,7 @@ from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
 from client_device_pruner.model import Association, Clock, Hold
 from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
 from client_device_pruner.reports import rfc3339
+from client_device_pruner.settings import Settings
 from client_device_pruner.watch import COVERAGE_SECONDS, Watch
 
 BACK_OFF_SECONDS = (60.0, 600.0)
@@ -27,6 +28,35 @@ MAX_PLANS = 20
 """Plans remembered for late approvals."""
 BELIEVED_AFTER = 3
 """An implausible list is believed once so many cycles in a row say the same (DESIGN, model 9)."""
+
+
+def first_delay_seconds(settings: Settings, jitter: float, *, listed: bool) -> float:
+    """How long after a start, or a change of the interval, the first cycle comes.
+
+    Args:
+        settings: those in force.
+        jitter: at random in [0, 1).
+        listed: whether any association is known: nothing can be said of coverage before a first list.
+    """
+    interval = settings.check_interval_seconds
+    return jitter * (interval if listed else min(interval, COVERAGE_SECONDS * settings.scale))
+
+
+def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> float:
+    """How long after a cycle the next one comes.
+
+    Args:
+        settings: those in force.
+        jitter: at random in [0, 1).
+        failures: since the last cycle that went well.
+    """
+    shift = 0.9 + 0.2 * jitter
+    if not failures:
+        return settings.check_interval_seconds * shift
+    first, most = BACK_OFF_SECONDS
+    # A power of the failures of a week would be beyond what a number can hold.
+    back_off = min(first * 2.0 ** min(failures - 1, 30), most) * settings.scale
+    return min(back_off * shift, settings.check_interval_seconds)
 
 
 class Pruning:
@@ -66,11 +96,8 @@ class Pruning:
 
     def schedule(self, at: float) -> None:
         """Set the time of the next cycle, after a start or when the interval changed."""
-        interval = self._watch.settings.check_interval_seconds
-        if not self._watch.ledger.devices:
-            # Nothing can be said of coverage before a first list.
-            interval = min(interval, COVERAGE_SECONDS * self._watch.settings.scale)
-        self._next_cycle = at + interval * self._jitter()
+        listed = bool(self._watch.ledger.devices)
+        self._next_cycle = at + first_delay_seconds(self._watch.settings, self._jitter(), listed=listed)
 
     def tick(self, at: float) -> None:
         """Do what is due."""
@@ -125,15 +152,6 @@ class Pruning:
             step(*arguments)
         except sqlite3.Error as error:
             self._watch.failed(error)
-
-    def _delay(self) -> float:
-        settings = self._watch.settings
-        shift = 0.9 + 0.2 * self._jitter()
-        if not self._failures:
-            return settings.check_interval_seconds * shift
-        first, most = BACK_OFF_SECONDS
-        back_off = min(first * 2.0 ** (self._failures - 1), most) * settings.scale
-        return min(back_off * shift, settings.check_interval_seconds)
 
     # Signs of life that matter at once
 
@@ -379,7 +397,7 @@ class Pruning:
         if tally.complete:
             watch.guards.planned(tally.held)
         self._failures += tally.broken
-        self._next_cycle = at + self._delay()
+        self._next_cycle = at + next_delay_seconds(watch.settings, self._jitter(), failures=self._failures)
         if self._ending:
             return
         counts: dict[str, Any] = dict(tally.states)
