@@ -7,11 +7,11 @@ raises `Violation`; `Site.decisions` is all that was decided, for comparing whol
 
 **The known exception of I4, exactly.** A census compares numbers. It is deceived when somebody whose session it
 believes open is gone (*lost*) while somebody whose session it never heard of is there (*gained*): the sums agree.
-DESIGN names both in one gap; losses in two gaps deceive it just so, which `test_invariants` keeps as open failures.
-The site never lets a *lost* and a *gained* one exist together (`_deceives`): the move that would bring it about
-is left out. So long as the gap shows by itself, there is no such rule and both may happen: in a gap that a count
-fails to bridge within `maxQuiet`, while the component is not running, in an overflow, across a restart of the
-broker that lets its uptime fall.
+Where two counts have shown the one before the other came about, the sums that agree again raise doubt. So the site
+leaves a move out only if it made somebody lost and somebody gained who were not so two counts ago (`_deceives`).
+Where the gap shows by itself, there is no such rule either: in a gap that a count fails to bridge within
+`maxQuiet`, while the component is not running, in an overflow, across a restart of the broker that lets its uptime
+fall.
 
 **What keeping a habit means.** Who speaks at steady intervals, was never cut off, and was heard between any two
 gaps. A device all of whose messages fall into gaps keeps no habit that anybody could hear: before each gap the
@@ -343,6 +343,7 @@ class Site:
         self.vouched = {"emqx": 0.0, "messages": 0.0}
         self._vouchers: dict[str, float] = {}
         self._census: tuple[int, int] | None = None
+        self._told: tuple[dict[str, int], ...] = ()
         self._last_uptime: float | None = None
         self._check_began = 0.0
         self._there: dict[str, Client] = {}
@@ -649,8 +650,8 @@ class Site:
         if message.counted is None or self.process is None:
             return
         (emqx,) = self.process.sources.emqx.values()
-        known = sum(len(sessions) for sessions in self._sessions().values())
-        self._census = (int(message.payload), known + 1)
+        self._census = (int(message.payload), len(self._sessions()) + 1)
+        self._told = (*self._told[-1:], self._untrue(self._known(), self._who_is_there()))
         if emqx.matching:
             for name in emqx.sessions():
                 self.signs[name] = at
@@ -694,15 +695,25 @@ class Site:
         known = self._known()
         client = self.clients[name]
         sessions = known.setdefault(name, set())
-        there = {other.name: other.session is not None for other in self.clients.values()}
+        there = self._who_is_there()
         there[name] = action == "connect"
         if self._gap != "silent":
             own = client.session if self.numbered else 0
             sessions -= {own, UNHEARD}
             if action == "connect":
                 sessions.add("new")
-        more = [len(known.get(other, ())) - there[other] for other in self.clients]
-        return max(more) > 0 and min(more) < 0
+        # Who has been untrue at two counts has shown by them.
+        shown = self._told[0] if len(self._told) == 2 else {}
+        fresh = [more for other, more in self._untrue(known, there).items() if more != shown.get(other)]
+        return 1 in fresh and -1 in fresh
+
+    def _who_is_there(self) -> dict[str, bool]:
+        return {client.name: client.session is not None for client in self.clients.values()}
+
+    def _untrue(self, known: dict[str, set[Any]], there: dict[str, bool]) -> dict[str, int]:
+        """Who is believed present and is not (1: lost), and who is there and not believed so (-1: gained)."""
+        more = {name: bool(known.get(name)) - is_there for name, is_there in there.items()}
+        return {name: difference for name, difference in more.items() if difference}
 
     def _shows(self, seconds: float) -> str:
         """Whether a gap of that length from now keeps two counts so far apart that the component must notice."""

@@ -396,6 +396,128 @@ class TestCensus:
         assert watch.credit == 0.0
 
 
+class TestDoubt:
+    """Sums that agree again may do so by accident: who came unheard is there, and somebody else is not any more."""
+
+    @pytest.fixture
+    def doubtful(self, matching: Watch) -> Watch:
+        """Somebody came unheard, two counts show it; then somebody left unheard."""
+        matching.counts(4, 180.0, 240.0)
+        matching.counts(3, 300.0, 360.0)
+        assert matching.source.doubted == {"a", "b"}
+        return matching
+
+    def test_the_census_goes_on_and_says_whom_it_waits_for(self, doubtful: Watch) -> None:
+        """Its clock goes, since those that turn out to have been there were so all along; but it proves nothing."""
+        assert doubtful.clock.vouching(360.0)
+        assert "2 of these sessions are in doubt" in doubtful.source.reason(360.0)
+        assert "(a, …)" in doubtful.source.reason(360.0)
+        assert "in doubt" in doubtful.source.silences_habit(360.0)
+
+    def test_an_end_a_connect_or_two_words_confirm(self, doubtful: Watch) -> None:
+        """Each shows that this name's session was no mistake, or is none any more; with the last one doubt is over."""
+        doubtful.disconnected("a", 1, 370.0)
+        assert doubtful.source.doubted == {"b"}
+        doubtful.source.spoke("b", 371.0)
+        assert doubtful.source.doubted == {"b"}
+        doubtful.source.spoke("b", 371.0 + MAX_QUIET / 3)
+        assert doubtful.source.doubted == set()
+        assert doubtful.open == {"b"}
+        assert doubtful.source.silences_habit(440.0) == ""
+
+    def test_a_new_connect_confirms(self, doubtful: Watch) -> None:
+        """The broker has told that it is there."""
+        doubtful.connected("a", 21, 370.0)
+        assert doubtful.source.doubted == {"b"}
+
+    def test_words_from_before_the_doubt_confirm_nothing(self, matching: Watch) -> None:
+        """Both messages must have come since."""
+        matching.counts(4, 180.0, 240.0)
+        matching.count(3, 300.0)
+        matching.source.spoke("a", 310.0)
+        matching.counts(4, 360.0, 420.0)
+        matching.count(3, 480.0)
+        matching.source.spoke("a", 490.0)
+        assert matching.source.doubted == {"a", "b"}
+
+    def test_the_end_of_another_session_confirms_nothing(self, doubtful: Watch) -> None:
+        """Of that name an unknown session ended, so the known one had been replaced unheard."""
+        doubtful.disconnected("a", 77, 370.0)
+        assert "a" in doubtful.source.doubted
+
+    def test_a_set_thrown_away_takes_its_doubt_along(self, doubtful: Watch) -> None:
+        """Who is not believed present need not be doubted."""
+        doubtful.source.overflow(370.0)
+        assert doubtful.source.doubted == set()
+
+    def test_who_left_or_spoke_leaves_no_doubt(self, matching: Watch) -> None:
+        """Those who came unheard account for the mismatch themselves."""
+        matching.signs.names.add("quiet")
+        matching.counts(5, 180.0, 300.0)
+        matching.source.spoke("quiet", 301.0)
+        matching.disconnected("unheard", 9, 302.0)
+        matching.count(4, 360.0)
+        matching.source.spoke("quiet", 370.0)
+        matching.count(4, 420.0)
+        assert matching.source.matching
+        assert matching.source.doubted == set()
+
+    def test_who_connects_anew_leaves_no_doubt(self, matching: Watch) -> None:
+        """Who came unheard and connects again is told by the end of the session that nobody knew."""
+        matching.counts(4, 180.0, 300.0)
+        matching.connected("unheard", 10, 310.0)
+        matching.disconnected("unheard", 9, 310.1, "takenover")
+        matching.count(4, 360.0)
+        assert matching.source.matching
+        assert matching.source.doubted == set()
+
+    def test_who_was_missing_and_connects_leaves_no_doubt(self, matching: Watch) -> None:
+        """Its end was lost; a name counts once."""
+        matching.counts(2, 180.0, 300.0)
+        matching.connected("a", 10, 310.0)
+        matching.count(3, 360.0)
+        assert matching.source.matching
+        assert matching.source.doubted == set()
+
+    def test_an_end_that_comes_twice_accounts_for_nobody(self, matching: Watch) -> None:
+        """Somebody came unheard; b leaves, is told twice, and a goes unheard."""
+        matching.counts(4, 180.0, 300.0)
+        matching.disconnected("b", 2, 310.0)
+        matching.disconnected("b", 2, 311.0)
+        matching.count(2, 360.0)
+        assert matching.source.matching
+        assert matching.source.doubted == {"a"}
+
+    def test_an_end_of_a_known_names_unknown_session_accounts_for_nobody(self, matching: Watch) -> None:
+        """Device a connected anew unheard, as somebody came; then it leaves: who is known of it is there no more."""
+        matching.counts(4, 180.0, 300.0)
+        matching.disconnected("a", 9, 310.0)
+        matching.count(3, 360.0)
+        assert matching.source.matching
+        assert matching.source.doubted == {"a", "b"}
+
+    def test_a_takeover_of_a_known_name_accounts_for_nobody(self, matching: Watch) -> None:
+        """Device a connected anew unheard, as somebody came; then it connects heard: a was one all the while."""
+        matching.counts(4, 180.0, 300.0)
+        matching.connected("a", 12, 310.0)
+        matching.disconnected("a", 11, 310.1, "takenover")
+        matching.count(4, 360.0)
+        assert not matching.source.matching
+        assert matching.open == {"a", "b"}
+
+    def test_a_count_beside_an_event_is_passed_over_once(self, matching: Watch) -> None:
+        """It may not hold the event yet; the next one decides."""
+        matching.counts(4, 180.0, 300.0)
+        matching.connected("c", 5, 358.0)
+        matching.count(4, 360.0)
+        assert not matching.source.matching
+        assert matching.source.doubted == set()
+        matching.connected("d", 6, 419.0)
+        matching.count(5, 420.0)
+        assert matching.source.matching
+        assert matching.source.doubted == {"a", "b", "c", "d"}
+
+
 class TestOneRun:
     """The set of known sessions belongs to one run of broker and subscription."""
 
@@ -433,6 +555,25 @@ class TestOneRun:
         matching.count(3, 180.0)
         matching.uptime(90_000, 185.0)
         assert matching.open == {"a", "b"}
+
+    def test_who_was_announced_by_the_new_broker_stays_known(self, matching: Watch) -> None:
+        """Its uptime tells when it began: a came back 6 s after that and was announced, b as it began."""
+        matching.uptime(1_000_000, 130.0)
+        matching.disconnected("a", 1, 131.0)
+        matching.disconnected("b", 2, 131.0)
+        matching.connected("b", 12, 144.0)
+        matching.connected("a", 11, 146.0)
+        matching.uptime(10_000, 150.0)
+        assert matching.open == {"a"}
+        matching.counts(2, 180.0, 240.0)
+        assert matching.credit == 120.0
+
+    def test_who_was_announced_before_the_last_uptime_of_the_old_broker_does_not(self, matching: Watch) -> None:
+        """However long the new one says that it is up."""
+        matching.connected("c", 11, 129.0)
+        matching.uptime(1_000_000, 130.0)
+        matching.uptime(900_000, 150.0)
+        assert matching.open == set()
 
     def test_a_broker_that_restarts_and_announces_all_goes_on(self, matching: Watch) -> None:
         """After a restart with events the census matches again; the gap earned nothing."""
@@ -785,6 +926,7 @@ class TestHabitBesideIt:
         assert matching.source.silences_habit(121.0) == ""
         matching.count(4, 180.0)
         assert matching.source.silences_habit(181.0)
+        matching.disconnected("unheard", 9, 200.0)
         matching.count(3, 240.0)
         assert matching.source.silences_habit(241.0) == ""
         matching.source.overflow(250.0)

@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import site_simulation
 from client_device_pruner import policy
+from client_device_pruner.doubt import Doubt
 from client_device_pruner.emqx import EmqxSource
 from client_device_pruner.ledger import Ledger
 from client_device_pruner.moment import Moment
@@ -186,6 +187,22 @@ def notice_is_skipped(patch: Patch) -> None:
     patch.setattr(policy, "_noticed", planted)
 
 
+def nothing_is_doubted(patch: Patch) -> None:
+    """A mismatch that went away unaccounted leaves no session in doubt."""
+    patch.setattr(Doubt, "raise_for", lambda _self, _names: None)
+
+
+def a_word_confirms(patch: Patch) -> None:
+    """A session in doubt is confirmed by the next best message, which may be a replayed one."""
+    real = EmqxSource.spoke
+
+    def planted(self: EmqxSource, name: str, at: float) -> None:
+        self._doubt.confirm(name)
+        real(self, name, at)
+
+    patch.setattr(EmqxSource, "spoke", planted)
+
+
 def judging_changes_the_device(patch: Patch) -> None:
     """A verdict leaves a trace in the device."""
     real = policy.assess
@@ -210,21 +227,19 @@ def _begin(site: Site) -> None:
 
 
 def takeover(site: Site) -> None:
-    """a1 connects twice, the first session's end comes last; a2 is lost in a gap."""
+    """a1 connects twice, the first session's end comes last; before the next count a2 is lost in a gap."""
     _begin(site)
     site.move("a1", "connect")
     site.advance(100.0)
     site.move("a1", "connect")
-    site.advance(100.0)
     site.bridge_gap(10.0, [("a2", "disconnect")])
     site.advance(3500.0)
 
 
 def repeated_connect(site: Site) -> None:
-    """a1 comes back unheard; a3 comes and goes, and its coming is announced again afterwards."""
+    """a1 comes back unheard; before the next count a3 comes and goes, and its coming is announced again afterwards."""
     _begin(site)
     site.bridge_gap(10.0, [("a1", "connect")])
-    site.advance(100.0)
     site.disturb(4.0, double=True)
     site.move("a3", "connect")
     site.advance(1.0)
@@ -240,8 +255,11 @@ def unheard_return(site: Site) -> None:
 
 
 def unheard_leave(site: Site) -> None:
-    """a2 goes unheard."""
-    _begin(site)
+    """a1 comes and goes; a2 comes, and goes unheard before the first count."""
+    site.move("a1", "connect")
+    site.advance(5.0)
+    site.move("a1", "disconnect")
+    site.move("a2", "connect")
     site.bridge_gap(10.0, [("a2", "disconnect")])
     site.advance(3500.0)
 
@@ -290,8 +308,9 @@ def replayed_message(site: Site) -> None:
 
 
 def unheard_visit(site: Site) -> None:
-    """a1 comes in one gap and goes in another, without an event between."""
+    """a1 comes in one gap and goes in another, without an event between; a2 speaks, so that nobody doubts it."""
     _begin(site)
+    site.talk("a2", 70.0)
     site.advance(700.0)
     site.bridge_gap(10.0, [("a1", "connect")])
     site.advance(200.0)
@@ -331,6 +350,17 @@ def two_words(site: Site) -> None:
     site.advance(4000.0)
 
 
+def swap_in_two_gaps(site: Site) -> None:
+    """a2 goes in one gap; a1 comes in a later one, after counts that were lower; a retained message of a2 comes."""
+    _begin(site)
+    site.bridge_gap(10.0, [("a2", "disconnect")])
+    site.advance(120.0)
+    site.bridge_gap(10.0, [("a1", "connect")])
+    site.advance(120.0)
+    site.replay("a2")
+    site.advance(4500.0)
+
+
 def silent_connection(site: Site) -> None:
     """a2 stays connected without a word."""
     _begin(site)
@@ -358,6 +388,8 @@ CASES = (
     Case(overflow_is_ignored, swap_in_an_overflow, "I2"),
     Case(first_message_opens, replayed_message, "I4"),
     Case(mismatch_restarts_nothing, unheard_visit, "I4"),
+    Case(nothing_is_doubted, swap_in_two_gaps, "I4"),
+    Case(a_word_confirms, swap_in_two_gaps, "I4"),
     Case(gap_is_credited, quiet_gap, "I2", "messages"),
     Case(wall_clock_is_used, clock_set, "I2"),
     Case(signs_are_not_committed, killed_after_talk, "I2", "messages"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
+from client_device_pruner.doubt import Doubt
 from client_device_pruner.source_clock import SourceClock
 
 MAX_PAYLOAD_BYTES = 65_536
@@ -54,6 +56,8 @@ class _Node:
     deaf: bool = False
     counted_since_break: bool = False
     sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
+    opened: dict[str, tuple[SessionId, float]] = field(default_factory=dict)
+    """Opened since the last uptime, with the moment."""
 
 
 class EmqxSource:
@@ -82,6 +86,9 @@ class EmqxSource:
         self._last_event = float("-inf")
         self._mismatch_since: float | None = None
         self._last_census = float("-inf")
+        self._arrived: set[str] = set()
+        self._doubt = Doubt()
+        self._passed_over = False
         self._lower_since: float | None = None
         self._last_heard: float | None = None
         self.matching = False
@@ -101,9 +108,18 @@ class EmqxSource:
         number = _session_id(event)
         if node.deaf or (number is not None and hash((name, number)) in self._ended):
             return
-        others = tuple(s for s in node.sessions.get(name, ()) if s not in (number, UNHEARD))
-        node.sessions[name] = (*others, number)
+        before = node.sessions.get(name, ())
         self._spoken.pop(name, None)
+        if number in before:
+            return
+        if before:
+            # Its last end may have been lost, which the count has shown.
+            self._doubt.account(more=1)
+        else:
+            self._arrived.add(name)
+        node.sessions[name] = (*(s for s in before if s != UNHEARD), number)
+        node.opened[name] = (number, at)
+        self._doubt.confirm(name)
 
     def disconnected(self, node_name: str, name: str, payload: bytes, at: float) -> None:
         """Take a `disconnected` event: it ends the session that it names, or any if it names none."""
@@ -114,12 +130,15 @@ class EmqxSource:
         if self.is_bridge(name):
             return
         number = _session_id(event)
+        taken_over = event.get("reason") in ("takenover", "discarded")
+        held = node.sessions.get(name, ())
+        arrived = taken_over and name in self._arrived
+        strange = (not held or (arrived and number not in held)) and hash((name, number)) not in self._ended
         if number is None:
-            taken_over = event.get("reason") in ("takenover", "discarded")
-            remaining = node.sessions.get(name, ()) if taken_over else ()
+            remaining = held if taken_over else ()
         else:
             self._end(name, number, at)
-            remaining = tuple(s for s in node.sessions.get(name, ()) if s != number)
+            remaining = tuple(s for s in held if s != number)
         remaining = tuple(s for s in remaining if s != UNHEARD)
         for other in self._nodes.values():
             # It was opened where the only node was heard, and may have been on another one.
@@ -132,7 +151,11 @@ class EmqxSource:
             node.sessions.pop(name, None)
             self._signs.left(name, at)
             _remember(self._closed, name, at)
+            self._doubt.confirm(name)
         self._spoken.pop(name, None)
+        if strange:
+            # Whoever came unheard, and was counted, has gone.
+            self._doubt.account(fewer=1)
 
     def count(self, node_name: str, payload: bytes, at: float) -> None:
         """Take the broker's own count of a node's live connections: a census."""
@@ -142,11 +165,12 @@ class EmqxSource:
         node = self._node(node_name, at)
         node.count, node.counted, node.deaf = value, at, False
         node.counted_since_break = True
-        node.difference = value - sum(map(len, node.sessions.values()))
+        # A client id has one connection at a time, so a name counts once: the end of its last one may be lost.
+        node.difference = value - len(node.sessions)
         self._take_census(at)
 
     def uptime(self, node_name: str, payload: bytes, at: float) -> None:
-        """Take a node's uptime: when it fell, the broker restarted and every session of it is gone."""
+        """Take a node's uptime: when it fell, the broker restarted and every session from before is gone."""
         value = _whole_number(payload)
         if value is None:
             return
@@ -155,12 +179,22 @@ class EmqxSource:
             fell = value < node.uptime
             # It may have risen again past what was heard last: then it began after that was heard.
             if fell or at - value / 1000 > node.uptime_heard:
+                # Opened since it was heard last, and long enough after the broker began: these are of the new one.
+                began = at - (value / 1000 - 5.0) * self.scale
+                kept = {name: number for name, (number, opened) in node.opened.items() if opened > began}
+                kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
                 self._forget(node, at)
+                node.sessions = {name: (number,) for name, number in kept.items()}
         node.uptime, node.uptime_heard = value, at
+        node.opened.clear()
 
     def spoke(self, name: str, at: float) -> None:
-        """Take an activity message: the second of two, well apart, opens a session that began unheard."""
-        if self.holds(name) or not self._signs.announced(name) or self.is_bridge(name):
+        """Take an activity message: the second of two, well apart, opens a session that began unheard.
+
+        It also confirms one that is in doubt.
+        """
+        doubted = name in self._doubt.names
+        if (self.holds(name) and not doubted) or not self._signs.announced(name) or self.is_bridge(name):
             return
         if at - self._closed.get(name, float("-inf")) < 5.0 * self.scale:
             return
@@ -170,10 +204,15 @@ class EmqxSource:
             _remember(self._spoken, name, at)
         elif at - first >= max_quiet / 3 and len(self._nodes) == 1:
             (node,) = self._nodes.values()
-            if not node.deaf:
+            if node.deaf:
+                return
+            self._spoken.pop(name)
+            if doubted:
+                self._doubt.confirm(name)
+            else:
                 node.sessions[name] = (UNHEARD,)
-                self._spoken.pop(name)
                 self._last_event = at
+                self._doubt.account(fewer=1)
 
     def set_bridge(self, client_id: str, *, known: bool, mapped: bool = True) -> None:
         """Take the glob that the bridge's client id matches, and whether its own configuration told it.
@@ -188,6 +227,8 @@ class EmqxSource:
             for name in [name for name in node.sessions if fnmatchcase(name, client_id)]:
                 del node.sessions[name]
                 self._bridge_node = node_name
+                self._doubt.confirm(name)
+                self._doubt.forget_figures()
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: nothing is known any more."""
@@ -204,6 +245,8 @@ class EmqxSource:
                 node.deaf = True
             if at - node.heard > max_quiet:
                 del self._nodes[node_name]
+                if self._bridge_node == node_name:
+                    self._bridge_node = None
                 self._break()
 
     # What it knows
@@ -220,6 +263,11 @@ class EmqxSource:
         """The names with a session known to be open."""
         return frozenset(name for node in self._nodes.values() for name in node.sessions)
 
+    @property
+    def doubted(self) -> AbstractSet[str]:
+        """The names whose session need not be open any more: until each is confirmed, the census proves nothing."""
+        return self._doubt.names
+
     def silences_habit(self, at: float) -> str:
         """Why no habit proves anything beside this broker now; "" where it has nothing to object."""
         if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
@@ -229,13 +277,13 @@ class EmqxSource:
             return (
                 "the broker, whose count has matched before, is not heard any more: map its topics again, or disable it"
             )
-        if self.matching:
-            return ""
-        return "the broker is heard, but its count does not match the sessions known to be open"
+        if not self.matching:
+            return "the broker is heard, but its count does not match the sessions known to be open"
+        return self._doubts()
 
     def reason(self, at: float) -> str:
         """Why the clock goes, or what it waits for, in words and figures."""
-        known = sum(len(s) for node in self._nodes.values() for s in node.sessions.values())
+        known = sum(len(node.sessions) for node in self._nodes.values())
         counts = [node.count for node in self._nodes.values()]
         if self._last_heard is None:
             return "nothing heard from the broker in this run"
@@ -254,7 +302,7 @@ class EmqxSource:
             return f"{figures}: {who} than known for {lasting}"
         if not self.clock.vouching(at):
             return f"{figures}: they match; the next count starts the clock"
-        return f"{figures}: they match"
+        return f"{figures}: they match{', but ' if self.doubted else ''}{self._doubts()}"
 
     # The census
 
@@ -264,10 +312,13 @@ class EmqxSource:
         blind = not self.mapped and not self._event_heard
         if blind or (not self.bridge_known and self._bridge_node is None):
             self._break()
+            self._doubt.forget_figures()
             return
         surplus = self._surplus()
         # Only an event of the last step can explain why a mismatch ended: an earlier one left it as it was.
         explained = self._last_event >= self._last_census - 5.0 * self.scale
+        if not self._believed(surplus, at, explained=explained):
+            return
         self._last_census = at
         if surplus == 0:
             if self._mismatch_since is not None and not explained:
@@ -290,6 +341,25 @@ class EmqxSource:
             for node in self._nodes.values():
                 self._forget(node, at)
 
+    def _believed(self, surplus: int, at: float, *, explained: bool) -> bool:
+        """Raise doubt where nothing accounts for a mismatch that shrinks; False if the next count is to decide."""
+        accounted = self._doubt.accounts_for(surplus, event_heard=explained)
+        if len(self._nodes) > 1:
+            # On which node who came or went is not told.
+            accounted = accounted and explained
+        if not accounted:
+            if not self._passed_over and at - self._last_event < 5.0 * self.scale:
+                # The broker may not have counted yet what it has told.
+                self._passed_over = True
+                return False
+            self._doubt.raise_for(self.sessions())
+            for name in self._doubt.names:
+                self._spoken.pop(name, None)
+        self._doubt.took(surplus)
+        self._arrived.clear()
+        self._passed_over = False
+        return True
+
     def _surplus(self) -> int:
         """How many more connections the counts show than are known, the bridge's one included; 0 if all nodes agree."""
         differences = {name: node.difference for name, node in self._nodes.items()}
@@ -300,6 +370,14 @@ class EmqxSource:
         differences[home] -= 1
         lowest, highest = min(differences.values()), max(differences.values())
         return lowest if lowest < 0 else highest
+
+    def _doubts(self) -> str:
+        if not self.doubted:
+            return ""
+        return (
+            f"{len(self.doubted)} of these sessions are in doubt, since a mismatch went away unannounced: who is"
+            f" connected has to speak twice, or to connect anew ({min(self.doubted)}, …)"
+        )
 
     # Small steps
 
@@ -328,8 +406,11 @@ class EmqxSource:
     def _forget(self, node: _Node, at: float) -> None:
         """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
         names, node.sessions, node.count = node.sessions, {}, None
+        node.opened.clear()
         for name in names:
             self._signs.held_until(name, at)
+            self._doubt.confirm(name)
+        self._doubt.forget_figures()
         self._break()
 
     def _break(self) -> None:

@@ -321,7 +321,7 @@ class Sources:
             proof=proof,
             clock_seconds=clock.credit_seconds,
             floor_seconds=clock.floor_seconds,
-            vouching=clock.vouching(at),
+            vouching=clock.vouching(at) and not (isinstance(source, EmqxSource) and source.doubted),
             reason=source.reason(at),
             stretch_seconds=clock.stretch_seconds,
             pauses=clock.pauses,
