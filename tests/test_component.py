@@ -25,6 +25,7 @@ from client_device_pruner.ipc import (
     Refused,
     StreamClosed,
 )
+from client_device_pruner.model import Habit
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
 
 IN = "client-device-pruner/in/"
@@ -89,7 +90,8 @@ class FakeIpc:
     def read_configuration(self, component: str | None) -> None:
         """See `ipc.Ipc`."""
         self.asked.append(("read", component))
-        value, error = (self._machine.document, self._machine.read_error) if component is None else ({}, "")
+        own = (self._machine.document, self._machine.read_error)
+        value, error = own if component is None else (self._machine.bridge, "")
         self._machine.component.inbox.put_always(Configuration(component, value, error))
 
     def follow_configuration(self, component: str | None) -> None:
@@ -171,6 +173,7 @@ class Machine:
 
     work_dir: Path
     document: Any = field(default_factory=lambda: dict(PLAIN))
+    bridge: dict[str, Any] = field(default_factory=dict)
     read_error: str = ""
     connects: list[bool | str] = field(default_factory=list)
     echoes: bool = True
@@ -311,6 +314,60 @@ def with_a_gone_device(machine: Machine, *names: str, **settings: Any) -> None:
     machine.run_until(lambda: machine.of_type("cycle"))
     machine.run(5 * MINUTE)
     machine.lose(*names)
+
+
+# Which filters of the bridge feed a source ----------------------------------------------------------------------
+
+
+def _fed_by(*topics: str) -> dict[str, Any]:
+    path = {"source": "LocalMqtt", "target": "Pubsub", "targetTopicPrefix": IN}
+    return {"mqttTopicMapping": {f"Mine{number}": {"topic": topic, **path} for number, topic in enumerate(topics)}}
+
+
+def _habits_of(machine: Machine, name: str) -> dict[int, Habit]:
+    return machine.component.watch.ledger.devices[name].habits or {}
+
+
+@pytest.fixture
+def talker(machine: Machine) -> Machine:
+    """The device talks has a habit, through one of two entries of the bridge that feed the source."""
+    machine.bridge = _fed_by("clients/+/telemetry", "clients/+/status")
+    machine.associate("talks")
+    machine.start()
+    machine.run_until(lambda: machine.of_type("cycle"))
+    machine.tell("clients/talks/status", "{}")
+    machine.run(2 * MINUTE)
+    assert _habits_of(machine, "talks")
+    return machine
+
+
+def test_an_entry_taken_away_takes_the_habits_of_its_source_along(talker: Machine) -> None:
+    """Whoever spoke through it cannot be heard any more, while others still are."""
+    talker.take(Configuration(BRIDGE, _fed_by("clients/+/telemetry"), ""))
+    assert not _habits_of(talker, "talks")
+
+
+def test_an_entry_taken_away_while_the_component_was_off_does_so_too(talker: Machine) -> None:
+    """What fed the source outlives the run."""
+    talker.bridge = _fed_by("clients/+/telemetry")
+    talker.restart()
+    assert not _habits_of(talker, "talks")
+
+
+@pytest.mark.parametrize(
+    "bridge", [_fed_by("clients/+/#"), _fed_by("clients/+/status", "clients/+/telemetry", "clients/+/log"), {}, None]
+)
+def test_habits_stay_where_nothing_is_lost(talker: Machine, bridge: Any) -> None:
+    """A wider filter, one more, or none at all (then nothing vouches), or a configuration that cannot be read."""
+    talker.take(Configuration(BRIDGE, bridge, "" if bridge is not None else "it cannot be read"))
+    assert _habits_of(talker, "talks")
+
+
+def test_all_entries_taken_away_and_one_given_back_is_noticed(talker: Machine) -> None:
+    """What feeds the source is compared with what fed it last."""
+    talker.take(Configuration(BRIDGE, {}, ""))
+    talker.take(Configuration(BRIDGE, _fed_by("clients/+/telemetry"), ""))
+    assert not _habits_of(talker, "talks")
 
 
 # The subscription, the connection, and the end ------------------------------------------------------------------

@@ -253,6 +253,17 @@ class TestSessions:
         assert not matching.clock.vouching(130.0)
         assert len(matching.source._ended) <= 3
 
+    def test_more_sessions_than_a_core_carries_empty_the_set(
+        self, matching: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Memory is bounded, whoever connects: everything begins anew, as after a gap."""
+        monkeypatch.setattr(emqx, "MAX_SESSIONS", 2)
+        matching.connected("a", 3, 121.0)
+        assert matching.open == {"a", "b"}
+        matching.connected("c", 4, 122.0)
+        assert matching.open == set()
+        assert not matching.clock.vouching(122.0)
+
     @pytest.mark.parametrize("payload", [b"", b"[]", b"1", b"\xff\xfe", b"{", b"[" * 50_000, b'{"x":"' + b"y" * 70_000])
     def test_what_is_no_event_is_ignored(self, watch: Watch, payload: bytes) -> None:
         """A payload that is no JSON object of a plausible size opens, closes and shows nothing."""

@@ -167,6 +167,21 @@ class TestTogether:
         core.count(1, 61.0)
         assert core.witness("messages", 61.0).silenced == ""
 
+    def test_doubt_takes_the_word_from_the_census_and_silences_habits(self, core: Core) -> None:
+        """Its clock goes on; but until those in doubt are confirmed neither proves anything."""
+        core.event("a", "connected", 1, 0.0)
+        core.count(2, 60.0, 120.0)
+        core.count(3, 180.0, 240.0)
+        core.count(2, 300.0, 360.0)
+        census = core.witness("emqx", 360.0)
+        assert census.clock_seconds == 120.0
+        assert not census.vouching
+        assert "in doubt" in census.reason
+        assert "in doubt" in core.witness("messages", 360.0).silenced
+        core.event("a", "disconnected", 1, 370.0)
+        assert core.witness("emqx", 370.0).vouching
+        assert core.witness("messages", 370.0).silenced == ""
+
     def test_an_overflow_is_a_gap_for_every_source(self) -> None:
         """Lost messages: nobody vouches, nobody is held present, and absences begin here for those who were."""
         core = Core(**CALL)

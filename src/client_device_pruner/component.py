@@ -13,7 +13,7 @@ from typing import Any
 from client_device_pruner.cloud_worker import Reply
 from client_device_pruner.connection import Connection
 from client_device_pruner.cycle import Check
-from client_device_pruner.doctor import BRIDGE, Finding, diagnose, without_events
+from client_device_pruner.doctor import BRIDGE, Finding, diagnose, feeds, without_events
 from client_device_pruner.inbox import Gap, Inbox
 from client_device_pruner.ipc import (
     Configuration,
@@ -337,6 +337,7 @@ class Component:
             known=self._bridge is not None,
             unmapped=without_events(self._bridge, self.watch.settings),
         )
+        self.watch.heed_feeds(feeds(self._bridge, self.watch.settings))
         findings = diagnose(self._bridge, self.watch.settings) if self._bridge_read else ()
         for finding in findings:
             if finding not in self._findings:

@@ -128,6 +128,19 @@ def without_events(bridge: Mapping[str, Any] | None, settings: Settings) -> froz
     )
 
 
+def feeds(bridge: Mapping[str, Any] | None, settings: Settings) -> dict[str, list[str]]:
+    """Name the filters through which the bridge feeds each `activity` source; none where that cannot be read."""
+    mapping = (bridge or {}).get("mqttTopicMapping") or {}
+    if not isinstance(mapping, Mapping):
+        return {}
+    entries, _findings = _read(bridge or {}, mapping, required_entries(settings))
+    return {
+        source.name: sorted({entry.topic for entry in entries if any(need.met_by(entry) for need in needs)})
+        for source in settings.sources
+        if isinstance(source, ActivitySource) and (needs := _needs(source, settings))
+    }
+
+
 # --- What a source needs ------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ MAX_PAYLOAD_BYTES = 65_536
 """A client event of EMQX has well under 1 KiB; what is larger is none."""
 MAX_ENDED = 100_000
 """Ended sessions remembered in one run, about 70 bytes each; beyond, the set of known sessions is emptied."""
+MAX_SESSIONS = 250_000
+"""Clients with a session known to be open, on one node, far more than a core carries; beyond, the set is emptied."""
 MAX_STRANGERS = 10_000
 """Names awaited to speak a second time, and recent closes, kept at most."""
 
@@ -109,6 +111,9 @@ class EmqxSource:
         if node.deaf or (number is not None and hash((name, number)) in self._ended):
             return
         before = node.sessions.get(name, ())
+        if not before and len(node.sessions) >= MAX_SESSIONS:
+            self.overflow(at)
+            return
         self._spoken.pop(name, None)
         if number in before:
             return

@@ -131,6 +131,10 @@ class Ledger:
         self._records.append(record)
         return record
 
+    def start_anew(self, name: str) -> None:
+        """Let the habits and markers on this source start anew: it hears less than it did."""
+        self._start_anew(self.sources[name])
+
     def _start_anew(self, record: SourceRecord) -> None:
         record.clock.break_stretch()
         record.clock.restart_absences()

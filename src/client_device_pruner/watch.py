@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from client_device_pruner.reports import LOGGER, Reports
 from client_device_pruner.settings import DEFAULTS, Settings, SettingsRefused, parse
 from client_device_pruner.sources import Sources
 from client_device_pruner.status import describe
+from client_device_pruner.topics import filter_covers
 
 COMMIT_SECONDS = 60.0
 """How often the ledger is written at most; with many changed rows more rarely (see `_commit_interval`)."""
@@ -154,6 +155,30 @@ class Watch:
         self.ledger.loss_window_seconds = settings.mass_loss.window_seconds
         self.sources = Sources(settings, self.ledger, at, self.sources)
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
+
+    def heed_feeds(self, feeds: Mapping[str, Sequence[str]]) -> None:
+        """Take the bridge's filters that feed each `activity` source now, by its name.
+
+        Whoever spoke through a filter that is gone would be silent for ever: habits on its source start anew. A source
+        that nothing feeds vouches for nothing, so what fed it is kept to be compared with what feeds it next.
+        """
+        connection = self.ledger.connection
+        if connection is None:
+            return
+        before = get_meta(connection, "feeds", {})
+        identities = self.sources.identities
+        now = {identity: before[identity] for identity in identities.values() if identity in before}
+        for name, filters in feeds.items():
+            if filters:
+                gone = [old for old in now.get(identities[name], ()) if not any(filter_covers(f, old) for f in filters)]
+                if gone:
+                    self.ledger.start_anew(name)
+                    LOGGER.warning(
+                        "the bridge feeds %s no longer through %s: its devices' habits are learnt anew", name, gone
+                    )
+                now[identities[name]] = list(filters)
+        if now != before:
+            self.write(lambda connection: set_meta(connection, feeds=now))
 
     # Time
 
