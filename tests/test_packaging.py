@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import yaml
 
 from install_wheels import Target, choose, read_requirements
 from local_core.component import State
-from local_core.core import BRIDGE, LocalCore
+from local_core.core import LocalCore
 from local_core.devices import ClientDevices
+from readme import commands
 from trial_site import COMPONENT as COMPONENT_NAME
-from trial_site import MAPPING, TRIAL, Site
+from trial_site import Site
 
 PROJECT = Path(__file__).parents[1]
 NAME = "community.greengrass.ClientDevicePruner"
@@ -230,10 +231,9 @@ def test_fresh_machine_without_network(fresh: Path, lacking: str) -> None:
     assert result.stdout.rstrip().splitlines()[-1].startswith(str(fresh / "work/venv"))
 
 
-@pytest.mark.e2e
-@pytest.mark.timeout(300)
-async def test_the_built_artifact_installs_and_runs_on_a_core(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the archive alone, without an index: the recipe's install and run, the cloud's list, and the command."""
+@pytest.fixture
+async def site(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    """A core on which the component was installed and runs from the archive alone, without an index."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
@@ -242,14 +242,75 @@ async def test_the_built_artifact_installs_and_runs_on_a_core(fresh: Path, monke
         fresh / "core", artifact=fresh / "artifact", count_interval_seconds=0.25, uptime_interval_seconds=0.25
     )
     async with core, ClientDevices(lambda: core.broker.port) as devices:
-        site = Site(core, devices)
-        core.cloud.associate("sensor-1")
-        await core.deploy({COMPONENT_NAME: {"merge": TRIAL}, BRIDGE: {"merge": {"mqttTopicMapping": MAPPING}}})
-        await core.component.wait_for_state(State.RUNNING, timeout_seconds=240)
-        await site.event("cycle", seconds=60)
-        command = await asyncio.create_subprocess_exec(
-            core.work_dir / "pruner", "status", "--json", stdout=asyncio.subprocess.PIPE
-        )
-        printed, _ = await command.communicate()
-        assert json.loads(printed)
-        site.check_events()
+        yield Site(core, devices)
+
+
+GONE = [f"press-{number}" for number in range(5)]
+ON_A_CORE = {
+    str(command)
+    for document in ("README.md", "CONTRIBUTING.md", "deploy/fleet-indexing.md")
+    for command in commands(document)
+    if command.is_for_a_core
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(400)
+async def test_the_built_artifact_runs_all_that_the_documents_show(site: Site, tmp_path: Path) -> None:
+    """The recipe's install and run, then each command of README.md with its installed `pruner`, in one story."""
+    ran = set[str]()
+
+    async def run(*forms: str, **named: str) -> str:
+        """Run commands as they stand in a document, with these for its placeholders; returns what the last said."""
+        printed = b""
+        for form in forms:
+            ran.add(form)
+            words = [named.get(word.rstrip("…"), word) for word in form.removeprefix("sudo ").split()]
+            program = re.sub("^pruner$", f"{site.core.work_dir}/pruner", words[0])
+            words = [word.replace("/greengrass/v2", str(site.core.root)) for word in (program, *words[1:])]
+            process = await asyncio.create_subprocess_exec(
+                *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={"PATH": "/usr/bin:/bin"}
+            )
+            printed, complaint = await process.communicate()
+            assert (process.returncode, complaint) == (0, b""), form
+        return printed.decode()
+
+    site.core.cloud.associate("alive", *GONE)
+    limits = {"approvalPercent": 50, "maxPercentPerDay": 100, "maxPerCycle": 2}
+    await site.deploy(limits=limits, massLoss={"window": "10s"})
+    await site.core.component.wait_for_state(State.RUNNING, timeout_seconds=240)
+    await site.event("cycle", seconds=60)
+    await site.devices.connect("alive")
+    await site.devices.connect(*GONE, process="line")
+    await site.event("released", guard="source:emqx")
+    assert "alive" in await run("pruner status", "pruner list")
+    assert "it is connected" in await run("pruner history", "pruner explain THING", THING="alive")
+
+    await site.devices.kill("line")
+    plan = await site.until(lambda: site.status()["plan"], what="no plan waits")
+    while set(plan["devices"]) != set(GONE):
+        plan = await site.until(lambda: site.status()["plan"])
+    assert GONE[0] in await run("pruner list --state S", "pruner list --state due", S="due")
+    await run("pruner approve PLAN", PLAN=plan["id"])
+    cycles: dict[str, list[str]] = {}
+    for name in GONE:
+        gone = await site.event("disassociated", name)
+        cycles.setdefault(gone["cycleId"], []).append(name)
+    (_, first), (second, others), (_, last) = sorted(cycles.items(), key=lambda cycle: -len(cycle[1]))
+    assert "census" in await run("pruner history THING", THING=first[0])
+
+    folder = f"sudo /greengrass/v2/work/{COMPONENT_NAME}"
+    await run(f"{folder}/pruner history", "pruner restore THING…", "pruner restore THING", THING=first[0])
+    await run(f"{folder}/pruner restore THING", THING=first[1])
+    await run("pruner restore --cycle ID", ID=second)
+    for name in (*first, *others):
+        await site.event("restored", name)
+    assert last[0] not in site.associated
+    await run("pruner restore --all")
+    await site.event("restored", last[0])
+    assert site.associated == {"alive", *GONE}
+    await run("pruner report FILE.html", **{"FILE.html": str(tmp_path / "FILE.html")})
+    assert (tmp_path / "FILE.html").stat().st_size > 10_000
+    assert "message" in await run(f"sudo tail /greengrass/v2/logs/{COMPONENT_NAME}.log")
+    assert ran == ON_A_CORE
+    site.check_events()
