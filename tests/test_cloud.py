@@ -131,6 +131,11 @@ async def test_an_empty_list_is_an_answer(child: Child) -> None:
     assert await child.list() == {"devices": [], "nextToken": None}
 
 
+async def test_loads_no_library_that_no_call_needs(child: Child) -> None:
+    """It starts for every cycle: what botocore would take along, because the component needs it, stays out."""
+    assert "_awscrt" not in Path(f"/proc/{child.process.pid}/maps").read_text()
+
+
 async def test_batches_are_carried_out(cloud: Cloud, child: Child) -> None:
     """Both operations take effect, and entries that the service refuses come back with what it says."""
     cloud.associate("a", "b", "c")
