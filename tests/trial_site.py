@@ -48,6 +48,10 @@ TRIAL: dict[str, Any] = {
     "massLoss": {"window": "0.1s"},
 }
 
+STAY_SECONDS = 9.0
+"""Long enough for whoever is wrongly missed to go: twice the threshold and notice above, and a cycle."""
+STAY_CYCLES = 6
+
 TYPE_PREFIX = "community.greengrass.pruner."
 EVENT_DATA: dict[str, set[str]] = {
     "marked": {"offlineSeconds", "thresholdSeconds", "proof", "dueInSeconds"},
@@ -134,6 +138,10 @@ class Site:
         """Wait until so many more cycles have ended."""
         until = len(self.of_type("cycle")) + number
         await self.core.wait_for_event(lambda _event: len(self.of_type("cycle")) >= until, timeout_seconds=seconds)
+
+    async def stay(self) -> None:
+        """Let time pass in which whoever is wrongly missed would go: `STAY_SECONDS`, and at least `STAY_CYCLES`."""
+        await asyncio.gather(asyncio.sleep(STAY_SECONDS), self.cycles(STAY_CYCLES))
 
     async def deploy(self, **settings: Any) -> None:
         """Deploy the trial's settings and the bridge's mapping, with changes."""

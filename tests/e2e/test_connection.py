@@ -60,7 +60,7 @@ async def test_the_process_stands_still_for_longer_than_the_threshold(make_site:
     site.core.component.resume()
     resumed = time.monotonic()
     # What waited comes at once, and no count for the time that nobody watched: what was known is forgotten.
-    await site.cycles(18, seconds=90)
+    await site.stay()
     assert site.clock("emqx") <= before + EMQX_QUIET_SECONDS
     assert site.associated == {"alive", "dead", "returns"}
 
@@ -103,7 +103,7 @@ async def test_who_dies_while_there_is_no_connection_goes_all_the_same(make_site
     await site.until(lambda: COMPONENT in site.core.ipc.connected, 60, "it did not connect again")
     await site.listened()
 
-    await site.cycles(18, seconds=90)
+    await site.stay()
     assert site.associated == {"alive", "dead", "returns"}
     async with talking(site, "alive", "returns"):
         await site.event("disassociated", "dead", seconds=60)

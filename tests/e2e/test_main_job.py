@@ -105,7 +105,7 @@ async def test_without_a_canary_a_silent_site_proves_nothing(make_site: MakeSite
     await site.devices.kill("dead")
 
     await site.event("held", guard="source:messages")
-    await site.cycles(10)
+    await site.stay()
 
     assert site.associated == {"dead"}
     assert not site.of_type("marked")

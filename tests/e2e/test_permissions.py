@@ -88,7 +88,7 @@ async def test_without_the_canary_the_last_device_cannot_be_missed(make_site: Ma
     await lose_one(site, telemetry_seconds=0.2)
     await site.event("held", guard="source:messages")
 
-    await site.cycles(10)
+    await site.stay()
 
     assert not site.of_type("marked")
     assert site.associated == {"dead", "never-seen"}

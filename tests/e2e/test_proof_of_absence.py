@@ -22,8 +22,6 @@ NOTICE_SECONDS = 1.0
 EMQX_QUIET_SECONDS = 1.5
 GAP_SECONDS = 2 * EMQX_QUIET_SECONDS
 """A gap in which all that was known is forgotten; a short one leaves it known."""
-STANDSTILL_CYCLES = 18
-"""Some 9 s: three thresholds."""
 NO_OUTAGE: dict[str, Any] = {"massLoss": {"window": "0.1s", "minDevices": 100}}
 """Devices that a test loses at once are not to be an outage."""
 
@@ -83,7 +81,7 @@ async def stays_without_a_word(site: Site) -> None:
     await unmatched(site)
     before = site.clock("emqx")
 
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
 
     assert site.clock("emqx") == before, "while somebody unannounced is there, nothing is vouched for"
     assert not site.status()["sources"]["emqx"]["vouching"]
@@ -142,7 +140,7 @@ async def test_a_mapping_that_is_removed_stops_the_clocks(make_site: MakeSite) -
     await site.devices.connect("returns", process="returns")
     before = site.clock("emqx")
 
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
 
     assert site.clock("emqx") == before
     assert site.associated == {"alive", "dead", "returns"}
@@ -171,7 +169,7 @@ async def test_a_line_unplugged_together_is_held(make_site: MakeSite) -> None:
 
     held = await site.event("held", guard="outage")
     await site.event("cycle", due=4)
-    await site.cycles(10)
+    await site.stay()
 
     assert site.associated == {"alive", *line}
     assert "4 due devices were lost together" in held["reason"]
@@ -208,7 +206,7 @@ async def test_a_site_lost_while_the_core_was_off_is_held(make_site: MakeSite) -
     await reboot
 
     held = await site.event("held", guard="outage", seconds=60)
-    await site.cycles(10)
+    await site.stay()
 
     assert "4 due devices were lost together" in held["reason"]
     assert site.associated == set(names)
@@ -246,7 +244,7 @@ async def test_after_a_brokers_restart_all_announce_themselves(make_site: MakeSi
     gone = await site.event("disassociated", "dead", seconds=60)
 
     assert gone["proof"] == "census"
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
     assert site.associated == {"alive"}
     assert site.status()["counts"]["present"] == 1
 
@@ -261,7 +259,7 @@ async def test_after_a_brokers_restart_nobody_is_announced(make_site: MakeSite) 
     await unmatched(site)
     before = site.clock("emqx")
 
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
 
     assert site.clock("emqx") == before
     assert site.associated == {"alive", "dead"}
@@ -279,7 +277,7 @@ async def test_two_live_clients_of_one_id_take_over_from_each_other(make_site: M
         await site.devices.connect("twin", process=process, reconnect_seconds=0.4)
     await site.event("cycle", present=2)
 
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
 
     assert not site.of_type("marked", "twin")
     assert site.clock("emqx") > 0.0
@@ -345,7 +343,7 @@ async def test_somebody_unannounced_stops_the_clock_while_he_is_there(make_site:
     await unmatched(site)
     before = site.clock("emqx")
 
-    await site.cycles(STANDSTILL_CYCLES, seconds=120)
+    await site.stay()
 
     assert site.clock("emqx") == before
     assert site.associated == {"alive", "dead"}

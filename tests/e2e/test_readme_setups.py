@@ -111,7 +111,7 @@ async def test_one_device_per_core(make_site: MakeSite) -> None:
     await deploy(site, setup("one-device"), "only")
     await connect(site, "only", telemetry_seconds=SPOKEN_SECONDS)
     await site.until(lambda: site.status()["coverage"]["provable"] == 1, 60, "it got no habit")
-    await site.cycles(20, seconds=90)
+    await site.stay()
     assert not site.of_type("marked")
     assert site.status()["doctor"] == []
     await site.devices.kill("only")
@@ -203,7 +203,7 @@ async def loses_the_dead(site: Site, *, proof: str, doctor: int = 0, kill: bool 
         await site.devices.kill("dead")
 
     gone = await site.event("disassociated", "dead", seconds=60)
-    await site.cycles(16, seconds=90)
+    await site.stay()
 
     assert gone["proof"] == proof
     assert gone["offlineSeconds"] >= THRESHOLD_SECONDS

@@ -28,7 +28,7 @@ async def test_a_gone_device_is_pruned_and_a_named_one_stays(make_site: MakeSite
         await site.devices.kill("dead")
 
         gone = await site.event("disassociated", "dead")
-        await site.cycles(20)
+        await site.stay()
 
         assert gone["proof"] == "rollCall"
         assert gone["offlineSeconds"] >= THRESHOLD_SECONDS
@@ -57,7 +57,7 @@ async def test_who_is_back_unannounced_is_present_once_named(make_site: MakeSite
 
         await site.event("unmarked", "returns", reason="it showed life")
         await site.event("disassociated", "dead", seconds=60)
-        await site.cycles(20)
+        await site.stay()
 
         assert site.associated == {"alive", "returns"}
         assert not site.status()["sources"]["emqx"]["vouching"], "nobody announced it"
@@ -173,7 +173,7 @@ async def test_no_answer_says_nothing_of_anybody(
             assert reason in held["reason"]
             before = site.clock("rollCall")
 
-            await site.cycles(18, seconds=60)
+            await site.stay()
 
             assert site.clock("rollCall") == before
             status = site.status()["sources"]["rollCall"]
@@ -214,7 +214,7 @@ async def test_an_answer_that_lacks_somebody_connected_is_not_believed(make_site
         held = await site.event("held", guard="source:rollCall")
 
         assert "the answer lacks 1 clients that are connected: alive" in held["reason"]
-        await site.cycles(10)
+        await site.stay()
         assert site.associated == {"alive", "dead"}
         assert site.of_type("cycle")[-1]["present"] == 2
 
