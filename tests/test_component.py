@@ -589,6 +589,41 @@ def test_what_is_refused_is_among_the_findings_until_it_is_granted(machine: Mach
 # Sources, coverage, and the state file --------------------------------------------------------------------------
 
 
+def test_what_greengrass_lite_lacks_is_said_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Not again when it connects anew or is configured anew; it is no error, and nothing for the doctor."""
+    machine.start()
+    caplog.set_level("INFO", "client_device_pruner")
+    for _time in range(3):
+        machine.take(Refused("SubscribeToComponentUpdates", "", "ServiceError", unauthorized=False))
+        machine.take(Refused("SubscribeToConfigurationUpdate", BRIDGE, "ServiceError", unauthorized=False))
+        machine.take(Disconnected("gone"))
+        machine.run(6.0, step=1.0)
+        machine.take(ConfigurationChanged(None))
+    machine.take(Refused("SubscribeToConfigurationUpdate", "", "ServiceError", unauthorized=False))
+
+    refusals = [record for record in caplog.records if record.message == "Greengrass refused a call"]
+    said = [(record.levelname, vars(record)["fields"]["operation"]) for record in refusals]
+    assert said == [
+        ("INFO", "SubscribeToComponentUpdates"),
+        ("INFO", "SubscribeToConfigurationUpdate"),
+        ("ERROR", "SubscribeToConfigurationUpdate"),
+    ]
+    machine.run(2 * MINUTE)
+    assert not any("refuses" in found["finding"] for found in machine.status["doctor"])
+
+
+def test_a_changed_prefix_moves_the_subscription(machine: Machine) -> None:
+    """Without a restart: the old subscription is closed, the new one stands, and the watch goes on there."""
+    machine.start()
+    before = len(machine.ipc.asked)
+    machine.document = {**PLAIN, "inboundPrefix": "client-device-pruner/here/"}
+    machine.take(ConfigurationChanged(None))
+
+    moved = [asked for asked in machine.ipc.asked[before:] if asked[0] != "read"]
+    assert moved == [("unsubscribe",), ("subscribe", "client-device-pruner/here/#")]
+    assert "client-device-pruner/here/pruner-self-test" in {topic for _at, topic, _payload in machine.published}
+
+
 def test_a_source_that_stops_to_vouch_is_said_once_and_once_when_it_goes_on(machine: Machine) -> None:
     """Silent for longer than its maxQuiet, twice over: held; the next pair of vouchers: released."""
     machine.start()

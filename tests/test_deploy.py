@@ -351,7 +351,9 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 def fields() -> dict[str, Any]:
     """Give the fields that the index has of the shadow that the component writes."""
     sent: list[tuple[str, Any]] = []
-    reports(sent).shadow(settings("live"), STATUS)
+    desk = reports(sent)
+    desk.event(parse(DEFAULTS), "cycle", complete=True, disassociated=0)
+    desk.shadow(settings("live"), STATUS)
     ((topic, document),) = sent
     name = topic.split("/")[-2]
     return dict(leaves(document["state"]["reported"], f"shadow.name.{name}.reported"))

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from client_device_pruner.reports import LOGGER, JsonLines, Reports, log_to_standard_streams, rfc3339
+from client_device_pruner.reports import (
+    LOGGER,
+    MOST_EVENT_BYTES,
+    JsonLines,
+    Reports,
+    log_to_standard_streams,
+    rfc3339,
+)
 from client_device_pruner.settings import parse
 
 
@@ -152,6 +159,56 @@ def test_the_shadow_is_written_when_it_changed_and_only_then() -> None:
     assert reported["reason"] == "3 of 3 devices: no source vouches"
     assert reported["vouching"] == ["emqx"]
     assert json.loads(second[1])["state"]["reported"]["holding"] == 0
+
+
+def test_the_shadow_tells_of_the_last_cycle() -> None:
+    """When it ended, whether it was complete, and what it did, in forms that an index compares."""
+    desk = Desk()
+    desk.reports.shadow(parse({}), status(3))
+    desk.reports.event(parse({}), "cycle", complete=True, disassociated=2, held=[])
+    desk.reports.shadow(parse({}), status(3))
+
+    before, after = (json.loads(payload)["state"]["reported"] for _topic, payload in desk.cloud)
+    assert "lastCycle" not in before, "what an earlier run wrote stays"
+    assert after.pop("lastCycle") == {"endedAt": 1_790_000_000, "complete": True, "disassociated": 2}
+    assert after == before
+
+
+def test_the_shadow_of_a_large_site_fits() -> None:
+    """AWS IoT takes shadows of up to 8 KiB; twenty sources with long names and every guard stay far below."""
+    desk = Desk()
+    said = status(3, *(f"source:{'s' * 64}{number}" for number in range(20)), *"abcdefghijk")
+    said["sources"] = {f"{'s' * 64}{number}": {"vouching": True} for number in range(20)}
+    desk.reports.shadow(parse({}), said)
+    ((_topic, payload),) = desk.cloud
+    assert len(payload) < 8 * 1024
+
+
+@pytest.mark.parametrize("text", ["a", "ü", "🦆"])
+def test_an_event_is_never_too_long_for_greengrass_lite(text: str) -> None:
+    """What is too long is cut, and says so; the history has it whole."""
+    desk = Desk()
+    problems = [f"{number}: {text * 100}" for number in range(300)]
+    desk.reports.event(parse({}), "configuration", accepted=False, problems=problems)
+    desk.reports.event(parse({}), "held", guard="configuration", reason=text * 30_000, remedy="correct it")
+    assert max(len(payload) for _topic, payload in desk.local) <= MOST_EVENT_BYTES
+    told, held = (json.loads(payload)["data"] for _topic, payload in desk.local)
+    assert told["accepted"] is False
+    assert told["problems"][:2] == problems[:2]
+    left = 300 - (len(told["problems"]) - 1)
+    assert told["problems"][-1] == f"… and {left} more: see the log"
+    assert (held["guard"], held["remedy"]) == ("configuration", "correct it")
+    assert held["reason"].endswith(f"{text}…")
+    assert desk.history[0][3]["problems"] == problems
+
+
+def test_an_event_that_fits_is_whole() -> None:
+    """Nothing is cut that need not be."""
+    desk = Desk()
+    reasons = ["x" * 3_000, "y" * 3_000]
+    desk.reports.event(parse({}), "coverage", associated=1, provable=0, reasons=reasons)
+    ((_topic, payload),) = desk.local
+    assert json.loads(payload)["data"]["reasons"] == reasons
 
 
 def test_a_shadow_that_could_not_be_sent_is_sent_later() -> None:

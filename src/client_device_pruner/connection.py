@@ -19,8 +19,6 @@ RECONNECT_SECONDS = 5.0
 """How long after a lost connection a new one is tried; six times that after a refused one."""
 DEFER_SECONDS = 30.0
 """How long a deployment waits for a batch in flight at most."""
-UNSUPPORTED = ("SubscribeToComponentUpdates", "DeferComponentUpdate")
-"""What Greengrass Lite does not have; all goes on without."""
 
 
 class Connection:
@@ -179,13 +177,13 @@ class Connection:
             fields["remedy"] = permission(*key)
             text = f"Greengrass refuses {refused.operation} on {refused.resource}: a permission is missing."
             self._refusals[key] = Finding(text, fields["remedy"])
-        level = logging.INFO if refused.operation in UNSUPPORTED else logging.ERROR
+        level = logging.INFO if _can_be_done_without(*key) else logging.ERROR
         LOGGER.log(level, "Greengrass refused a call", extra={"fields": fields})
 
     def granted(self, operation: str | None = None, resource: str = "") -> None:
-        """Forget a refusal, or all of them: it is to be seen again whether they last."""
+        """Forget a refusal, or all that a deployment could end: it is to be seen again whether they last."""
         if operation is None:
-            self._refusals.clear()
+            self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
         else:
             self._refusals.pop((operation, resource), None)
 
@@ -199,6 +197,13 @@ class Connection:
     def findings(self) -> tuple[Finding, ...]:
         """The permissions that are missing."""
         return tuple(finding for finding in self._refusals.values() if finding is not None)
+
+
+def _can_be_done_without(operation: str, component: str) -> bool:
+    """Whether a call is one that all goes on without: Greengrass Lite has no such deployments, and no bridge."""
+    return operation == "SubscribeToComponentUpdates" or (
+        operation == "SubscribeToConfigurationUpdate" and component != ""
+    )
 
 
 def permission(operation: str, resource: str) -> str:

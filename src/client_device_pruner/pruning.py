@@ -406,6 +406,7 @@ class Pruning:
         self.event(
             "cycle",
             cycleId=cycle.cycle_id,
+            complete=tally.complete,
             disassociated=tally.disassociated,
             held=sorted({hold.guard for hold in (*tally.held, *watch.guards.standing)}),
             dryRun=watch.settings.dry_run,

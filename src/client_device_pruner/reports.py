@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import accumulate
 from typing import Any
 
 from client_device_pruner import __version__
@@ -15,7 +16,11 @@ from client_device_pruner.settings import Settings
 
 TYPE_PREFIX = "community.greengrass.pruner."
 LOGGER = logging.getLogger("client_device_pruner")
+MOST_EVENT_BYTES = 7_000
+"""Greengrass Lite carries IPC messages of up to 10,000 bytes: so many in base64, and the topic."""
 
+_OF_A_CYCLE = ("complete", "disassociated")
+"""What the shadow says of the last cycle, besides when it ended."""
 _LEVELS = {
     "failed": logging.ERROR,
     "held": logging.WARNING,
@@ -50,6 +55,7 @@ class Reports:
         self._publish_to_iot_core = publish_to_iot_core
         self._record = record
         self._shadow: tuple[str, dict[str, Any]] | None = None
+        self._last_cycle: dict[str, Any] = {}
 
     def event(self, settings: Settings, kind: str, name: str | None = None, **data: Any) -> None:
         """Publish one event of the contract; `name` is the device that it is about, if any."""
@@ -65,7 +71,9 @@ class Reports:
         }
         if name is not None:
             event["subject"] = name
-        payload = json.dumps(event, separators=(",", ":")).encode()
+        payload = _encode_within(event, MOST_EVENT_BYTES)
+        if kind == "cycle":
+            self._last_cycle = {"lastCycle": {"endedAt": int(wall), **{k: data[k] for k in _OF_A_CYCLE if k in data}}}
         if settings.reports.local_topic:
             self._publish(settings.reports.local_topic, payload)
         if settings.reports.iot_core_topic:
@@ -90,12 +98,37 @@ class Reports:
             "reason": next(iter(status["coverage"]["reasons"]), "")[:200],
             "vouching": sorted(source for source, said in status["sources"].items() if said["vouching"]),
             "dryRun": settings.dry_run,
+            **self._last_cycle,
         }
         if name and (name, reported) != self._shadow:
             topic = f"$aws/things/{self._core_device}/shadow/name/{name}/update"
-            payload = json.dumps({"state": {"reported": reported}}, separators=(",", ":")).encode()
+            payload = _encode({"state": {"reported": reported}})
             if self._publish_to_iot_core(topic, payload):
                 self._shadow = (name, reported)
+
+
+def _encode_within(event: dict[str, Any], most_bytes: int) -> bytes:
+    """An event as JSON, its texts and lists cut short if it would be too long."""
+    payload, length = _encode(event), most_bytes
+    while len(payload) > most_bytes and length > 1:
+        length = length * 3 // 4
+        payload = _encode({**event, "data": {key: _cut(value, length) for key, value in event["data"].items()}})
+    return payload
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _cut(value: Any, length: int) -> Any:
+    """A value in about so many characters; the log and the history have it whole."""
+    if isinstance(value, str) and len(value) > length:
+        return f"{value[:length]}…"
+    if isinstance(value, list):
+        lengths = list(accumulate(len(str(item)) for item in value))
+        kept = sum(reached <= length for reached in lengths)
+        return value if kept == len(value) else [*value[:kept], f"… and {len(value) - kept} more: see the log"]
+    return value
 
 
 def rfc3339(wall: float) -> str:
