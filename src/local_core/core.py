@@ -21,6 +21,7 @@ from local_core.component import Component, State
 from local_core.ipc import IpcServer
 from local_core.pubsub import Message, PubSub
 from local_core.recipe import Configuration, Phase, Recipe, merge, read_recipe, reset
+from local_core.shadows import Shadows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,9 +82,10 @@ class LocalCore:
         }
         self.events: list[dict[str, Any]] = []
         self.iot_core: list[Message] = []
+        self.shadows = Shadows()
         self.work_dir = self.root / "work" / self.recipe.name
         self.pubsub = PubSub()
-        self.ipc = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite)
+        self.ipc = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self._to_iot_core, lite=lite)
         self.broker = Broker(
             port=mqtt_port,
             presence=presence,
@@ -265,7 +267,11 @@ class LocalCore:
         return {**passed_on, **environment}
 
     def _from_bridge_to_iot_core(self, topic: str, payload: bytes) -> None:
-        self.iot_core.append(Message(topic, payload, BRIDGE))
+        self._to_iot_core(Message(topic, payload, BRIDGE))
+
+    def _to_iot_core(self, message: Message) -> None:
+        self.iot_core.append(message)
+        self.shadows.take(message)
 
     def _keep_event(self, message: Message) -> None:
         try:

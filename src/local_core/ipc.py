@@ -28,6 +28,8 @@ _MODEL = "aws.greengrass#"
 _LITE_MESSAGE_LIMIT_BYTES = 10_000
 _LITE_LACKS = {"SubscribeToComponentUpdates", "DeferComponentUpdate"}
 _ABSENT = object()
+# AWS IoT Core's message broker limits, as its endpoints and quotas page gives them.
+_IOT_CORE_SLASHES, _IOT_CORE_TOPIC_BYTES, _IOT_CORE_PAYLOAD_BYTES = 7, 256, 128 * 1024
 
 
 class IpcError(Exception):
@@ -56,6 +58,9 @@ class IpcServer:
         configuration: Every component's configuration by name, read at each request and written by updates.
         iot_core: Receives what components publish to IoT Core: publisher, topic, payload.
         lite: Refuse what Greengrass Lite refuses, and carry no message over 10,000 bytes.
+
+    Attributes:
+        answers: Every answer to an announced deployment: its id, who gave it, for how many milliseconds to defer it.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class IpcServer:
         self.lite = lite
         self.reported_states: dict[str, str] = {}
         self.deferrals: dict[str, asyncio.Queue[tuple[str, int]]] = {}
+        self.answers: list[tuple[str, str, int]] = []
         self.running = asyncio.Event()
         self.running.set()
         self._components_by_token: dict[str, str] = {}
@@ -176,6 +182,7 @@ class IpcServer:
                 left = deadline - asyncio.get_running_loop().time()
                 component, recheck_ms = await asyncio.wait_for(queue.get(), left)
                 answers[component] = recheck_ms
+                self.answers.append((deployment_id, component, recheck_ms))
         except asyncio.TimeoutError:
             _log.warning("no answer to the announced deployment from %s", sorted(waiting - answers.keys()))
         finally:
@@ -355,10 +362,6 @@ class _Stream:
         mode = self.request.get("receiveMode") or default
         if mode == "RECEIVE_MESSAGES_FROM_OTHERS" and message.publisher == self.connection.component:
             return
-        if self.connection.server.lite and len(message.payload) > _LITE_MESSAGE_LIMIT_BYTES:
-            _log.warning("a message of %d bytes silences a subscription on Lite", len(message.payload))
-            self.end()
-            return
         context = {"topic": message.topic}
         if isinstance(message, JsonMessage):
             event = {"jsonMessage": {"message": json.loads(message.payload), "context": context}}
@@ -368,7 +371,14 @@ class _Stream:
         self.send("SubscriptionResponseMessage", event)
 
     def _send(self, kind: int, flags: int, model: str, body: Mapping[str, Any]) -> None:
-        self.connection.send(kind, flags, self._id, json.dumps(body).encode(), model)
+        payload = json.dumps(body).encode()
+        if self.connection.server.lite and len(payload) > _LITE_MESSAGE_LIMIT_BYTES:
+            _log.warning("%s: %d bytes are too long for Greengrass Lite", self.operation, len(payload))
+            if self.operation == "SubscribeToTopic":
+                self.end()  # without a word
+                return
+            kind, flags, model, payload = _APPLICATION_ERROR, _TERMINATE_STREAM, _MODEL + "ServiceError", b"{}"
+        self.connection.send(kind, flags, self._id, payload, model)
 
 
 def _refuse(stream: _Stream) -> dict[str, Any]:
@@ -402,6 +412,10 @@ def _publish_to_iot_core(stream: _Stream) -> dict[str, Any]:
     topic = stream.request["topicName"]
     stream.authorise(MQTT_PROXY, topic)
     payload = base64.b64decode(stream.request.get("payload") or "")
+    if set(topic) & set("+#") or topic.count("/") > _IOT_CORE_SLASHES or len(topic.encode()) > _IOT_CORE_TOPIC_BYTES:
+        raise IpcError("InvalidArgumentsError", f"AWS IoT Core has no topic {topic}")
+    if len(payload) > _IOT_CORE_PAYLOAD_BYTES:
+        raise IpcError("InvalidArgumentsError", f"AWS IoT Core takes no message of {len(payload)} bytes")
     stream.connection.server.iot_core(Message(topic, payload, stream.connection.component))
     return {}
 

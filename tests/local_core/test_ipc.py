@@ -178,6 +178,14 @@ async def test_what_access_control_does_not_grant_is_refused(core: _Core) -> Non
         await asyncio.to_thread(client.publish_to_iot_core, topic_name="other", qos="1", payload=b"")
     await asyncio.to_thread(client.publish_to_iot_core, topic_name="cloud/x", qos="1", payload=b"p")
     assert core.iot_core == [Message("cloud/x", b"p", _NAME)]
+    for topic, payload in [
+        ("cloud/#", b""),
+        ("cloud" + "/x" * 8, b""),
+        ("cloud/" + "x" * 251, b""),
+        ("cloud/x", b"x" * 131_073),
+    ]:
+        with pytest.raises(model.InvalidArgumentsError):
+            await asyncio.to_thread(client.publish_to_iot_core, topic_name=topic, qos="1", payload=payload)
     with pytest.raises(model.InvalidArgumentsError):
         await asyncio.to_thread(client.publish_to_topic, topic="in/#", publish_message=message)
 
@@ -307,6 +315,7 @@ async def test_a_deployment_waits_for_the_answers(core: _Core) -> None:
     await asyncio.to_thread(client.subscribe_to_component_updates, on_stream_event=answer)
     assert await core.server.pre_update("d-1", timeout_seconds=5) == {_NAME: 250}
     assert await core.server.pre_update("d-silent", timeout_seconds=0.2) == {}
+    assert core.server.answers == [("d-1", _NAME, 250)]
     core.server.post_update("d-1")
     await _until(lambda: handler.events[-1].post_update_event)
     with pytest.raises(model.InvalidArgumentsError):
@@ -332,16 +341,22 @@ async def test_lite_refuses_component_updates_without_a_word(lite: _Core) -> Non
 
 
 async def test_lite_carries_no_long_messages(lite: _Core) -> None:
-    """A long one to the component silences its subscription, a long one from it costs the connection."""
+    """A long one to the component silences its subscription, a long one from it costs the connection.
+
+    A configuration that is too long cannot be read.
+    """
     client = await lite.client()
+    lite.configuration[_NAME]["long"] = ["x" * 100] * 100
+    with pytest.raises(model.ServiceError):
+        await asyncio.to_thread(client.get_configuration, key_path=["long"])
     handler = _Handler()
     await handler.subscribe(client, "in/#")
     lite.pubsub.publish(Message("in/short", b"x"))
-    lite.pubsub.publish(Message("in/long", b"x" * 10_001))
+    lite.pubsub.publish(Message("in/long", b"x" * 7_500))  # 10,000 bytes in base64
     lite.pubsub.publish(Message("in/late", b"x"))
     await _until(lambda: handler.events)
     assert handler.topics() == ["in/short"]
-    long = model.PublishMessage(binary_message=model.BinaryMessage(message=b"x" * 10_001))
+    long = model.PublishMessage(binary_message=model.BinaryMessage(message=b"x" * 7_500))
     with pytest.raises((StreamClosedError, ConnectionClosedError)):
         await asyncio.to_thread(client.publish_to_topic, topic="in/a", publish_message=long)
     await _until(lambda: handler.closed.is_set() and not lite.server.connected)
