@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -216,6 +216,25 @@ class Site:
     def operations(self, name: str) -> list[Any]:
         """The calls of that operation so far."""
         return [call for call in self.core.cloud.calls if call.operation == name]
+
+
+@contextlib.asynccontextmanager
+async def publishing(site: Site, heard: set[str]) -> AsyncIterator[None]:
+    """While the block runs, a component of the site publishes whom it hears, and that it is there itself."""
+
+    async def publish() -> None:
+        while True:
+            for name in ("pruner-canary", *sorted(heard)):
+                topic = f"{INBOUND}presence/{name}"
+                site.core.pubsub.publish(Message(topic, b"online", "com.example.Presence"))
+            await asyncio.sleep(0.2)
+
+    publisher = asyncio.create_task(publish())
+    try:
+        yield
+    finally:
+        publisher.cancel()
+        await asyncio.gather(publisher, return_exceptions=True)
 
 
 def _fields(line: str) -> dict[str, Any]:

@@ -171,6 +171,8 @@ class Cloud:
         await asyncio.sleep(fault.delay_seconds)
         if fault.replaces_answer:
             return await _faulty(fault)
+        if request.host:
+            return Response(502, b"A proxy does not reach the device's loopback\n", "text/plain")
         if request.method != "GET" or request.headers.get("authorization") != self.credentials_token:
             return Response(403, b"Bad token\n", "text/plain")
         lasts = -60.0 if fault.expired else self.credentials_seconds

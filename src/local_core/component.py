@@ -10,7 +10,7 @@ import time
 from collections import deque
 from datetime import datetime, timezone
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +45,7 @@ class Component:
         environment: Returns the device's environment for one start, with an auth token of its own.
         work_dir: The component's current directory; made if it is missing.
         log_path: Receives stdout and stderr, line by line.
+        user: The numeric user and group that its processes run as; None leaves them as they are.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Component:
         environment: Callable[[], Mapping[str, str]],
         work_dir: Path,
         log_path: Path,
+        user: int | None = None,
     ) -> None:
         self.name = name
         self.state = State.NEW
@@ -64,6 +66,9 @@ class Component:
         self._environment = environment
         self._work_dir = work_dir
         self._log_path = log_path
+        self._credentials: dict[str, Any] = (
+            {} if user is None else {"user": user, "group": user, "extra_groups": [], "umask": 0o022}
+        )
         self._installed = ""
         self._stopping = False
         self._errors: deque[float] = deque(maxlen=_ERRORS_UNTIL_BROKEN)
@@ -168,6 +173,7 @@ class Component:
                 stdout=out_end,
                 stderr=err_end,
                 start_new_session=True,
+                **self._credentials,
             )
         finally:
             os.close(out_end)

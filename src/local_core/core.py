@@ -55,6 +55,9 @@ class LocalCore:
         uptime_interval_seconds: Time between its uptimes.
         mqtt_port: The broker's port; 0 chooses a free one.
         lite: Behave as Greengrass Lite where it differs.
+        behind_proxy: Reach the cloud through a proxy alone; only the device's loopback is reached directly.
+        user: The numeric user and group that the component runs as, as ``ggc_user`` on a device; whoever runs
+            the core by default.
     """
 
     def __init__(
@@ -70,12 +73,16 @@ class LocalCore:
         uptime_interval_seconds: float = 30.0,
         mqtt_port: int = 0,
         lite: bool = False,
+        behind_proxy: bool = False,
+        user: int | None = None,
     ) -> None:
         self.root = root.resolve()
         runtime = "aws_nucleus_lite" if lite else "aws_nucleus_classic"
         self.recipe: Recipe = read_recipe(recipe or _REPOSITORY / "recipe.yaml", runtime=runtime)
         self.thing_name = thing_name
         self.lite = lite
+        self._behind_proxy = behind_proxy
+        self._user = user
         self.configuration: dict[str, Configuration] = {
             self.recipe.name: self.recipe.configuration,
             BRIDGE: {},
@@ -100,6 +107,7 @@ class LocalCore:
             environment=self._environment,
             work_dir=self.work_dir,
             log_path=self.root / "logs" / f"{self.recipe.name}.log",
+            user=user,
         )
         self._artifact = (artifact or _REPOSITORY).resolve()
         self._linked_environment = environment
@@ -211,6 +219,9 @@ class LocalCore:
 
     async def _power_on(self) -> None:
         await self.ipc.start(self.socket_path)
+        if self._user is not None:
+            self.socket_path.parent.chmod(0o755)
+            self.socket_path.chmod(0o666)
         await self.broker.start()
         self.bridge.configure(self.configuration[BRIDGE])
         await self.bridge.start()
@@ -224,6 +235,8 @@ class LocalCore:
     def _lay_out(self) -> None:
         """Lay the artifact where a deployment unpacks it, and the environment where `install` makes it."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            os.chown(self.work_dir, self._user, self._user)
         _link(self._unpacked / "client-device-pruner", self._artifact)
         if self._linked_environment:
             _link(self.work_dir / "venv", self._linked_environment.absolute())
@@ -264,7 +277,17 @@ class LocalCore:
             environment["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = self.cloud.credentials_url
             environment["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = self.cloud.credentials_token
         passed_on = {k: os.environ[k] for k in (*_PROXY_VARIABLES, *_PIP_VARIABLES) if k in os.environ}
-        return {**passed_on, **environment}
+        return {**passed_on, **environment, **(self._proxy_environment() if self._behind_proxy else {})}
+
+    def _proxy_environment(self) -> dict[str, str]:
+        """Return what a nucleus behind a proxy sets: here the cloud itself, which alone knows its name."""
+        proxies = dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), self.cloud.url) | {"NO_PROXY": "localhost"}
+        return {
+            **proxies,
+            **{name.lower(): value for name, value in proxies.items()},
+            "AWS_ENDPOINT_URL_GREENGRASSV2": "http://greengrass.invalid",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.cloud.credentials_url.replace("127.0.0.1", "localhost"),
+        }
 
     def _from_bridge_to_iot_core(self, topic: str, payload: bytes) -> None:
         self._to_iot_core(Message(topic, payload, BRIDGE))

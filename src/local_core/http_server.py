@@ -18,13 +18,18 @@ class ConnectionDroppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; header names are lower-case, path and query as they came over the wire."""
+    """One request; header names are lower-case, path and query as they came over the wire.
+
+    Attributes:
+        host: The one that a proxy is to ask; empty in a request that is for this server itself.
+    """
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     body: bytes
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +121,4 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     if not 0 <= length <= _LONGEST_BODY:
         raise ValueError(f"a body of {length} bytes is not accepted")
     url = urlsplit(target)
-    return Request(method, url.path, url.query, headers, await reader.readexactly(length))
+    return Request(method, url.path, url.query, headers, await reader.readexactly(length), url.netloc)

@@ -28,7 +28,7 @@ async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
                 **options,
             }
             core = LocalCore(
-                tmp_path / "core",
+                options.pop("root", tmp_path / "core"),
                 artifact=REPOSITORY,
                 environment=Path(sys.prefix),
                 **options,

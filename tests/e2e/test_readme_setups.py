@@ -5,10 +5,7 @@ The files are those of the table *what runs on your core*; only their durations 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,8 @@ from client_device_pruner.settings import parse
 from local_core.cloud import DISASSOCIATE
 from local_core.core import BRIDGE
 from local_core.emqx_api import EmqxApi
-from local_core.pubsub import Message
 from local_core.recipe import merge
-from trial_site import COMPONENT, MAPPING, REPOSITORY, TRIAL, MakeSite, Site
+from trial_site import COMPONENT, MAPPING, REPOSITORY, TRIAL, MakeSite, Site, publishing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -213,25 +209,3 @@ async def loses_the_dead(site: Site, *, proof: str, doctor: int = 0, kill: bool 
     assert not site.of_type("marked", "alive")
     assert len(site.status()["doctor"]) == doctor, site.status()["doctor"]
     site.check_events()
-
-
-@contextlib.asynccontextmanager
-async def publishing(site: Site, heard: set[str]) -> AsyncIterator[None]:
-    """A component that publishes whom it hears, and for the canary's name that it is there itself."""
-
-    def publish(names: Sequence[str]) -> None:
-        for name in names:
-            topic = f"client-device-pruner/in/presence/{name}"
-            site.core.pubsub.publish(Message(topic, b"online", "com.example.Presence"))
-
-    async def publish_all() -> None:
-        while True:
-            publish(("pruner-canary", *sorted(heard)))
-            await asyncio.sleep(0.2)
-
-    publisher = asyncio.create_task(publish_all())
-    try:
-        yield
-    finally:
-        publisher.cancel()
-        await asyncio.gather(publisher, return_exceptions=True)

@@ -14,6 +14,7 @@ import pytest
 from local_core.component import State
 from local_core.control import ControlError, ControlServer, ask
 from local_core.core import BRIDGE, LocalCore
+from local_core.http_server import Request
 from local_core.mqtt_client import MqttClient
 from local_core.pubsub import Message
 
@@ -285,3 +286,19 @@ async def _until(condition: Callable[[], object], seconds: float = 15.0) -> None
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.02)
+
+
+async def test_behind_a_proxy_only_the_loopback_is_reached_directly(
+    tmp_path: Path, laid_out: tuple[Path, Path]
+) -> None:
+    """The component lists its devices through the proxy, with credentials that did not come through it."""
+    recipe, artifact = laid_out
+    site = LocalCore(
+        tmp_path / "core", recipe=recipe, artifact=artifact, environment=Path(sys.prefix), behind_proxy=True
+    )
+    async with site as core:
+        core.cloud.associate("robot-1")
+        await core.deploy()
+        assert (await core.wait_for_event(_of_type("started")))["names"] == ["robot-1"]
+        request = Request("GET", "/2016-11-01/credentialprovider/", "", {}, b"", host="localhost")
+        assert (await core.cloud._answer(request)).status == 502
