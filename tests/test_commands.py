@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
@@ -716,6 +717,47 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for column in ("THING", "STATE", "ABSENT", "OF", "PROOF", "SOURCE", "DUE"):
         assert f"\n  {column} " in helps["list"]
     assert all(len(line) <= 120 for text in helps.values() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["status"], ""),
+        (["list"], ""),
+        (["explain", "press-3"], ""),
+        (["explain", "gone-1"], "Of one that it has disassociated: "),
+        (["history"], ""),
+        (["report"], ""),
+        (["restore", "gone-1"], ""),
+        (["approve", "p1"], ""),
+    ],
+    ids=" ".join,
+)
+def test_the_form_for_machines_is_the_one_that_the_help_documents(
+    running: Core, arguments: list[str], more: str
+) -> None:
+    """Of every command: each key is in its help, and no other."""
+    running.plan = ("p1", ("press-3@1700000000.0",))
+    running.write()
+    running.disassociate("c1", "gone-1")
+    (command,) = (command for command in COMMANDS if command.name == arguments[0])
+    if command.name == "report":
+        arguments = [*arguments, str(running.work_dir / "report.html")]
+
+    answer = running.json(*arguments)
+
+    first = answer[0] if isinstance(answer, list) else answer
+    assert set(first) == _documented(command.teaching, more or "with --json: ")
+
+
+def _documented(teaching: str, beginning: str) -> set[str]:
+    """The keys that a help's paragraph on `--json` names, without those of what they hold."""
+    form = re.split(r"\n\n|\.\n|, oldest first", teaching.partition(beginning)[2])[0].removeprefix("a list of ")
+    if form.startswith("{"):
+        form = form[1:].partition("}")[0]
+    while (outer := re.sub(r"[\[({][^\[\](){}]*[\])}]", "", form)) != form:
+        form = outer
+    return {key.split()[0].rstrip(".") for key in form.split(",")}
 
 
 def _help(capsys: pytest.CaptureFixture[str], name: str | None) -> str:

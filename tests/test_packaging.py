@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from client_device_pruner import __version__
 from install_wheels import Target, choose, read_requirements
 from local_core.component import State
 from local_core.core import LocalCore
@@ -122,6 +123,7 @@ def test_versions_are_equal() -> None:
     assert recipe["ComponentVersion"] == COMPONENT["version"]
     project = (PROJECT / "pyproject.toml").read_text("utf-8")
     assert re.findall(r'^version = "(.+)"$', project, re.MULTILINE) == [recipe["ComponentVersion"]]
+    assert __version__ == recipe["ComponentVersion"], "what the shadow and --version say"
 
 
 def test_recipe_fits() -> None:

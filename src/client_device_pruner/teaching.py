@@ -59,6 +59,7 @@ The last line says what would have to happen, or why it never will.
 
 with --json: thingName, state, associatedAt, seen, conditions [{text, met}], sources {name: {proof, proves,
 offlineSeconds, thresholdSeconds, conditions}}, finally [{text, met}], dueInSeconds, conclusion.
+Of one that it has disassociated: thingName, state (null), disassociated {its evidence}, conclusion.
 
 example:
   pruner explain press-7"""

@@ -25,12 +25,12 @@ async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
                 "recipe": REPOSITORY / "recipe.yaml",
                 "count_interval_seconds": 0.25,
                 "uptime_interval_seconds": 0.25,
+                "environment": Path(sys.prefix),
                 **options,
             }
             core = LocalCore(
                 options.pop("root", tmp_path / "core"),
                 artifact=REPOSITORY,
-                environment=Path(sys.prefix),
                 **options,
             )
             await stack.enter_async_context(core)

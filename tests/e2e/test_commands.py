@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
+import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +24,24 @@ from trial_site import REPOSITORY, MakeSite, Site
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-async def pruner(site: Site, *arguments: str) -> tuple[int, str, str]:
+NOBODY = 65534
+ANOTHER = 65533
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can enter, which those of tests are not."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="core-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def pruner(site: Site, *arguments: str, user: int | None = None) -> tuple[int, str, str]:
     """Run a command as its wrapper does; returns exit status, standard output and standard error."""
     command, *rest = arguments
+    identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        site.core.work_dir / "venv/bin/python",
         "-m",
         "client_device_pruner",
         command,
@@ -31,6 +51,7 @@ async def pruner(site: Site, *arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY / "src")},
+        **identity,
     )
     out, err = await process.communicate()
     assert process.returncode is not None
@@ -175,3 +196,58 @@ async def test_what_was_disassociated_is_restored_on_request(make_site: MakeSite
     happened = [happening["type"] for happening in await asked(site, "history", "press-2")]
     assert happened == ["marked", "disassociated", "restored"]
     assert (await pruner(site, "restore", "press-1"))[0] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+async def test_root_and_the_components_user_ask_it_while_it_runs(open_folder: Path, make_site: MakeSite) -> None:
+    """Both read, and both are heeded; another user gets a sentence; and none of them locks the component out."""
+    site = await make_site(root=open_folder / "core", user=NOBODY, environment=environment_for(NOBODY, open_folder))
+    site.core.cloud.associate("press-1", "press-2", "alive")
+    await site.deploy()
+    await site.event("cycle")
+    for name in ("press-1", "press-2", "alive"):
+        await site.devices.connect(name, process=name)
+    await site.event("released", guard="source:emqx")
+    await site.devices.kill("press-1")
+    await site.event("disassociated", "press-1")
+    await site.devices.kill("press-2")
+    await site.event("disassociated", "press-2")
+
+    for user, name in ((0, "press-1"), (NOBODY, "press-2")):
+        read = [
+            await pruner(site, *arguments, user=user)
+            for arguments in (["status"], ["list", "--state", "present"], ["explain", "alive"], ["history"])
+        ]
+        assert [(status, err) for status, _out, err in read] == [(0, "")] * 4
+        assert "Component   runs on core-1" in read[0][1]
+        assert (await pruner(site, "approve", "0000000000", user=user))[0] == 1
+        assert (await pruner(site, "restore", user=user))[0] == 2
+        assert (await pruner(site, "restore", name, user=user))[0] == 0
+        await site.event("restored", name, requestedBy="command")
+    for arguments in (["status"], ["restore", "--all"]):
+        status, out, err = await pruner(site, *arguments, user=ANOTHER)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "Traceback" not in err
+
+    await site.cycles(2)
+    assert not [held for held in site.of_type("held") if held["guard"] == "database"]
+    assert {(file.stat().st_uid, file.stat().st_mode & 0o777) for file in site.core.work_dir.glob("pruner.db*")} == {
+        (NOBODY, 0o600)
+    }
+    assert site.core.component.starts == 1
+
+
+def environment_for(user: int, folder: Path) -> Path:
+    """An environment with this one's packages, on a Python that the user may run; skips the test if there is none."""
+    minor = f"python3.{sys.version_info.minor}"
+    (folder / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    imports = ["-c", "import client_device_pruner, awscrt.io, boto3"]
+    for base in (sys._base_executable, f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):  # type: ignore[attr-defined]
+        made = folder / "environment"
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run([base, "-m", "venv", "--clear", "--without-pip", made], check=True, capture_output=True)
+            shutil.copy(folder / "packages.pth", made / "lib" / minor / "site-packages")
+            run: dict[str, Any] = {"user": user, "group": user, "env": {"PYTHONPATH": str(REPOSITORY / "src")}}
+            subprocess.run([made / "bin/python", *imports], check=True, capture_output=True, **run)
+            return made
+    pytest.skip("there is no Python here that another user may run, with these packages and this checkout")

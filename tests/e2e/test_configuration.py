@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local_core.cloud import DISASSOCIATE
+from local_core.cloud import DISASSOCIATE, Fault
 from local_core.component import State
 from trial_site import COMPONENT, TRIAL, MakeSite, Site
 
@@ -113,6 +117,43 @@ async def test_a_first_configuration_that_is_refused_holds_from_the_beginning(ma
     assert site.core.component.starts == 1
 
 
+async def test_a_deployment_waits_for_a_batch_in_flight_and_no_longer_than_30_s(make_site: MakeSite) -> None:
+    """Announced between batches it goes on at once; during one it waits for its answer, but not for one that hangs."""
+    site = await make_site()
+    site.core.cloud.associate("next")
+    await site_with_one_to_lose(site)
+    await site.devices.connect("next", process="next")
+    await site.event("cycle", present=3)
+
+    await site.deploy(logLevel="WARNING")
+    assert answers(site) == [0]
+
+    site.core.cloud.faults.append(Fault(DISASSOCIATE, delay_seconds=3.0))
+    await site.devices.kill("dead")
+    await site.until(lambda: site.operations(DISASSOCIATE))
+    await site.deploy(logLevel="INFO")
+    assert answers(site)[1:-1] == [1000] * (len(answers(site)) - 2)
+    assert len(answers(site)) > 3, "it waited"
+    await site.event("disassociated", "dead")
+
+    site.core.cloud.faults.append(Fault(DISASSOCIATE, hang=True))
+    await site.devices.kill("next")
+    await site.until(lambda: len(site.operations(DISASSOCIATE)) == 2)
+    (child,) = children(site)
+    os.kill(child, signal.SIGSTOP)  # a call that hangs is given up after 15 s; a child that does, after 45 s
+    before = len(answers(site))
+    began = time.monotonic()
+    await site.deploy(protectedClients=["next"])
+    assert time.monotonic() - began >= 29.0
+    assert set(answers(site)[before:-1]) == {1000}
+    assert [row["outcome"] for row in site.rows("SELECT outcome FROM disassociations ORDER BY id")] == ["done", "open"]
+    os.kill(child, signal.SIGCONT)
+    await site.event("cycle", protected=1)
+    assert site.associated == {"alive", "next"}
+    assert site.core.component.starts == 1
+    site.check_events()
+
+
 async def test_protection_unmarks_and_spares(make_site: MakeSite) -> None:
     """A marked device that a deployment protects is unmarked and stays; unprotected, it gets a new notice."""
     site = await make_site()
@@ -193,6 +234,19 @@ async def site_with_one_to_lose(site: Site, **settings: Any) -> None:
     await site.devices.connect("alive")
     await site.devices.connect("dead", process="dead")
     await site.event("released", guard="source:emqx")
+
+
+def answers(site: Site) -> list[int]:
+    """For how many milliseconds the component deferred each deployment that was announced to it, each time."""
+    return [milliseconds for _deployment, component, milliseconds in site.core.ipc.answers if component == COMPONENT]
+
+
+def children(site: Site) -> list[int]:
+    """The processes that the component has started and that still run."""
+    pid = site.core.component.pid
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text("ascii").split()
+    ]
 
 
 async def status_guards(site: Site) -> set[str]:

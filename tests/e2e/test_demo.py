@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from local_core.demo import REPORT
+from local_core.demo_story import DEVICES
 from trial_site import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -61,7 +64,8 @@ def demo(temporary: Path, environment: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_story_comes_out_as_told(tmp_path: Path) -> None:
-    """It ends by itself with exit 0, tells every chapter, and leaves nothing behind."""
+    """It ends by itself with exit 0, tells every chapter, and leaves nothing behind but its page, saying where."""
+    began = time.time()
     with demo(tmp_path, Path(sys.prefix)) as process:
         output, _ = process.communicate(timeout=120)
 
@@ -72,6 +76,11 @@ def test_the_story_comes_out_as_told(tmp_path: Path) -> None:
         assert line in told[position:], f"after {told[:position][-200:]!r}, {line!r} is not told in:\n{output}"
         position = told.index(line, position)
     assert "\x1b" not in output
+    page = REPOSITORY / REPORT
+    assert page.as_uri() in output
+    assert page.stat().st_mtime >= began
+    for device in DEVICES:
+        assert device in page.read_text("utf-8")
     assert list(tmp_path.iterdir()) == []
 
 

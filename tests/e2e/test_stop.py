@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from local_core.cloud import CREDENTIALS, DISASSOCIATE, LIST, Fault
+from client_device_pruner.commands import carry_out, parser
+from local_core.cloud import ASSOCIATE, CREDENTIALS, DISASSOCIATE, LIST, Call, Fault
 from local_core.component import State
+from local_core.emqx_api import EmqxApi
 from trial_site import COMPONENT, MakeSite, Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -45,6 +47,68 @@ async def test_sigterm_while_the_cloud_hangs(make_site: MakeSite, operation: str
     site.core.events.clear()
     site.core.start_component()
     await site.event("cycle")
+
+
+async def test_sigterm_while_the_confirmation_hangs(make_site: MakeSite) -> None:
+    """Between the batch and the list that confirms it: settled by the next start's own list."""
+    site = await make_site()
+
+    async def hang_from_now_on(call: Call) -> None:
+        if call.operation == DISASSOCIATE:
+            site.core.cloud.faults.append(Fault(LIST, times=None, hang=True))
+
+    site.core.cloud.before = hang_from_now_on
+    await absent_device(site)
+    await site.until(lambda: site.operations(DISASSOCIATE) and site.core.cloud.calls[-1].operation == LIST)
+
+    await stop(site)
+
+    assert [row["outcome"] for row in site.rows("SELECT outcome FROM disassociations")] == ["open"]
+    site.core.cloud.faults.clear()
+    site.core.start_component()
+    await site.event("disassociated", "dead")
+    assert len(site.operations(DISASSOCIATE)) == 1
+
+
+async def test_sigterm_while_a_restore_hangs(make_site: MakeSite) -> None:
+    """What was asked for stays asked for, and is done by the next start."""
+    site = await make_site()
+    await absent_device(site)
+    await site.event("disassociated", "dead")
+    site.core.cloud.faults.append(Fault(ASSOCIATE, hang=True))
+    assert carry_out(parser().parse_args(["restore", "--all", "--work-dir", str(site.core.work_dir)])) == 0
+    await site.until(lambda: site.operations(ASSOCIATE))
+
+    await stop(site)
+
+    assert "dead" not in site.associated
+    site.core.start_component()
+    await site.event("restored", "dead", requestedBy="command")
+
+
+async def test_sigterm_while_greengrass_and_the_broker_hang(make_site: MakeSite) -> None:
+    """Connected to an IPC service that answers nothing, in a roll call, and connecting to it: it ends as fast."""
+    site = await make_site()
+    api = EmqxApi(lambda: site.core.broker.connections)
+    api.start()
+    api.faults.delay_seconds = 60.0
+    key_file = site.core.work_dir / "key"
+    key_file.touch(mode=0o600)
+    key_file.write_text(f"{api.key}:{api.secret}\n", encoding="utf-8")
+    try:
+        await absent_device(site, rollCall={"url": api.url, "keyFile": str(key_file), "interval": "0.5s"})
+        site.core.ipc.freeze()
+        await site.until(lambda: any(line["message"] == "the self-test did not come back" for line in site.log()))
+
+        await stop(site, thaw=True)
+
+        site.core.ipc.freeze()
+        began = time.time()
+        site.core.start_component()
+        await site.until(lambda: site.status()["running"] and site.status()["time"] > began)
+        await stop(site, thaw=True)
+    finally:
+        api.stop()
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
@@ -119,11 +183,14 @@ def hanging(site: Site, operation: str) -> bool:
     return last.operation == operation and time.monotonic() - last.when > 2.0
 
 
-async def stop(site: Site, *, saved: bool = True) -> None:
-    """Stop as the nucleus does, and look at how it went."""
+async def stop(site: Site, *, saved: bool = True, thaw: bool = False) -> None:
+    """Stop as the nucleus does, and look at how it went; with `thaw` a frozen IPC service goes on afterwards."""
     wall, began = time.time(), time.monotonic()
     await site.core.stop_component()
     took = time.monotonic() - began
+    if thaw:
+        site.core.ipc.thaw()
+        await site.until(lambda: COMPONENT not in site.core.ipc.connected)
 
     assert site.core.component.output[-1] == "run exited with 0"
     assert took < STOP_SECONDS
