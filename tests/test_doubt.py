@@ -75,8 +75,9 @@ class TestAccounts:
 
 def test_names_are_doubted_until_confirmed(doubt: Doubt) -> None:
     """Each by itself."""
-    doubt.raise_for(["a", "b"])
-    doubt.raise_for(["b", "c"])
+    doubt.raise_for(["a", "b"], 5.0)
+    doubt.raise_for(["b", "c"], 7.0)
     doubt.confirm("a")
     doubt.confirm("unknown")
     assert doubt.names == {"b", "c"}
+    assert doubt.since == 7.0

@@ -84,6 +84,11 @@ class Watch:
         return set(self.source.sessions())
 
     @property
+    def doubted(self) -> set[str]:
+        """The names whose session is in doubt."""
+        return self.source._doubt.names
+
+    @property
     def credit(self) -> float:
         """What the clock has earned."""
         return self.clock.credit_seconds
@@ -415,31 +420,32 @@ class TestDoubt:
         """Somebody came unheard, two counts show it; then somebody left unheard."""
         matching.counts(4, 180.0, 240.0)
         matching.counts(3, 300.0, 360.0)
-        assert matching.source.doubted == {"a", "b"}
+        assert matching.doubted == {"a", "b"}
         return matching
 
     def test_the_census_goes_on_and_says_whom_it_waits_for(self, doubtful: Watch) -> None:
-        """Its clock goes, since those that turn out to have been there were so all along; but it proves nothing."""
+        """Its clock goes, since those that turn out to have been there were so all along."""
         assert doubtful.clock.vouching(360.0)
-        assert "2 of these sessions are in doubt" in doubtful.source.reason(360.0)
+        assert "they match, but 2 of the sessions known to be open are in doubt" in doubtful.source.reason(360.0)
         assert "(a, …)" in doubtful.source.reason(360.0)
-        assert "in doubt" in doubtful.source.silences_habit(360.0)
+        assert doubtful.source.doubted_since == 300.0
 
     def test_an_end_a_connect_or_two_words_confirm(self, doubtful: Watch) -> None:
         """Each shows that this name's session was no mistake, or is none any more; with the last one doubt is over."""
         doubtful.disconnected("a", 1, 370.0)
-        assert doubtful.source.doubted == {"b"}
+        assert doubtful.doubted == {"b"}
         doubtful.source.spoke("b", 371.0)
-        assert doubtful.source.doubted == {"b"}
+        assert doubtful.doubted == {"b"}
         doubtful.source.spoke("b", 371.0 + MAX_QUIET / 3)
-        assert doubtful.source.doubted == set()
+        assert doubtful.doubted == set()
         assert doubtful.open == {"b"}
-        assert doubtful.source.silences_habit(440.0) == ""
+        assert doubtful.source.doubted == ""
+        assert "in doubt" not in doubtful.source.reason(440.0)
 
     def test_a_new_connect_confirms(self, doubtful: Watch) -> None:
         """The broker has told that it is there."""
         doubtful.connected("a", 21, 370.0)
-        assert doubtful.source.doubted == {"b"}
+        assert doubtful.doubted == {"b"}
 
     def test_words_from_before_the_doubt_confirm_nothing(self, matching: Watch) -> None:
         """Both messages must have come since."""
@@ -449,17 +455,17 @@ class TestDoubt:
         matching.counts(4, 360.0, 420.0)
         matching.count(3, 480.0)
         matching.source.spoke("a", 490.0)
-        assert matching.source.doubted == {"a", "b"}
+        assert matching.doubted == {"a", "b"}
 
     def test_the_end_of_another_session_confirms_nothing(self, doubtful: Watch) -> None:
         """Of that name an unknown session ended, so the known one had been replaced unheard."""
         doubtful.disconnected("a", 77, 370.0)
-        assert "a" in doubtful.source.doubted
+        assert "a" in doubtful.doubted
 
     def test_a_set_thrown_away_takes_its_doubt_along(self, doubtful: Watch) -> None:
         """Who is not believed present need not be doubted."""
         doubtful.source.overflow(370.0)
-        assert doubtful.source.doubted == set()
+        assert doubtful.doubted == set()
 
     def test_who_left_or_spoke_leaves_no_doubt(self, matching: Watch) -> None:
         """Those who came unheard account for the mismatch themselves."""
@@ -471,7 +477,7 @@ class TestDoubt:
         matching.source.spoke("quiet", 370.0)
         matching.count(4, 420.0)
         assert matching.source.matching
-        assert matching.source.doubted == set()
+        assert matching.doubted == set()
 
     def test_who_connects_anew_leaves_no_doubt(self, matching: Watch) -> None:
         """Who came unheard and connects again is told by the end of the session that nobody knew."""
@@ -480,7 +486,7 @@ class TestDoubt:
         matching.disconnected("unheard", 9, 310.1, "takenover")
         matching.count(4, 360.0)
         assert matching.source.matching
-        assert matching.source.doubted == set()
+        assert matching.doubted == set()
 
     def test_who_was_missing_and_connects_leaves_no_doubt(self, matching: Watch) -> None:
         """Its end was lost; a name counts once."""
@@ -488,7 +494,7 @@ class TestDoubt:
         matching.connected("a", 10, 310.0)
         matching.count(3, 360.0)
         assert matching.source.matching
-        assert matching.source.doubted == set()
+        assert matching.doubted == set()
 
     def test_an_end_that_comes_twice_accounts_for_nobody(self, matching: Watch) -> None:
         """Somebody came unheard; b leaves, is told twice, and a goes unheard."""
@@ -497,7 +503,7 @@ class TestDoubt:
         matching.disconnected("b", 2, 311.0)
         matching.count(2, 360.0)
         assert matching.source.matching
-        assert matching.source.doubted == {"a"}
+        assert matching.doubted == {"a"}
 
     def test_an_end_of_a_known_names_unknown_session_accounts_for_nobody(self, matching: Watch) -> None:
         """Device a connected anew unheard, as somebody came; then it leaves: who is known of it is there no more."""
@@ -505,7 +511,7 @@ class TestDoubt:
         matching.disconnected("a", 9, 310.0)
         matching.count(3, 360.0)
         assert matching.source.matching
-        assert matching.source.doubted == {"a", "b"}
+        assert matching.doubted == {"a", "b"}
 
     def test_a_takeover_of_a_known_name_accounts_for_nobody(self, matching: Watch) -> None:
         """Device a connected anew unheard, as somebody came; then it connects heard: a was one all the while."""
@@ -522,11 +528,11 @@ class TestDoubt:
         matching.connected("c", 5, 358.0)
         matching.count(4, 360.0)
         assert not matching.source.matching
-        assert matching.source.doubted == set()
+        assert matching.doubted == set()
         matching.connected("d", 6, 419.0)
         matching.count(5, 420.0)
         assert matching.source.matching
-        assert matching.source.doubted == {"a", "b", "c", "d"}
+        assert matching.doubted == {"a", "b", "c", "d"}
 
 
 class TestOneRun:
@@ -937,7 +943,6 @@ class TestHabitBesideIt:
         assert matching.source.silences_habit(121.0) == ""
         matching.count(4, 180.0)
         assert matching.source.silences_habit(181.0)
-        matching.disconnected("unheard", 9, 200.0)
         matching.count(3, 240.0)
         assert matching.source.silences_habit(241.0) == ""
         matching.source.overflow(250.0)

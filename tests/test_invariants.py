@@ -17,7 +17,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from client_device_pruner.model import Association, Device, Habit, Mark, Proof, Witness
 from client_device_pruner.policy import Circumstances, assess
-from site_simulation import ASSOCIATED, KINDS, SETTINGS, STRANGERS, Move, Site, Violation, replayed
+from site_simulation import (
+    ASSOCIATED,
+    CHECK_INTERVAL,
+    KINDS,
+    NOTICE,
+    SETTINGS,
+    STRANGERS,
+    THRESHOLD,
+    Move,
+    Site,
+    Violation,
+    replayed,
+)
 
 BUDGET = settings(
     max_examples=300,
@@ -165,7 +177,7 @@ def test_who_is_gone_goes(kind: str) -> None:
     assert set(site.pruned) == ({"a2"} if kind == "messages" else {"a2", "a3", "a4"})
 
 
-# Where a census is deceived by losses in more than one gap, which the random histories leave out (`_deceives`)
+# Where losses in more than one gap make the sums agree again: who is known is in doubt
 
 
 def _a1_was_there_and_left() -> Site:
@@ -206,6 +218,21 @@ def test_both_gained_in_one_gap_and_one_leaves_heard() -> None:
     site.advance(700.0)
     site.move("a2", "disconnect")
     site.advance(4500.0)
+
+
+def test_doubt_ends_when_four_thresholds_have_passed() -> None:
+    """Beyond that the exception of I4 begins: who came unheard is taken for gone, after so long without a word.
+
+    Else one steady client that never speaks would hold the pruning for ever.
+    """
+    site = _a1_was_there_and_left()
+    site.bridge_gap(10.0, [("a2", "disconnect")])
+    site.advance(120.0)
+    site.bridge_gap(10.0, [("a1", "connect")])
+    site.advance(4 * THRESHOLD - 60.0)
+    assert site.pruned == []
+    with pytest.raises(Violation, match=r"^I4: a1 "):
+        site.advance(2 * CHECK_INTERVAL + NOTICE)
 
 
 # I7 by itself, over devices and witnesses that no history would make
@@ -251,6 +278,8 @@ WITNESSES = st.lists(
         cadence_seconds=SECONDS,
         fresh_seconds=SECONDS,
         silenced=st.sampled_from(("", "it is silenced")),
+        doubted=st.sampled_from(("", "some are in doubt")),
+        doubted_seconds=SECONDS,
     ),
     max_size=3,
     unique_by=lambda witness: witness.source_id,

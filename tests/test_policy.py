@@ -224,6 +224,23 @@ class TestHabit:
         assert not testimony.proves
 
 
+class TestDoubt:
+    """While known sessions are in doubt, a census or a habit has to last for longer."""
+
+    @pytest.mark.parametrize(("days", "proven"), [(0, False), (119.9, False), (120, True)])
+    @pytest.mark.parametrize("witness", [CENSUS, HABIT])
+    def test_four_thresholds_are_needed_since_the_doubt(self, witness: Witness, days: float, proven: bool) -> None:
+        """Who came unheard would have to stay for so long without a word, and who left as long away."""
+        doubted = with_(
+            witness, clock_seconds=200 * DAY, doubted="2 sessions are in doubt", doubted_seconds=(200 - days) * DAY
+        )
+        testimony = policy.testify(device(31 * DAY, habit=SPEAKS), doubted, now(doubted))
+        assert testimony.proves == proven
+        assert testimony.applies
+        assert "2 sessions are in doubt; watched for" in testimony.conditions[-1].text
+        assert "120d needed otherwise" in testimony.conditions[-1].text
+
+
 class TestMark:
     """From stale to due, and back."""
 

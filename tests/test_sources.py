@@ -167,20 +167,48 @@ class TestTogether:
         core.count(1, 61.0)
         assert core.witness("messages", 61.0).silenced == ""
 
-    def test_doubt_takes_the_word_from_the_census_and_silences_habits(self, core: Core) -> None:
-        """Its clock goes on; but until those in doubt are confirmed neither proves anything."""
+    def test_doubt_is_told_with_where_each_clock_stood(self, core: Core) -> None:
+        """Until those in doubt are confirmed; the clocks go on meanwhile."""
+        core.event("a", "connected", 1, 0.0)
+        core.count(2, 60.0, 120.0)
+        core.count(3, 180.0, 240.0)
+        for at in (250.0, 280.0):
+            core.take("clients/b/telemetry", at)
+        core.count(2, 300.0)
+        assert core.witness("emqx", 300.0).doubted_seconds == 60.0
+        core.count(2, 360.0)
+        core.take("clients/b/telemetry", 360.0)
+        census, habit = core.witness("emqx", 360.0), core.witness("messages", 360.0)
+        assert "in doubt" in census.doubted
+        assert "in doubt" in habit.doubted
+        assert (census.clock_seconds, census.doubted_seconds) == (120.0, 60.0)
+        assert (habit.clock_seconds, habit.doubted_seconds) == (110.0, 30.0)
+        core.event("a", "disconnected", 1, 370.0)
+        assert core.witness("emqx", 370.0).doubted == ""
+        assert core.witness("messages", 370.0).doubted == ""
+
+    def test_doubt_that_comes_up_again_begins_anew(self, core: Core) -> None:
+        """The clocks' readings are those of the last time."""
         core.event("a", "connected", 1, 0.0)
         core.count(2, 60.0, 120.0)
         core.count(3, 180.0, 240.0)
         core.count(2, 300.0, 360.0)
-        census = core.witness("emqx", 360.0)
-        assert census.clock_seconds == 120.0
-        assert not census.vouching
-        assert "in doubt" in census.reason
-        assert "in doubt" in core.witness("messages", 360.0).silenced
-        core.event("a", "disconnected", 1, 370.0)
-        assert core.witness("emqx", 370.0).vouching
-        assert core.witness("messages", 370.0).silenced == ""
+        assert core.witness("emqx", 360.0).doubted_seconds == 120.0
+        core.count(3, 420.0)
+        core.count(2, 480.0)
+        assert core.witness("emqx", 480.0).doubted_seconds == 120.0
+        core.count(2, 540.0)
+        assert core.witness("emqx", 540.0).clock_seconds == 180.0
+
+    def test_a_roll_call_is_not_doubted(self) -> None:
+        """It names who is there, so it needs no sums."""
+        core = Core(**CALL)
+        core.event("a", "connected", 1, 0.0)
+        core.count(2, 60.0, 120.0)
+        core.count(3, 180.0, 240.0)
+        core.count(2, 300.0)
+        assert core.witness("emqx", 300.0).doubted
+        assert core.witness(ROLL_CALL, 300.0).doubted == ""
 
     def test_an_overflow_is_a_gap_for_every_source(self) -> None:
         """Lost messages: nobody vouches, nobody is held present, and absences begin here for those who were."""

@@ -15,10 +15,11 @@ class Doubt:
     Those that are confirmed were open all along; once all are, the set was right all along.
     """
 
-    __slots__ = ("_accounted_down", "_accounted_up", "_before", "_lasting", "names")
+    __slots__ = ("_accounted_down", "_accounted_up", "_before", "_lasting", "names", "since")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.since = float("-inf")
         self.forget_figures()
 
     def forget_figures(self) -> None:
@@ -54,9 +55,10 @@ class Doubt:
         self._before = surplus
         self._accounted_down = self._accounted_up = 0
 
-    def raise_for(self, names: Collection[str]) -> None:
-        """Doubt the sessions of all these."""
+    def raise_for(self, names: Collection[str], at: float) -> None:
+        """Doubt the sessions of all these, from that monotonic moment."""
         self.names.update(names)
+        self.since = at
 
     def confirm(self, name: str) -> None:
         """The name is there, or no longer believed to be."""

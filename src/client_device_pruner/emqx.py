@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -269,9 +268,20 @@ class EmqxSource:
         return frozenset(name for node in self._nodes.values() for name in node.sessions)
 
     @property
-    def doubted(self) -> AbstractSet[str]:
-        """The names whose session need not be open any more: until each is confirmed, the census proves nothing."""
-        return self._doubt.names
+    def doubted_since(self) -> float:
+        """When doubt came up last."""
+        return self._doubt.since
+
+    @property
+    def doubted(self) -> str:
+        """Whose sessions, known to be open, may not be open any more, and what confirms them; "" where all are."""
+        names = self._doubt.names
+        if not names:
+            return ""
+        return (
+            f"{len(names)} of the sessions known to be open are in doubt, since a mismatch went away unannounced: until"
+            f" each of these clients speaks twice, connects anew or leaves ({min(names)}, …)"
+        )
 
     def silences_habit(self, at: float) -> str:
         """Why no habit proves anything beside this broker now; "" where it has nothing to object."""
@@ -284,7 +294,7 @@ class EmqxSource:
             )
         if not self.matching:
             return "the broker is heard, but its count does not match the sessions known to be open"
-        return self._doubts()
+        return ""
 
     def reason(self, at: float) -> str:
         """Why the clock goes, or what it waits for, in words and figures."""
@@ -307,7 +317,8 @@ class EmqxSource:
             return f"{figures}: {who} than known for {lasting}"
         if not self.clock.vouching(at):
             return f"{figures}: they match; the next count starts the clock"
-        return f"{figures}: they match{', but ' if self.doubted else ''}{self._doubts()}"
+        doubted = self.doubted
+        return f"{figures}: they match{', but ' if doubted else ''}{doubted}"
 
     # The census
 
@@ -357,7 +368,7 @@ class EmqxSource:
                 # The broker may not have counted yet what it has told.
                 self._passed_over = True
                 return False
-            self._doubt.raise_for(self.sessions())
+            self._doubt.raise_for(self.sessions(), at)
             for name in self._doubt.names:
                 self._spoken.pop(name, None)
         self._doubt.took(surplus)
@@ -375,14 +386,6 @@ class EmqxSource:
         differences[home] -= 1
         lowest, highest = min(differences.values()), max(differences.values())
         return lowest if lowest < 0 else highest
-
-    def _doubts(self) -> str:
-        if not self.doubted:
-            return ""
-        return (
-            f"{len(self.doubted)} of these sessions are in doubt, since a mismatch went away unannounced: who is"
-            f" connected has to speak twice, or to connect anew ({min(self.doubted)}, …)"
-        )
 
     # Small steps
 

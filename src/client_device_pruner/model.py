@@ -132,6 +132,8 @@ class Witness:
         cadence_seconds: how often the component itself sees to a voucher (the canary's interval), 0 if never.
         fresh_seconds: a device heard there so recently is called present (its maxQuiet; habits only).
         silenced: why a habit proves nothing at present, or "" if nothing speaks against it.
+        doubted: whose sessions, known to be open, need not be open any more, in words; "" where none is in doubt.
+        doubted_seconds: the reading of its clock at which that doubt came up.
     """
 
     name: str
@@ -146,6 +148,8 @@ class Witness:
     cadence_seconds: float = 0.0
     fresh_seconds: float = 0.0
     silenced: str = ""
+    doubted: str = ""
+    doubted_seconds: float = 0.0
 
     def unbroken_since(self, limit_seconds: float) -> float:
         """The reading at which the stretch began that holds no interval between vouchers longer than the limit."""

@@ -15,6 +15,8 @@ HABIT_MESSAGES = 5
 """How often a device must have been heard on a source before its silence there says anything (DESIGN, model 5)."""
 HABIT_RAISE = 4
 """A habit raises the threshold to at most so many times the configured one (DESIGN, model 5)."""
+DOUBT_RAISE = 4
+"""While known sessions are in doubt, so many thresholds have to pass since: as much as a habit raises one at most."""
 APPROVAL_MINIMUM = 3
 """So many due devices, and fewer, never wait for approval (CONTRACT, `limits.approvalPercent`)."""
 
@@ -103,6 +105,15 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
         conditions += known
         momentary += unbroken
         lasting = lasting and all(condition.met for condition in known)
+    if witness.doubted:
+        watched, needed = witness.clock_seconds - witness.doubted_seconds, DOUBT_RAISE * threshold
+        momentary.append(
+            Condition(
+                f"{witness.doubted}; watched for {format_duration(round(watched))} since,"
+                f" {format_duration(round(needed))} needed otherwise",
+                watched >= needed,
+            )
+        )
     long_enough = absence >= threshold
     conditions.append(
         Condition(f"absent {format_duration(round(absence))} of {format_duration(round(threshold))}", long_enough)

@@ -70,6 +70,9 @@ class Sources:
         self._activity: dict[str, ActivitySource] = {}
         self._patterns: list[tuple[str, Callable[[list[str]], _Handler]]] = []
         self._cadence: dict[str, float] = {}
+        self._doubted = ""
+        self._doubted_since: float | None = None
+        self._doubted_seconds: dict[str, float] = {}
         self._bridge_globs = {
             source.name: source.bridge_client_id
             for source in settings.sources
@@ -296,6 +299,7 @@ class Sources:
 
     def witnesses(self, at: float) -> tuple[Witness, ...]:
         """What the policy hears, the strongest proof first."""
+        self._heed_doubt()
         silenced = next((why for emqx in self.emqx.values() if (why := emqx.silences_habit(at))), "")
         found = [self._witness(name, emqx, Proof.CENSUS, at) for name, emqx in self.emqx.items()]
         if self.roll_call:
@@ -305,6 +309,15 @@ class Sources:
             for name, activity in self._activity.items()
         ]
         return tuple(found)
+
+    def _heed_doubt(self) -> None:
+        """Keep where all clocks stood when doubt came up last."""
+        doubting = [emqx for emqx in self.emqx.values() if emqx.doubted]
+        since = max((emqx.doubted_since for emqx in doubting), default=None)
+        if since != self._doubted_since:
+            self._doubted_since = since
+            self._doubted_seconds = {name: record.clock.credit_seconds for name, record in self._records.items()}
+        self._doubted = next((emqx.doubted for emqx in doubting), "")
 
     def _witness(
         self,
@@ -321,13 +334,15 @@ class Sources:
             proof=proof,
             clock_seconds=clock.credit_seconds,
             floor_seconds=clock.floor_seconds,
-            vouching=clock.vouching(at) and not (isinstance(source, EmqxSource) and source.doubted),
+            vouching=clock.vouching(at),
             reason=source.reason(at),
             stretch_seconds=clock.stretch_seconds,
             pauses=clock.pauses,
             cadence_seconds=self._cadence.get(name, 0.0),
             fresh_seconds=clock.max_quiet_seconds if proof is Proof.HABIT else 0.0,
             silenced=silenced,
+            doubted="" if proof is Proof.ROLL_CALL else self._doubted,
+            doubted_seconds=self._doubted_seconds.get(name, clock.credit_seconds),
         )
 
     def fresh_voucher(self, source_id: int, since: float) -> bool:
