@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 
 class SystemClock:
@@ -27,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong use."""
     match sys.argv[1:] if arguments is None else list(arguments):
         case []:
-            return run(Path.cwd())
+            return run(os.getcwd())
         case ["--work-dir", work_dir]:
             # As the recipe starts it: what the commands need stays out of memory.
-            return run(Path(work_dir))
+            return run(work_dir)
         case others:
             from client_device_pruner import commands
 
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options.work_dir) if options.command is None else commands.carry_out(options)
 
 
-def run(work_dir: Path) -> int:
+def run(work_dir: str | os.PathLike[str]) -> int:
     """Run the component until SIGTERM or SIGINT."""
     from client_device_pruner import state_file
     from client_device_pruner.cloud_worker import CloudWorker, Reply
@@ -79,7 +78,7 @@ def run(work_dir: Path) -> int:
             locks.append(lock)
         return bool(locks)
 
-    work_dir.mkdir(parents=True, exist_ok=True)
+    os.makedirs(work_dir, exist_ok=True)
     # Opening the state can take a while: a signal that comes meanwhile is kept.
     stopping = threading.Event()
     _when_told_to_end(stopping.set)

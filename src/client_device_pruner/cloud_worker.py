@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -243,7 +242,7 @@ class CloudWorker:
 
 def _environment() -> dict[str, str]:
     # The child runs the same code as its parent, however that came onto the parent's path.
-    path = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    path = [os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 

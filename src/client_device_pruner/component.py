@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from client_device_pruner.cloud_worker import Reply
@@ -36,6 +35,7 @@ from client_device_pruner.reports import LOGGER
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
 from client_device_pruner.settings import Settings, SettingsRefused, parse
 from client_device_pruner.sources import ROLL_CALL
+from client_device_pruner.state_file import Location
 from client_device_pruner.watch import Watch
 
 INBOX_LIMIT = 20_000
@@ -102,7 +102,7 @@ class Component:
 
     def __init__(
         self,
-        work_dir: Path,
+        work_dir: Location,
         core_device: str,
         clock: Clock,
         edges: Edges,
@@ -112,7 +112,7 @@ class Component:
         self.inbox: Inbox[Item] = Inbox(INBOX_LIMIT)
         self.connection = Connection(lambda: edges.connect(self.inbox), self._give_up, (None, BRIDGE))
         self.watch = Watch(
-            work_dir / "pruner.db",
+            os.path.join(work_dir, "pruner.db"),
             core_device,
             clock,
             publish=self.connection.publish,

@@ -1,6 +1,5 @@
 """Reading a document of a nucleus or of Greengrass Lite by a table of its keys, with every problem told."""
 
-import difflib
 import json
 import math
 import re
@@ -211,6 +210,8 @@ class Reading:
             return None
 
     def _unknown(self, key: object, schema: Schema, start: str) -> None:
+        import difflib  # a document in order has no use for it
+
         known = {leaf.rpartition(".")[2].casefold(): leaf for leaf in _paths(schema)}
         near = difflib.get_close_matches(key[:80].casefold(), known, n=1) if isinstance(key, str) else []
         write = f"{known[near[0]]}, if that was meant" if near else f"only {', '.join(schema)}"

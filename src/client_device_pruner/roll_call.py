@@ -1,25 +1,24 @@
 """Asking EMQX's HTTP API who is connected: the whole answer, or none.
 
-An answer is evidence that whoever it does not name is absent, so anything odd about it makes it no answer.
+An answer is evidence that whoever it does not name is absent, so anything odd about it makes it no answer. What a
+call needs is imported with the first one: it costs 5 MiB, and few sites make roll calls.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
-import socket
 import stat
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlencode, urlsplit
 
 if TYPE_CHECKING:
     import http.client
     from collections.abc import Callable, Iterator
+    from urllib.parse import SplitResult
 
 _MOST_PAGES = 1_000
 _MOST_BYTES = 8 << 20  # of one page; EMQX describes a client in 1 to 2 kB
@@ -74,6 +73,8 @@ def fetch(
     Raises:
         NoAnswer: anything was not as it has to be.
     """
+    from urllib.parse import urlencode
+
     began = clock()
     base = _checked(url)
     headers = {"Authorization": _authorization(key_file), "Accept": "application/json", "Connection": "close"}
@@ -144,6 +145,8 @@ class RollCaller:
 
 
 def _checked(url: str) -> SplitResult:
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -168,6 +171,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _authorization(key_file: str) -> str:
+    import base64
+
     try:
         with open(key_file, "rb", opener=_open_unblocked) as file:
             status = os.fstat(file.fileno())
@@ -192,7 +197,6 @@ def _open_unblocked(path: str, flags: int) -> int:
 
 
 def _get(base: SplitResult, target: str, headers: dict[str, str], timeout_seconds: float) -> bytes:
-    # Imported when it is needed: it costs 5 MiB, and few sites make roll calls.
     import http.client
 
     address = f"{base.scheme}://{base.netloc}"
@@ -244,6 +248,8 @@ def _connection(base: SplitResult, timeout_seconds: float) -> http.client.HTTPCo
 @contextlib.contextmanager
 def _cut_after(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
     """End the connection's traffic after some time: its own time-out begins anew with every byte."""
+    import socket
+
     connected = connection.sock
     was_cut = threading.Event()
 

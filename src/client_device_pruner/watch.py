@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from client_device_pruner import state_file
@@ -47,7 +47,7 @@ class Watch:
 
     def __init__(
         self,
-        path: Path,
+        path: state_file.Location,
         core_device: str,
         clock: Clock,
         *,
@@ -60,7 +60,8 @@ class Watch:
         self.settings = parse(DEFAULTS)
         self.configured = False
         self.guards = Guards(self.event)
-        self._path = path
+        self._path = os.fspath(path)
+        self._file = os.path.basename(path)
         self._own = own
         self._reports = Reports(
             core_device,
@@ -230,9 +231,7 @@ class Watch:
             self.guards.release("instance")
             connection, aside = state_file.open_state(self._path, self.core_device)
         except state_file.NewerSchema as error:
-            self._hold(
-                "database", f"{self._path.name} was written by a newer version: {error}", "deploy that version again"
-            )
+            self._hold("database", f"{self._file} was written by a newer version: {error}", "deploy that version again")
             self._next_open = float("inf")
             return
         except (sqlite3.Error, OSError) as error:
@@ -245,9 +244,7 @@ class Watch:
             # Intact pages with a text that was never written: bits that flipped.
             connection.close()
             state_file.set_aside(self._path)
-            aside = (
-                f"{self._path.name} was set aside, since a value in it cannot be read ({error}); absences start anew"
-            )
+            aside = f"{self._file} was set aside, since a value in it cannot be read ({error}); absences start anew"
             connection, _nothing = state_file.open_state(self._path, self.core_device)
             self.ledger = Ledger(connection, at, self.clock.wall)
         if aside:
