@@ -2,6 +2,7 @@
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, measure the component against a bare subscriber
 # make simulate    set up what is missing, simulate 10,000 device-years of whole sites
+# make fleet       set up what is missing, simulate a fleet against the account's quota
 # make lint        the checks without the tests
 # make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
 # make wheelhouse  bundle the packages with the artifact, for core devices without a package index
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo bench simulate lint versions wheelhouse sbom lock clean
+.PHONY: test demo bench simulate fleet lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
 # First what computes, then what waits for processes: those share two cores well.
@@ -50,6 +51,9 @@ sbom: $(READY)
 
 simulate: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.simulation
+
+fleet: $(READY)
+	PYTHONPATH=src $(RUN) -m local_core.fleet
 
 lock:
 	$(LOCK) --output-file requirements.txt requirements.in

@@ -42,18 +42,21 @@ def first_delay_seconds(settings: Settings, jitter: float, *, listed: bool) -> f
     return jitter * (interval if listed else min(interval, COVERAGE_SECONDS * settings.scale))
 
 
-def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> float:
+def next_delay_seconds(
+    settings: Settings, jitter: float, *, failures: int, back_off_seconds: tuple[float, float] = BACK_OFF_SECONDS
+) -> float:
     """How long after a cycle the next one comes.
 
     Args:
         settings: those in force.
         jitter: at random in [0, 1).
         failures: since the last cycle that went well.
+        back_off_seconds: the delay after the first of them, and the longest.
     """
     shift = 0.9 + 0.2 * jitter
     if not failures:
         return settings.check_interval_seconds * shift
-    first, most = BACK_OFF_SECONDS
+    first, most = back_off_seconds
     # A power of the failures of a week would be beyond what a number can hold.
     back_off = min(first * 2.0 ** min(failures - 1, 30), most) * settings.scale
     return min(back_off * shift, settings.check_interval_seconds)
