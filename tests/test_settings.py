@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client_device_pruner.settings import (
@@ -262,6 +262,7 @@ PATHS = st.sampled_from([*all_paths(DEFAULTS), "thresholds.a", "thresholds.a.cli
 
 
 @given(PATHS, JSON)
+@example("offlineThreshold", "\ud800")
 def test_any_value_at_any_key_is_read_or_refused(path: str, value: object) -> None:
     """Whatever stands at a key, the document is read, or refused in texts that can be encoded."""
     problems = refusals(at(path, value)) + refusals(at(path, value) | SHORT)

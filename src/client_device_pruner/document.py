@@ -41,7 +41,9 @@ def format_duration(seconds: float) -> str:
 def shown(value: object) -> str:
     """Show a value of a document, in JSON and shortened, whatever it is."""
     if isinstance(value, str):
-        return json.dumps(value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "…", ensure_ascii=False)
+        text = value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "…"
+        # A lone surrogate, which JSON can carry, could be written nowhere.
+        return json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace").decode()
     if isinstance(value, int) and abs(value) >= 10**_SHOWN_LENGTH:
         return "a number of so many digits"
     if value is None or isinstance(value, (int, float)):
