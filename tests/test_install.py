@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -29,25 +30,33 @@ pytestmark = pytest.mark.timeout(120)
 
 @dataclass
 class Device:
-    """A work directory, an unpacked artifact, and a PATH."""
+    """A work directory, an unpacked artifact, and the shell that runs the script."""
 
     artifact: Path
     work: Path
+    shell: tuple[str, ...] = ("sh",)
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the script as the recipe does; this machine's settings for pip have no say."""
+        """Run the script as the recipe does, and wait for its end."""
+        with self.installing(**environment) as process:
+            stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def installing(self, **environment: str) -> subprocess.Popen[str]:
+        """Begin to run the script as the recipe does; this machine's settings for pip have no say."""
         own = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith("PIP_") and not name.endswith("CA_BUNDLE")
         }
         own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
-        return subprocess.run(
-            ["sh", self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],  # noqa: S607 - whatever sh there is
+        return subprocess.Popen(
+            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],
             env={name: value for name, value in (own | environment).items() if value},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
 
     def pruner(self, *arguments: str) -> str:
@@ -133,26 +142,16 @@ def installed(device: Device, template: Path) -> Device:
     return device
 
 
+TOOLS = ["sh", "mkdir", "chmod", "rm", "mv", "ln", "cat", "cut", "sed", "sha256sum", "readlink", "date", "sync"]
+"""The commands that the script uses, beside Python."""
+
+
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder for PATH with the commands that the script uses, and no Python."""
+    """A folder for PATH with those commands, and no Python."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in (
-        "sh",
-        "mkdir",
-        "chmod",
-        "rm",
-        "mv",
-        "ln",
-        "cat",
-        "cut",
-        "sed",
-        "sha256sum",
-        "readlink",
-        "date",
-        "sync",
-    ):
+    for name in TOOLS:
         path = shutil.which(name)
         assert path is not None
         (folder / name).symlink_to(path)
@@ -218,14 +217,6 @@ def test_failed_install_leaves_the_one_in_force(installed: Device) -> None:
     assert {path.name for path in installed.work.iterdir()} == {name, "venv", "pruner"}
 
 
-def test_wrong_hash_is_refused(device: Device) -> None:
-    """A wheel that is not the one that was pinned is not installed."""
-    requirements = device.artifact / "requirements.txt"
-    requirements.write_text(f"fakes==1.0 --hash=sha256:{'0' * 64}\n")
-    assert device.install().returncode == 1
-    assert not (device.work / "venv").exists()
-
-
 def test_interrupted_install_is_begun_anew(installed: Device) -> None:
     """An environment that never became complete is not taken for one."""
     (installed.work / "venv").unlink()
@@ -282,16 +273,18 @@ def test_externally_managed_python(device: Device, tools: Path) -> None:
 
 
 def test_newest_complete_python_is_taken(device: Device, tools: Path, tmp_path: Path) -> None:
-    """An old Python, one that only pretends, and one without ensurepip are passed over."""
-    shim = tmp_path / "shim"
+    """They are asked from 3.14 down; an old one, one that only pretends, and one without ensurepip are passed over."""
+    shim, asked = tmp_path / "shim", tmp_path / "asked"
     shim.mkdir()
     (shim / "ensurepip.py").write_text("raise ImportError\n")
-    add_python(tools, "python3.14", "exit 127")
-    add_python(tools, "python3.13", f'PYTHONPATH="{shim}" exec "{sys.executable}" "$@"')
-    add_python(tools, "python3.10", f'exec "{sys.executable}" "$@"')
+    real = f'exec "{sys.executable}" "$@"'
+    pythons = {"3.14": "exit 127", "3.13": f'PYTHONPATH="{shim}" {real}', "3.12": "exit 1", "3.10": real, "3": real}
+    for version, script in pythons.items():
+        add_python(tools, f"python{version}", f'echo {version} >>"{asked}"\n{script}')
     result = device.install(PATH=str(tools))
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner().startswith("1.0")
+    assert list(dict.fromkeys(asked.read_text().split())) == ["3.14", "3.13", "3.12", "3.10"]
 
 
 def test_says_which_modules_are_missing(device: Device, tools: Path, tmp_path: Path) -> None:
@@ -299,14 +292,15 @@ def test_says_which_modules_are_missing(device: Device, tools: Path, tmp_path: P
     shutil.rmtree(device.artifact / "wheelhouse")
     shim = tmp_path / "shim"
     shim.mkdir()
-    for module in ("ensurepip", "sqlite3"):
+    lacking = ("venv", "ensurepip", "sqlite3", "ssl")
+    for module in lacking:
         (shim / f"{module}.py").write_text("raise ImportError\n")
     add_python(tools, "python3", f'PYTHONPATH="{shim}" exec "{sys.executable}" "$@"')
     result = device.install(PATH=str(tools))
     assert result.returncode == 1
-    ensurepip, sqlite3 = result.stderr.splitlines()
-    assert "lacks the module ensurepip; on Debian and Ubuntu install python3." in ensurepip
-    assert "lacks the module sqlite3; install" in sqlite3
+    for module, sentence in zip(lacking, result.stderr.splitlines(), strict=True):
+        remedy = "on Debian and Ubuntu install python3." if module in {"venv", "ensurepip"} else "install your"
+        assert f"lacks the module {module}; {remedy}" in sentence
 
 
 @pytest.mark.parametrize("script", ["", "exit 1"], ids=["none", "old"])
@@ -344,8 +338,8 @@ def test_says_that_the_work_directory_is_unusable(device: Device, tmp_path: Path
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_says_that_programs_cannot_be_executed(device: Device) -> None:
-    """A work directory on a file system without execution is one sentence."""
+def test_says_that_programs_cannot_be_executed(device: Device, tools: Path) -> None:
+    """A work directory on a file system without execution is one sentence (where none can be mounted, as if)."""
     device.work.mkdir()
     mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", device.work],  # noqa: S607 - wherever it is
@@ -353,11 +347,13 @@ def test_says_that_programs_cannot_be_executed(device: Device) -> None:
         check=False,
     )
     if mount.returncode:
-        pytest.skip("a file system cannot be mounted here")
+        (tools / "chmod").unlink()
+        add_python(tools, "chmod", "exit 0")
     try:
-        result = device.install()
+        result = device.install(PATH=str(tools))
     finally:
-        subprocess.run(["umount", device.work], check=True)  # noqa: S607 - wherever it is
+        if not mount.returncode:
+            subprocess.run(["umount", device.work], check=True)  # noqa: S607 - wherever it is
     assert result.returncode == 1
     assert "programs cannot be executed in the work directory" in result.stderr
 
@@ -483,20 +479,25 @@ class Index:
     Attributes:
         url: its address.
         requests: the paths, or whole addresses through a proxy, that were asked for.
+        flows: whether it answers, or lets its clients wait.
     """
 
     url: str
     requests: list[str]
+    flows: threading.Event
 
 
 def serve(wheels: Path, certificate: trustme.LeafCert | None = None) -> Iterator[Index]:
     """Serve a folder's wheels of `fakes`, over TLS with a certificate."""
     requests: list[str] = []
+    flows = threading.Event()
+    flows.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             requests.append(self.path)
             name = self.path.rpartition("/")[2]
+            flows.wait()
             links = "".join(f'<a href="/{path.name}">{path.name}</a>' for path in wheels.iterdir())
             self.send_response(200)
             self.send_header("Content-Type", "text/html" if not name else "application/octet-stream")
@@ -522,7 +523,8 @@ def serve(wheels: Path, certificate: trustme.LeafCert | None = None) -> Iterator
             scheme = "https"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield Index(f"{scheme}://127.0.0.1:{server.server_port}/simple", requests)
+        yield Index(f"{scheme}://127.0.0.1:{server.server_port}/simple", requests, flows)
+        flows.set()
         server.shutdown()
         thread.join()
 
@@ -558,6 +560,82 @@ def test_wheels_that_are_not_bundled_come_from_the_index(device: Device, index: 
     assert result.returncode == 0, result.stderr
     assert index.requests == ["/simple/fakes/", "/fakes-1.0-py3-none-any.whl"]
     assert device.pruner().startswith("1.0")
+
+
+def test_wrong_hash_is_refused(device: Device, index: Index) -> None:
+    """A wheel that is not the one that was pinned is not installed, bundled or from an index."""
+    shutil.copytree(device.artifact.with_name("wheels"), device.artifact / "wheelhouse")
+    (device.artifact / "requirements.txt").write_text(f"fakes==1.0 --hash=sha256:{'0' * 64}\n")
+    result = device.install(PIP_INDEX_URL=index.url)
+    assert result.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in result.stderr
+    shutil.rmtree(device.artifact / "wheelhouse")
+    result = device.install(PIP_INDEX_URL=index.url)
+    assert result.returncode == 1
+    assert index.requests[-1] == "/fakes-1.0-py3-none-any.whl"
+    assert "DO NOT MATCH THE HASHES" in result.stderr
+    assert list(device.work.iterdir()) == []
+
+
+def test_ended_in_the_middle(device: Device, template: Path, index: Index) -> None:
+    """Ended or killed while pip waits (the nucleus' time-out), it leaves the one in force; the next begins anew."""
+    shutil.copytree(template, device.work, symlinks=True)
+    before = {path.name for path in device.work.iterdir()}
+    newer = device.require(make_wheel(device.artifact.with_name("wheels"), "2.0"))
+    index.flows.clear()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        index.requests.clear()
+        with device.installing(PIP_INDEX_URL=index.url) as process:
+            while not index.requests:
+                assert process.poll() is None
+                time.sleep(0.05)
+            os.killpg(process.pid, number)
+            process.communicate()
+        assert process.returncode
+        assert device.pruner().startswith("1.0")
+        tidy = {path.name for path in device.work.iterdir()} == before
+        assert tidy == (number == signal.SIGTERM)
+    index.flows.set()
+    result = device.install(PIP_INDEX_URL=index.url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("2.0")
+    assert {path.name for path in device.work.iterdir()} == before | {newer}
+
+
+@pytest.mark.parametrize("name", ["busybox", "bash"])
+def test_other_shells(
+    device: Device, tools: Path, secure_index: Index, authority: trustme.CA, name: str, tmp_path: Path
+) -> None:
+    """BusyBox, with no commands but its own, and bash as `sh` say and do the same as any other."""
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    for tool in TOOLS if name == "busybox" else ["sh"]:
+        (tools / tool).unlink()
+        (tools / tool).symlink_to(program)
+    device.shell = (str(tools / "sh"),)
+    pretend_without(tools, "venv", "ensurepip")
+    without_wheels = device.install(PATH=str(tools))
+    assert "lacks the module venv;" in without_wheels.stderr.splitlines()[0]
+    shutil.copytree(device.artifact.with_name("wheels"), device.artifact / "wheelhouse")
+    for _repeated in range(2):
+        result = device.install(PATH=str(tools))
+        assert (result.returncode, result.stderr) == (0, "")
+    command = [*device.shell, str(device.work / "pruner"), "restore", "a b"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.strip()
+    assert said == f"1.0 {['restore', '--work-dir', str(device.work), 'a b']}"
+
+    shutil.rmtree(device.artifact / "wheelhouse")
+    newer = device.require(make_wheel(device.artifact.with_name("wheels"), "2.0"))
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    add_python(tools, "python3", f'exec "{sys.executable}" "$@"')
+    settings = {"PATH": str(tools), "PIP_INDEX_URL": secure_index.url}
+    assert device.install(**settings).returncode == 1
+    assert device.pruner().startswith("1.0")
+    result = device.install(**settings, AWS_CA_BUNDLE=str(tmp_path / "ca.pem"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.in_force == newer
+    assert device.pruner().startswith("2.0")
 
 
 def test_proxy(device: Device, index: Index) -> None:
