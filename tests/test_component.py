@@ -24,6 +24,7 @@ from client_device_pruner.ipc import (
     PreUpdate,
     Refused,
     StreamClosed,
+    Subscribed,
 )
 from client_device_pruner.model import Habit
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
@@ -587,6 +588,32 @@ def test_what_is_refused_is_among_the_findings_until_it_is_granted(machine: Mach
 
 
 # Sources, coverage, and the state file --------------------------------------------------------------------------
+
+
+def test_a_refused_subscription_is_asked_for_again(machine: Machine) -> None:
+    """Beside others that stand, too: after a deployment, which may have granted it, and with each self-test."""
+    counts = "$SYS/brokers/+/stats/live_connections/count"
+    machine.document = {**PLAIN, "inboundPrefix": "", "sources": {"messages": {"canaryTopic": ""}}}
+    machine.start()
+    refused = Refused("SubscribeToTopic", counts, "UnauthorizedError: no", unauthorized=True)
+
+    def asked() -> int:
+        return machine.ipc.asked.count(("subscribe", counts))
+
+    machine.take(refused)
+    before = asked()
+    machine.take(ConfigurationChanged(None))
+    assert asked() == before + 1
+    machine.take(refused)
+    machine.run(3 * MINUTE)
+    assert before + 3 <= asked() <= before + 5
+    assert any(counts in found["finding"] for found in machine.status["doctor"])
+    machine.take(Subscribed(counts))
+    before = asked()
+    machine.run(5 * MINUTE)
+    assert asked() == before
+    assert machine.ipc.asked.count(("unsubscribe",)) == 1, "with the first configuration"
+    assert not any(counts in found["finding"] for found in machine.status["doctor"])
 
 
 def test_what_greengrass_lite_lacks_is_said_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:

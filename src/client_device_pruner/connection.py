@@ -116,6 +116,7 @@ class Connection:
         remedy = self.self_test.remedy(at)
         if remedy is None:
             if self.self_test.due(at):
+                self._subscribe_to_refused()
                 self.send_self_test(self.self_test.next(at))
             return
         LOGGER.warning("the self-test did not come back", extra={"fields": {"remedy": remedy.value}})
@@ -134,6 +135,12 @@ class Connection:
             for topic in self._topics:
                 self._ipc.subscribe(topic)
             self.send_self_test(self.self_test.next(at))
+
+    def _subscribe_to_refused(self) -> None:
+        """Ask again for what was refused: where each topic has its own, the self-test tells of none of the others."""
+        for topic in self._topics:
+            if self._ipc is not None and ("SubscribeToTopic", topic) in self._refusals:
+                self._ipc.subscribe(topic)
 
     # Calls
 
@@ -183,6 +190,7 @@ class Connection:
     def granted(self, operation: str | None = None, resource: str = "") -> None:
         """Forget a refusal, or all that a deployment could end: it is to be seen again whether they last."""
         if operation is None:
+            self._subscribe_to_refused()
             self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
         else:
             self._refusals.pop((operation, resource), None)

@@ -113,6 +113,25 @@ async def test_who_dies_while_there_is_no_connection_goes_all_the_same(make_site
     assert site.associated == {"alive", "returns"}
 
 
+async def test_a_service_that_hangs_is_outlasted(make_site: MakeSite) -> None:
+    """Calls that hang, then connecting that hangs: once it answers again the watch goes on, and nobody living goes."""
+    site = await watching(make_site, "alive", "dead")
+
+    site.core.ipc.freeze()
+    await site.logged("the self-test did not come back", remedy="connect")
+    await site.logged("no connection to Greengrass", 60)
+    await site.devices.kill("dead")
+    site.core.ipc.thaw()
+    await site.until(lambda: COMPONENT in site.core.ipc.connected, 60, "it did not connect again")
+    await site.listened()
+    await site.cycles(3)
+    assert site.associated == {"alive", "dead"}
+
+    async with talking(site, "alive"):
+        await site.event("disassociated", "dead", seconds=60)
+    assert site.associated == {"alive"}
+
+
 async def test_a_void_token_ends_the_process_at_most_once_an_hour(make_site: MakeSite) -> None:
     """The token is void: it exits non-zero to be given another; again only after an hour (30 s here) of running."""
     site = await watching(make_site, "alive", "dead")

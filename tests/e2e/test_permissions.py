@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from client_device_pruner.settings import DEFAULTS
 from local_core.cloud import DISASSOCIATE, LIST
-from trial_site import COMPONENT, REPOSITORY, MakeSite, Site
+from local_core.core import BRIDGE
+from trial_site import COMPONENT, INBOUND, MAPPING, REPOSITORY, TRIAL, MakeSite, Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -125,6 +127,27 @@ async def test_without_the_shadow_the_fleet_knows_nothing(make_site: MakeSite, t
     await grant(site, "PublishToIoTCore", topic)
     (message, *_) = await site.until(lambda: [m for m in site.core.iot_core if m.topic == topic])
     assert json.loads(message.payload)["state"]["reported"]["version"]
+
+
+async def test_without_a_prefix_each_topic_needs_what_the_log_offers(make_site: MakeSite) -> None:
+    """An empty inboundPrefix: topics are subscribed to as they are, each refused until its logged JSON is deployed."""
+    site = await make_site()
+    mapping = {name: {k: v for k, v in entry.items() if v != INBOUND} for name, entry in MAPPING.items()}
+    await site.core.deploy({BRIDGE: {"merge": {"mqttTopicMapping": mapping}}})
+    site.core.cloud.associate("dead", "never-seen")
+    sources = {**TRIAL["sources"], "messages": {"maxQuiet": "2s", "canaryTopic": ""}}
+    await site.core.deploy({COMPONENT: {"merge": {**TRIAL, "inboundPrefix": "", "sources": sources}}})
+    emqx = DEFAULTS["sources"]["emqx"]
+    topics = [emqx[key] for key in ("connectedTopic", "disconnectedTopic", "countTopic", "uptimeTopic")]
+    for topic in (*topics, "clients/+/#"):
+        await grant(site, "SubscribeToTopic", topic)
+    await site.event("cycle")
+
+    await site.devices.connect("dead", process="dead")
+    await site.event("released", guard="source:emqx")
+    await site.devices.kill("dead")
+    await site.event("disassociated", "dead", seconds=60)
+    await site.until(lambda: not any("permission" in found["finding"] for found in site.status()["doctor"]))
 
 
 async def lose_one(site: Site, telemetry_seconds: float | None = None, **settings: Any) -> None:

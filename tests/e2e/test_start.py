@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ async def test_it_starts_before_everything_else(make_site: MakeSite) -> None:
     await site.until(lambda: shadow_cycle(site)["complete"])
     assert site.associated == {"alive"}
     assert site.core.component.starts == 1
+    written = [message.payload for message in site.core.iot_core if "/shadow/" in message.topic]
+    assert all(one != following for one, following in pairwise(written)), "only when it changed"
+    assert not site.core.shadows.rejected
     site.check_events()
 
 
