@@ -243,6 +243,14 @@ async def test_garbage_is_no_answer(cloud: Cloud, child: Child) -> None:
         assert (await child.batch("associate", "a"))["code"] == "GarbageAnswer", body
 
 
+@pytest.mark.parametrize("status", [201, 202, 204])
+async def test_garbage_with_any_success_is_no_answer(cloud: Cloud, child: Child, status: int) -> None:
+    """A portal's 202 is no more the service's than its 200: a restore would be taken for done (found by fuzzing)."""
+    cloud.faults = [Fault(ASSOCIATE, status=status, body=b"" if status == 204 else b"<html>welcome")]
+
+    assert (await child.batch("associate", "a"))["code"] == "GarbageAnswer"
+
+
 async def test_a_page_that_names_itself_is_garbage(cloud: Cloud, child: Child) -> None:
     """A listing cannot go on for ever."""
     cloud.associate(*(f"thing-{number}" for number in range(101)))

@@ -210,8 +210,8 @@ class Cloud:
 
 
 def _require_object(response_dict: Json, **_: Any) -> None:
-    """Refuse a 200 that is no JSON object: to the library it would be an answer with nothing in it."""
-    if response_dict["status_code"] != 200:
+    """Refuse a success that is no JSON object: to the library it would be an answer with nothing in it."""
+    if response_dict["status_code"] >= 300:
         return
     try:
         answer = json.loads(response_dict["body"])
