@@ -71,6 +71,13 @@ def test_an_intersection_matches_what_both_match(a: str, b: str, topic: str) -> 
     assert not both or filters_overlap(a, b)
 
 
+def test_the_empty_text_is_no_topic_in_common() -> None:
+    """`+` and `/#` both match the empty text, to which nothing can be published (found by fuzzing)."""
+    assert intersection("+", "/#") is None
+    assert not filters_overlap("/#", "+")
+    assert intersection("+/a", "/#") == "/a"
+
+
 @given(FILTERS, FILTERS)
 def test_filters_that_overlap_have_a_common_topic(a: str, b: str) -> None:
     """The intersection of filters gives a topic that both match."""

@@ -53,7 +53,8 @@ def intersection(a: str, b: str) -> str | None:
     lefts, rights, common = a.split("/"), b.split("/"), list[str]()
     for index, (left, right) in enumerate(zip_longest(lefts, rights)):
         if left == "#" or right == "#":
-            return "/".join(common + (rights if left == "#" else lefts)[index:])
+            # What `+` and `/#` have in common is the empty text, to which nothing can be published.
+            return "/".join(common + (rights if left == "#" else lefts)[index:]) or None
         if left is None or right is None or (left != right and "+" not in {left, right}):
             return None
         common.append(right if left == "+" else left)
