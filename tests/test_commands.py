@@ -289,6 +289,31 @@ def test_a_status_of_another_version_is_said(core: Core) -> None:
     assert "another version" in err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE meta SET value = '{' WHERE key = 'status'",
+        "UPDATE meta SET value = '[]' WHERE key = 'status'",
+        "UPDATE devices SET habits = '[]'",
+        "INSERT INTO disassociations VALUES (NULL, 'x', NULL, 'c', 'done', '5', 0.0, 0.0, NULL, NULL, NULL)",
+        "INSERT INTO history VALUES (1, 1.0, 'marked', 'x', '[')",
+    ],
+)
+def test_a_document_that_nobody_wrote_is_no_traceback(core: Core, change: str) -> None:
+    """Bits that flipped in an intact page (found by fuzzing)."""
+    core.absent_days = {"a": 1.0}
+    core.write()
+    with closing(core.connect()) as connection:
+        connection.execute(change)
+
+    said = [
+        core.run(*arguments) for arguments in (["list"], ["history"], ["restore", "--all"], ["report", "page.html"])
+    ]
+
+    assert [err for _status, _out, err in said if "of another version" in err]
+    assert not [err for _status, _out, err in said if "Traceback" in err]
+
+
 def test_list_shows_every_device_with_its_state(running: Core) -> None:
     """Each device has its state, its absence of its threshold, its proof, and what is left of its notice."""
     listed = {device["thingName"]: device for device in running.json("list")}

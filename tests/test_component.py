@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -846,6 +847,36 @@ def test_a_request_to_restore_is_carried_out_within_a_minute(
     assert connection.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "argument"),
+    [
+        ("restore", "["),
+        ("restore", "5"),
+        ("restore", '"b"'),
+        ("restore", '{"names": "ab"}'),
+        ("restore", '{"names": null}'),
+        ("restore", '{"cycle": null}'),
+        ("restore", "[" * 100_000),
+        ("approve", "}"),
+        ("approve", "[1]"),
+        ("forget", "{}"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_request_that_makes_no_sense_is_dropped(machine: Machine, kind: str, argument: str) -> None:
+    """It would end the process at every start otherwise; what is asked for beside it is done (found by fuzzing)."""
+    with_a_gone_device(machine, "a", "b")
+    machine.run_until(lambda: len(machine.of_type("disassociated")) == 2)
+    connection = machine.component.watch.ledger.connection
+    assert connection is not None
+    connection.execute("INSERT INTO requests (kind, argument) VALUES (?, ?)", (kind, argument))
+    machine.request("restore", {"names": ["b"]})
+    machine.run(MINUTE)
+
+    assert machine.batches("associate") == [("b",)]
+    assert connection.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
+
+
 def test_a_restored_device_is_safe_for_its_whole_threshold(machine: Machine) -> None:
     """Its association is a new one: nothing that was held against the old one counts."""
     with_a_gone_device(machine, "gone", neverSeenThreshold="1d")
@@ -966,3 +997,35 @@ def test_a_state_file_that_breaks_while_it_runs_is_set_aside(machine: Machine, t
     assert list(state.parent.glob("pruner.db.aside-*"))
     assert machine.status["coverage"]["associated"] == 1
     assert not [guard for guard in machine.status["guards"] if guard["guard"] == "database"]
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("meta", "SET value = '{' WHERE key = 'status'"),
+        ("meta", "SET value = '[]' WHERE key = 'configuration'"),
+        ("meta", "SET value = '{\"number\": null}' WHERE key = 'budget'"),
+        ("meta", "SET value = 'NaN' WHERE key = 'running_seconds'"),
+        ("meta", "SET value = 'core-1' WHERE key = 'core'"),
+        ("devices", "SET markers = '{\"a\": 1}'"),
+        ("devices", "SET habits = '[]'"),
+        ("devices", "SET mark = '[null, \"census\", null, null]'"),
+    ],
+)
+def test_a_document_in_the_state_file_that_nobody_wrote(machine: Machine, table: str, change: str) -> None:
+    """Bits that flipped in an intact page: the file is set aside, and the component starts (found by fuzzing)."""
+    machine.associate("a")
+    machine.start()
+    machine.connect("a")
+    machine.run(2 * HOUR)
+    machine.component.close()
+    with closing(sqlite3.connect(machine.work_dir / "pruner.db")) as connection:
+        changed = connection.execute(f"UPDATE {table} {change}").rowcount
+        connection.commit()
+    assert changed
+
+    machine.start()
+    machine.run(2 * HOUR)
+
+    assert [path.name for path in machine.work_dir.glob("*.aside-?")] == ["pruner.db.aside-1"]
+    assert machine.status["coverage"]["associated"] == 1

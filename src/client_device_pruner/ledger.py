@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from client_device_pruner.model import Absence, Association, Device, Habit, Mark, Proof
+from client_device_pruner import state_documents
+from client_device_pruner.model import Absence, Association, Device, Habit, Mark
 from client_device_pruner.source_clock import SourceClock
 from client_device_pruner.topics import THING_NAME
 
@@ -430,8 +431,8 @@ class Ledger:
             self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
         self._strangers = dict.fromkeys(row["name"] for row in connection.execute("SELECT name FROM strangers"))
         for row in connection.execute("SELECT * FROM absences"):
-            absence = Absence(row["name"], tuple(json.loads(row["began"])), tuple(json.loads(row["ended"])))
-            self._ended[absence.name, absence.began[0]] = absence
+            began, ended = (tuple(state_documents.markers(row[key])) for key in ("began", "ended"))
+            self._ended[row["name"], began[0]] = Absence(row["name"], began, ended)
         self._stored_ended = set(self._ended)
         for row in connection.execute("SELECT * FROM devices"):
             device = self._device(row)
@@ -445,15 +446,14 @@ class Ledger:
 
     @staticmethod
     def _device(row: sqlite3.Row) -> Device:
-        mark = json.loads(row["mark"]) if row["mark"] else None
         return Device(
             name=row["name"],
             association=Association(row["name"], row["associated_at"]),
             seen=bool(row["seen"]),
             announced=bool(row["announced"]),
-            markers=array("d", json.loads(row["markers"])),
-            habits={int(key): Habit(*values) for key, values in json.loads(row["habits"]).items()} or None,
-            mark=mark and Mark(mark[0], Proof(mark[1]), mark[2], mark[3]),
+            markers=state_documents.markers(row["markers"]),
+            habits=state_documents.habits(row["habits"]),
+            mark=state_documents.mark(row["mark"]),
         )
 
 

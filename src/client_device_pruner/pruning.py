@@ -16,7 +16,7 @@ from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
 from client_device_pruner.model import Association, Clock, Hold
 from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
-from client_device_pruner.reports import rfc3339
+from client_device_pruner.reports import LOGGER, rfc3339
 from client_device_pruner.settings import Settings
 from client_device_pruner.watch import COVERAGE_SECONDS, Watch
 
@@ -212,20 +212,26 @@ class Pruning:
             # Wanted before the request goes: a crash between leaves it to be asked for twice, never lost.
             for row in rows:
                 if row["kind"] == "restore":
-                    self._restore(self._wanted(json.loads(row["argument"])), "command")
+                    self._restore(self._wanted(_argument(row)), "command")
             with transaction(connection, through=True) as write:
                 write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
-                approved = [json.loads(row["argument"]) for row in rows if row["kind"] == "approve"]
-                if approved:
+                approvals = [_argument(row) for row in rows if row["kind"] == "approve"]
+                if approved := [plan_id for plan_id in approvals if isinstance(plan_id, str)]:
                     set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
         except sqlite3.Error as error:
             self._watch.failed(error)
 
-    def _wanted(self, argument: dict[str, Any]) -> list[Intent]:
+    def _wanted(self, argument: Any) -> list[Intent]:
         """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
         intents = self._watch.journal.restorable(self._watch.running_seconds())
-        names, cycle = argument.get("names") or [], argument.get("cycle")
-        return [i for i in intents if argument.get("all") or i.name in names or i.cycle_id == cycle]
+        match argument:
+            case {"all": True}:
+                return list(intents)
+            case {"names": list(names)}:
+                return [intent for intent in intents if intent.name in names]
+            case {"cycle": str(cycle)}:
+                return [intent for intent in intents if intent.cycle_id == cycle]
+        return []
 
     def _restore(self, intents: Sequence[Intent], requested_by: str) -> None:
         if not intents:
@@ -423,6 +429,15 @@ class Pruning:
         for device in list(self._watch.ledger.devices.values()):
             if device.mark is not None and assess(device, now).mark is None:
                 self._watch.unmark(device.name, "the settings spare it")
+
+
+def _argument(row: sqlite3.Row) -> Any:
+    """What a request is about; None, which asks for nothing, where it cannot be read: it must not end the process."""
+    try:
+        return json.loads(row["argument"])
+    except (ValueError, RecursionError):
+        LOGGER.error("request dropped", extra={"fields": {"kind": row["kind"], "argument": row["argument"][:100]}})
+        return None
 
 
 _ACTIONS = {

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client_device_pruner import state_file
+from client_device_pruner import state_documents, state_file
 from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.ledger import Ledger, get_meta
 from client_device_pruner.model import Device
@@ -84,16 +83,8 @@ def read(work_dir: Path) -> Snapshot:
     Raises:
         StateUnreadable: there is none, or it cannot be read.
     """
-    try:
-        with closing(_open(work_dir)) as connection:
-            return _read(connection, running=is_running(work_dir))
-    except (sqlite3.Error, OSError) as error:
-        raise _unreadable(work_dir, error) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise StateUnreadable(
-            f"What {work_dir / STATE} holds is of another version of the component ({error!r}): try again once this"
-            " version has run for a minute."
-        ) from error
+    with _reading(work_dir) as connection:
+        return _read(connection, running=is_running(work_dir))
 
 
 def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ...]:
@@ -105,11 +96,8 @@ def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ..
     Raises:
         StateUnreadable: there is no state, or it cannot be read.
     """
-    try:
-        with closing(_open(work_dir)) as connection:
-            return tuple(sorted(_happenings(connection, name), key=lambda happening: happening.wall))
-    except (sqlite3.Error, OSError) as error:
-        raise _unreadable(work_dir, error) from error
+    with _reading(work_dir) as connection:
+        return tuple(sorted(_happenings(connection, name), key=lambda happening: happening.wall))
 
 
 def read_record(work_dir: Path) -> Record:
@@ -118,26 +106,23 @@ def read_record(work_dir: Path) -> Record:
     Raises:
         StateUnreadable: there is no state, or it cannot be read.
     """
-    try:
-        with closing(_open(work_dir)) as connection:
-            rows = connection.execute(
-                "SELECT id, wall, type, name, data, NULL AS turns, NULL AS ago_seconds FROM history"
-                " UNION ALL SELECT id, wall, type, name, NULL, turns, ago_seconds FROM transitions ORDER BY id"
+    with _reading(work_dir) as connection:
+        rows = connection.execute(
+            "SELECT id, wall, type, name, data, NULL AS turns, NULL AS ago_seconds FROM history"
+            " UNION ALL SELECT id, wall, type, name, NULL, turns, ago_seconds FROM transitions ORDER BY id"
+        )
+        happenings = tuple(
+            Happening(
+                row["wall"],
+                row["type"],
+                row["name"],
+                state_documents.mapping(row["data"])
+                if row["data"] is not None
+                else {"turns": row["turns"], "agoSeconds": row["ago_seconds"]},
             )
-            happenings = tuple(
-                Happening(
-                    row["wall"],
-                    row["type"],
-                    row["name"],
-                    json.loads(row["data"])
-                    if row["data"] is not None
-                    else {"turns": row["turns"], "agoSeconds": row["ago_seconds"]},
-                )
-                for row in rows
-            )
-            return Record(happenings, get_meta(connection, "running_seconds", 0.0))
-    except (sqlite3.Error, OSError) as error:
-        raise _unreadable(work_dir, error) from error
+            for row in rows
+        )
+        return Record(happenings, get_meta(connection, "running_seconds", 0.0))
 
 
 def read_journal(work_dir: Path) -> tuple[tuple[Intent, ...], frozenset[str]]:
@@ -146,13 +131,10 @@ def read_journal(work_dir: Path) -> tuple[tuple[Intent, ...], frozenset[str]]:
     Raises:
         StateUnreadable: there is no state, or it cannot be read.
     """
-    try:
-        with closing(_open(work_dir)) as connection:
-            restorable = Journal(connection).restorable(get_meta(connection, "running_seconds", 0.0))
-            rows = connection.execute("SELECT DISTINCT name FROM disassociations WHERE outcome = 'done'")
-            return restorable, frozenset(row["name"] for row in rows)
-    except (sqlite3.Error, OSError) as error:
-        raise _unreadable(work_dir, error) from error
+    with _reading(work_dir) as connection:
+        restorable = Journal(connection).restorable(get_meta(connection, "running_seconds", 0.0))
+        rows = connection.execute("SELECT DISTINCT name FROM disassociations WHERE outcome = 'done'")
+        return restorable, frozenset(row["name"] for row in rows)
 
 
 def is_running(work_dir: Path) -> bool:
@@ -172,6 +154,22 @@ def is_running(work_dir: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextmanager
+def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
+    """Give the state to read from, all of one moment; whatever is wrong with it becomes `StateUnreadable`."""
+    try:
+        with closing(_open(work_dir)) as connection:
+            state_documents.check(connection)
+            yield connection
+    except (sqlite3.Error, OSError) as error:
+        raise _unreadable(work_dir, error) from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StateUnreadable(
+            f"What {work_dir / STATE} holds is of another version of the component ({error!r}): try again once this"
+            " version has run for a minute."
+        ) from error
 
 
 def _open(work_dir: Path) -> sqlite3.Connection:
@@ -262,7 +260,7 @@ def _happenings(connection: sqlite3.Connection, name: str | None) -> list[Happen
         "SELECT wall, type, name, data FROM history WHERE ?1 IS NULL OR name = ?1 ORDER BY id", (name,)
     )
     found = [
-        Happening(row["wall"], row["type"], row["name"], json.loads(row["data"]))
+        Happening(row["wall"], row["type"], row["name"], state_documents.mapping(row["data"]))
         for row in events
         if row["type"] in _DEVICE_EVENTS
     ]
@@ -271,7 +269,7 @@ def _happenings(connection: sqlite3.Connection, name: str | None) -> list[Happen
         (name,),
     )
     for row in intents:
-        data = {**json.loads(row["evidence"]), "cycleId": row["cycle_id"]}
+        data = {**state_documents.mapping(row["evidence"]), "cycleId": row["cycle_id"]}
         if row["restored_by"]:
             data["restoredBy"] = row["restored_by"]
         kind, wall = ("disassociated", row["settled_wall"]) if row["outcome"] == "done" else ("intended", None)

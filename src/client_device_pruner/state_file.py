@@ -46,7 +46,7 @@ class NewerSchema(Exception):
 
 
 class ForeignState(Exception):
-    """The file belongs to another core device, whose name it carries."""
+    """The file belongs to another core device, whose name (in JSON) it carries."""
 
 
 def lock_instance(work_dir: Location) -> int | None:
@@ -127,8 +127,8 @@ def _open(path: Location, core_device: str) -> sqlite3.Connection:
         owner = connection.execute("SELECT value FROM meta WHERE key = 'core'").fetchone()
         if owner is None:
             connection.execute("INSERT INTO meta VALUES ('core', ?)", (json.dumps(core_device),))
-        elif json.loads(owner[0]) != core_device:
-            raise ForeignState(json.loads(owner[0]))  # noqa: TRY301 - as above
+        elif owner[0] != json.dumps(core_device):
+            raise ForeignState(owner[0])  # noqa: TRY301 - as above
     except BaseException:
         connection.close()
         raise

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from client_device_pruner.coverage import Coverage
 from client_device_pruner.doctor import Finding
 from client_device_pruner.model import Device, Hold, Proof, State, Witness
 from client_device_pruner.policy import Circumstances, assess
+from client_device_pruner.state_documents import is_number
 
 
 def describe(
@@ -55,8 +57,22 @@ def describe(
 
 
 def witnesses_of(status: dict[str, Any]) -> tuple[Witness, ...]:
-    """What the sources said when the status was written."""
-    return tuple(
-        Witness(**{**fields, "proof": Proof(fields["proof"]), "pauses": tuple(map(tuple, fields["pauses"]))})
-        for fields in status.get("witnesses", [])
+    """What the sources said when the status was written.
+
+    Raises:
+        ValueError: what is written there are no witnesses. So do `TypeError` and `LookupError`.
+    """
+    return tuple(map(_witness, status.get("witnesses", [])))
+
+
+def _witness(fields: dict[str, Any]) -> Witness:
+    pauses = tuple((length, end) for length, end in fields["pauses"])
+    witness = Witness(**{**fields, "proof": Proof(fields["proof"]), "pauses": pauses})
+    numbers = (
+        *(witness.source_id, witness.clock_seconds, witness.floor_seconds, witness.stretch_seconds),
+        *(witness.cadence_seconds, witness.fresh_seconds, *chain(*pauses)),
     )
+    texts = (witness.name, witness.reason, witness.silenced)
+    if not all(map(is_number, numbers)) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"no witness: {str(fields)[:60]}")
+    return witness

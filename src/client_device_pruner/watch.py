@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from client_device_pruner import state_file
+from client_device_pruner import state_documents, state_file
 from client_device_pruner.coverage import Coverage, cover
 from client_device_pruner.doctor import Finding
 from client_device_pruner.guards import Guards
@@ -239,6 +239,7 @@ class Watch:
             self._next_open = at + COMMIT_SECONDS * self.settings.scale
             return
         try:
+            state_documents.check(connection)
             self.ledger = Ledger(connection, at, self.clock.wall)
         except (ValueError, TypeError, LookupError) as error:
             # Intact pages with a text that was never written: bits that flipped.

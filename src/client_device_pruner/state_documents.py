@@ -1,0 +1,154 @@
+"""The JSON documents in the state file, read strictly.
+
+SQLite's pages carry no checksum: where bits of a flash flip, a page can stay intact with a text that nobody wrote.
+Such a text must neither end the process nor become evidence, so every reader raises `ValueError`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from client_device_pruner.model import Habit, Mark, Proof
+
+MOST = 1e15
+"""No number in the file reaches it: epoch milliseconds are a thousandth of it."""
+
+
+def decode(text: str) -> Any:
+    """Read a document.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("a document that is nested too deeply") from None
+
+
+def markers(text: str) -> array[float]:
+    """Read the readings of all sources' clocks, by source id.
+
+    Raises:
+        ValueError: they are none.
+    """
+    document = decode(text)
+    if isinstance(document, list) and all(map(is_number, document)):
+        return array("d", document)
+    raise ValueError(f"no readings of clocks: {text[:60]}")
+
+
+def habits(text: str) -> dict[int, Habit] | None:
+    """Read a device's habits, by source id; None if it has none.
+
+    Raises:
+        ValueError: they are none.
+    """
+    document = decode(text)
+    if isinstance(document, dict) and all(map(_is_habit, document.values())):
+        return {int(key): Habit(*values) for key, values in document.items()} or None
+    raise ValueError(f"no habits: {text[:60]}")
+
+
+def mark(text: str | None) -> Mark | None:
+    """Read a device's mark; None if it carries none.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text is None:
+        return None
+    match decode(text):
+        case [int(source_id), str(proof), int() | float() as clock_seconds, str(cycle_id)] if is_number(clock_seconds):
+            return Mark(source_id, Proof(proof), clock_seconds, cycle_id)
+    raise ValueError(f"no mark: {text[:60]}")
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """Read the evidence of a disassociation, or the data of an event.
+
+    Raises:
+        ValueError: it is none.
+    """
+    document = decode(text)
+    if isinstance(document, dict):
+        return document
+    raise ValueError(f"no map: {text[:60]}")
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Look at all documents but those of devices and absences, which are checked as they are read.
+
+    Raises:
+        ValueError: one of them is not what any version writes under its name.
+    """
+    for key, text in connection.execute("SELECT key, value FROM meta"):
+        document = decode(text)
+        if key in _SHAPES and not _SHAPES[key](document):
+            raise ValueError(f"{key} is not what it has to be: {text[:60]}")
+    for (text,) in connection.execute("SELECT evidence FROM disassociations"):
+        mapping(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value of a document is a number that can be reckoned with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _is_habit(values: object) -> bool:
+    return isinstance(values, list) and len(values) == 5 and all(map(is_number, values))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _is_status(document: Any) -> bool:
+    return document is None or (isinstance(document, dict) and is_number(document.get("time", 0.0)))
+
+
+def _is_budget(document: Any) -> bool:
+    return isinstance(document, dict) and all(_is_count(document.get(key)) for key in ("number", "base", "used"))
+
+
+def _are_plans(document: Any) -> bool:
+    return isinstance(document, list) and all(
+        isinstance(plan, list) and len(plan) == 2 and isinstance(plan[0], str) and _are_texts(plan[1])
+        for plan in document
+    )
+
+
+def _is_implausible_list(document: Any) -> bool:
+    match document:
+        case [list(names), times, str()]:
+            return _are_texts(names) and _is_count(times)
+    return False
+
+
+def _are_feeds(document: Any) -> bool:
+    return isinstance(document, dict) and all(map(_are_texts, document.values()))
+
+
+_SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    "approved": _are_texts,
+    "budget": _is_budget,
+    "configuration": lambda document: isinstance(document, dict),
+    "feeds": _are_feeds,
+    "gave_up_running_seconds": is_number,
+    "implausible": _is_implausible_list,
+    "plans": _are_plans,
+    "running_seconds": is_number,
+    "status": _is_status,
+}
