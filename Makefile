@@ -3,6 +3,7 @@
 # make bench       set up what is missing, measure the component against a bare subscriber
 # make simulate    set up what is missing, simulate 10,000 device-years of whole sites
 # make fleet       set up what is missing, simulate a fleet against the account's quota
+# make fuzz        fuzz every decoder and the configuration, a million inputs each (RUNS=…; Linux on x86_64)
 # make lint        the checks without the tests
 # make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
 # make wheelhouse  bundle the packages with the artifact, for core devices without a package index
@@ -17,7 +18,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo bench simulate fleet lint versions wheelhouse sbom lock clean
+.PHONY: test demo bench simulate fleet fuzz lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
 # First what computes, then what waits for processes: those share two cores well.
@@ -55,9 +56,27 @@ simulate: $(READY)
 fleet: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.fleet
 
+# In an environment of its own: atheris has wheels for some Pythons and machines only.
+FUZZ := build/envs/fuzz
+RUNS ?= 1000000
+fuzz: $(FUZZ)/.ready
+	PYTHONPATH=src $(FUZZ)/bin/python -m local_core.fuzz --runs $(RUNS)
+
+$(FUZZ)/.ready: requirements.txt requirements-fuzz.txt .ci/environment.py
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null \
+				&& PIP_ONLY_BINARY=atheris "$$python" .ci/environment.py $(FUZZ) requirements.txt requirements-fuzz.txt; then \
+			touch $@; exit 0; \
+		fi; \
+		rm -rf $(FUZZ); \
+	done; \
+	echo "Fuzzing needs atheris, which has wheels for Linux with glibc on x86_64 and Python 3.10 to 3.14;" >&2; \
+	echo "no Python here could install it. PYTHON=… chooses another one. Nothing else needs it." >&2; exit 1
+
 lock:
 	$(LOCK) --output-file requirements.txt requirements.in
 	$(LOCK) --output-file requirements-dev.txt requirements-dev.in
+	$(LOCK) --output-file requirements-fuzz.txt requirements-fuzz.in
 
 clean:
 	rm -rf $(VENV) build greengrass-build wheelhouse zip-build src/*.egg-info \
