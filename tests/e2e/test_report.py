@@ -149,6 +149,51 @@ def test_what_is_drawn_is_there_to_be_seen(page: Page, file: Path) -> None:
     assert page.complaints == []
 
 
+def test_each_state_source_and_guard_is_drawn_where_it_was(page: Page, story: dict[str, Any], tmp_path: Path) -> None:
+    """An outage, a restored device, a source while it vouched and while not, and a guard with its reason."""
+    data = json.loads(json.dumps(story))
+    end = data["end"]
+    lamp = next(one for one in data["devices"] if one["name"] == "lamp")
+    lamp |= {"since": 0, "present": [[0, end * 0.3]], "outage": [[end * 0.5, end * 0.7]], "marked": [], "gone": []}
+    lamp["decisions"] = [[end * 0.8, "restored", [["requested by", "command"]]]]
+    data["backgrounds"][lamp["background"]] = [[end * 0.65, end]]
+    data["sources"][0]["spans"] = [[0, end * 0.3], [end * 0.6, end]]
+    data["guards"] = [{"name": "approval", "spans": [[end * 0.5, end * 0.7, "six are due", "approve the plan"]]}]
+    page.open(written(data, tmp_path).as_uri())
+    colours_of = """(canvas, part) => {
+        const ratio = canvas.width / canvas.clientWidth;
+        const x = Math.round((placeOf(data.end * part, canvas.clientWidth) - 6) * ratio);
+        const found = new Set(), pixels = canvas.getContext("2d").getImageData(x, 0, 12 * ratio, canvas.height).data;
+        for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] === 255)
+          found.add("#" + [0, 1, 2].map((j) => pixels[i + j].toString(16).padStart(2, "0")).join(""));
+        return Object.keys(colours).filter((kind) => found.has(colours[kind]));
+      }"""
+
+    def drawn(name: str, part: float) -> set[str]:
+        """The kinds whose colours are drawn on a device's or a lane's timeline, around that part of the time."""
+        canvas = f"[...document.querySelectorAll('.row, .lane')].find((one) => one.textContent.startsWith('{name}'))"
+        return set(page.run(f"({colours_of})({canvas}.querySelector('canvas'), {part})"))
+
+    kinds = {"present", "absent", "unknown", "outage", "marked", "gone"}
+    on_lamp = {part: drawn("lamp", part) & kinds for part in (0.2, 0.4, 0.6, 0.75, 0.8)}
+    assert on_lamp[0.2] == {"present"}
+    assert on_lamp[0.4] == {"unknown"}
+    assert on_lamp[0.6] == {"outage"}
+    assert on_lamp[0.75] == {"absent"}
+    assert "restored" in drawn("lamp", 0.8)
+    source = f"source {data['sources'][0]['name']}"
+    assert [drawn(source, part) & kinds for part in (0.2, 0.45, 0.8)] == [{"present"}, {"unknown"}, {"present"}]
+    assert "marked" in drawn("guard approval", 0.6)
+    assert "marked" not in drawn("guard approval", 0.2)
+    box = page.run(
+        "(() => { const b = lanes.find((one) => one.name === 'guard approval').canvas.getBoundingClientRect();"
+        " return [b.left + placeOf(data.end * 0.6, b.width), b.top + b.height / 2]; })()"
+    )
+    page.point(*box)
+    assert "six are due" in tip(page)
+    assert "approve the plan" in tip(page)
+
+
 def test_filters_by_name_state_and_address_and_sorts(page: Page, file: Path) -> None:
     """Typing, a click on a state, and the address's hash do the same; what is chosen is said to be."""
     page.open(f"{file.as_uri()}#name=am&sort=name")
