@@ -258,6 +258,16 @@ def test_every_symptom_has_command_cause_and_remedy() -> None:
         assert re.match("`(pruner|sudo) ", row[1])
 
 
+def test_what_surprises_is_said_plainly() -> None:
+    """What granting List changes, beside `dryRun` too; what a wide mapping does; what a standby core wants."""
+    readme = " ".join((PROJECT / "README.md").read_text("utf-8").split())
+    assert "it ends offline authentication for every device that is not > associated" in readme
+    (dry_run,) = (row for row in rows("README.md", "key", "default") if row[0] == "`dryRun`")
+    assert "what granting List changes, it changes all the same" in dry_run[2]
+    assert "`LocalMqtt # → IotCore` also carries `$SYS/…` to AWS IoT Core" in readme
+    assert 'A standby core sees no devices at all. Give it `"protectedClients": ["*"]`' in readme
+
+
 # Examples and links ---------------------------------------------------------------------------------------------
 
 
