@@ -24,16 +24,19 @@ from install_wheels import Target, Unfit, choose, read_requirements, unpack
 PROJECT = Path(__file__).parents[1]
 NO_INDEX = "http://127.0.0.1:9/"
 """Nobody listens there."""
+REAL_PATH = os.environ["PATH"]
+"""What makes the environment for real; elsewhere it is a copy of one that was."""
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @dataclass
 class Device:
-    """A work directory, an unpacked artifact, and the shell that runs the script."""
+    """A work directory, an artifact, a folder to come first on the PATH, and the shell that runs the script."""
 
     artifact: Path
     work: Path
+    tools: Path
     shell: tuple[str, ...] = ("sh",)
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,6 +53,7 @@ class Device:
             if not name.startswith("PIP_") and not name.endswith("CA_BUNDLE")
         }
         own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
+        own["PATH"] = f"{self.tools}{os.pathsep}{REAL_PATH}"
         return subprocess.Popen(
             [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],
             env={name: value for name, value in (own | environment).items() if value},
@@ -113,23 +117,34 @@ def make_artifact(folder: Path) -> Path:
     return folder
 
 
-def make_device(folder: Path) -> Device:
+def make_device(folder: Path, tools: Path) -> Device:
     """Make a device whose paths are as awkward as they may be, with version 1.0 of the packages bundled."""
-    device = Device(make_artifact(folder / "the artifact's"), folder / "work of $HOME's")
+    device = Device(make_artifact(folder / "the artifact's"), folder / "work of $HOME's", tools)
     device.require(make_wheel(device.artifact / "wheelhouse", "1.0"))
     return device
 
 
+@pytest.fixture(scope="module")
+def quick_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Python that makes environments by copying one that it made before: making takes seconds."""
+    folder = tmp_path_factory.mktemp("quick")
+    (folder / "bin").mkdir()
+    if subprocess.run([sys.executable, "-m", "venv", folder / "made"], check=False).returncode == 0:
+        copy = f"""[ "$1 $2" != "-m venv" ] || exec cp -a '{folder / "made"}' "$3" """
+        add_python(folder / "bin", "python3.14", f"""{copy}\nexec '{sys.executable}' "$@" """)
+    return folder / "bin"
+
+
 @pytest.fixture
-def device(tmp_path: Path) -> Device:
+def device(tmp_path: Path, quick_tools: Path) -> Device:
     """A device on which nothing is installed yet."""
-    return make_device(tmp_path)
+    return make_device(tmp_path, quick_tools)
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, quick_tools: Path) -> Path:
     """The work directory of a device after its first installation, made once since that takes seconds."""
-    device = make_device(tmp_path_factory.mktemp("template"))
+    device = make_device(tmp_path_factory.mktemp("template"), quick_tools)
     assert device.install().returncode == 0
     return device.work
 
@@ -166,7 +181,7 @@ def add_python(tools: Path, name: str, script: str) -> None:
 
 def test_makes_environment_and_command(device: Device) -> None:
     """Bundled wheels are enough; the command puts the work directory behind the command's name."""
-    result = device.install()
+    result = device.install(PATH=REAL_PATH)
     assert (result.returncode, result.stderr) == (0, "")
     assert device.in_force == device.require(device.artifact / "wheelhouse/fakes-1.0-py3-none-any.whl")
     assert device.environments == {device.in_force}
@@ -250,7 +265,9 @@ def test_settings_for_people_do_not_redirect(device: Device, tmp_path: Path) -> 
     home = tmp_path / "home"
     (home / ".config/pip").mkdir(parents=True)
     (home / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
-    result = device.install(HOME=str(home), PIP_USER="1", PIP_TARGET=str(home / "target"), PYTHONPATH=str(home))
+    result = device.install(
+        HOME=str(home), PIP_USER="1", PIP_TARGET=str(home / "target"), PYTHONPATH=str(home), PATH=REAL_PATH
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert not (home / "target").exists()
     assert device.pruner().startswith("1.0")
@@ -687,6 +704,7 @@ def test_certificate_set_for_pip_wins(
 
 def test_no_home_and_no_room_in_tmp(device: Device, index: Index) -> None:
     """Without a home, and with a temporary directory that takes nothing, it installs."""
-    result = device.install(HOME="", TMPDIR="/dev/full", TEMP="/dev/full", TMP="/dev/full", PIP_INDEX_URL=index.url)
+    nowhere = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/dev/full")
+    result = device.install(**nowhere, HOME="", PATH=REAL_PATH, PIP_INDEX_URL=index.url)
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner().startswith("1.0")
