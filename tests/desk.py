@@ -83,7 +83,10 @@ class Carried:
 
 
 class CloudModel:
-    """The associations of one core device, and what became of each call."""
+    """The associations of one core device, and what became of each call.
+
+    `bases` holds, for each of the budget's windows in which a batch came, how many devices were listed before.
+    """
 
     def __init__(self) -> None:
         self.associations: dict[str, float | None] = {}
@@ -92,6 +95,8 @@ class CloudModel:
         self.calls: list[tuple[str, tuple[str, ...]]] = []
         self.refusing: dict[str, str] = {}
         self.failing: list[tuple[str, str, bool]] = []
+        self.bases: dict[int, int] = {}
+        self._listed = 0
         self._stamp = 100.0
 
     def associate(self, *names: str, timestamps: bool = True) -> None:
@@ -115,7 +120,9 @@ class CloudModel:
             if not failing[2]:
                 return _failure(request, failing[1])
         if isinstance(request, ListPage):
+            self._listed = len(self.associations)
             return Listed(request.request_id, tuple(sorted(self.associations.items())), None)
+        self.bases.setdefault(window, self._listed)
         errors = tuple(EntryError(name, self.refusing[name], "no") for name in names if name in self.refusing)
         for name in names:
             if name in self.refusing:
@@ -201,8 +208,7 @@ class Site:
 
     def connection(self, path: Any, **options: Any) -> sqlite3.Connection:
         """Open a database whose statements are points of the fuse."""
-        connection = _REAL_CONNECT(path, factory=_Connection, **options)
-        connection.fuse = self.fuse
+        connection = mortal_connection(path, self.fuse, **options)
         self._bury.append(connection)
         return connection
 
@@ -361,6 +367,13 @@ class _Connection(sqlite3.Connection):
     def close(self) -> None:
         if not self.fuse.dead:
             super().close()
+
+
+def mortal_connection(path: Path, fuse: Fuse, **options: Any) -> sqlite3.Connection:
+    """Open a database whose statements are points of a fuse."""
+    connection = _REAL_CONNECT(path, factory=_Connection, **options)
+    connection.fuse = fuse
+    return connection
 
 
 class _Mortal:

@@ -1,13 +1,17 @@
-"""The process may die at any instruction, and nothing is forgotten, done twice, or done beyond the budget (I5, I6)."""
+"""Wherever the process dies, nothing is forgotten, done twice, or beyond the budget, and all in time (I5, I6, I8)."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
+import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client_device_pruner import cycle
-from desk import STEP_SECONDS, Fuse, Site
+from client_device_pruner import cycle, pruning
+from client_device_pruner.journal import Intent, Journal
+from client_device_pruner.ledger import Ledger, set_meta, transaction
+from client_device_pruner.model import Association
+from client_device_pruner.policy import Budget, Verdict
+from client_device_pruner.pruning import Pruning
+from client_device_pruner.state_file import open_state
+from desk import STEP_SECONDS, Death, Fuse, Site, mortal_connection
 
 pytestmark = pytest.mark.timeout(600)  # some 500 deaths for each story
 
@@ -24,6 +34,7 @@ GONE = tuple(f"gone-{number}" for number in range(4))
 ALIVE = ("alive-1", "alive-2")
 DAY_SECONDS = 86_400.0
 Story = Callable[[Path, Fuse], Site]
+Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +88,18 @@ def prune_with_lost_answers(directory: Path, fuse: Fuse) -> Site:
     return until_all_are_gone(site)
 
 
+def all_gone_in_order(site: Site) -> None:
+    """Those who are gone were disassociated, once, within the budget and with a whole audit; nobody else was."""
+    site.check_audit()
+    assert set(ALIVE) <= site.cloud.associations.keys()
+    assert {c.name for c in site.cloud.carried} == set(GONE)
+    within_budget(site, percent=50, per_cycle=3)
+
+
 @pytest.mark.parametrize("story", [prune, prune_with_lost_answers])
 def test_wherever_it_dies_the_next_start_converges(tmp_path: Path, story: Story) -> None:
     """A death at each write, each call and each answer, one after another, harms nothing."""
-
-    def check(site: Site) -> None:
-        site.check_audit()
-        assert set(ALIVE) <= site.cloud.associations.keys()
-        assert {c.name for c in site.cloud.carried} == set(GONE)
-        within_budget(site, base=len(GONE) + len(ALIVE), percent=50, per_cycle=3)
-
-    search(tmp_path, story, check)
+    search(tmp_path, story, all_gone_in_order)
 
 
 def return_in_the_last_moment(directory: Path, fuse: Fuse) -> Site:
@@ -105,17 +117,18 @@ def return_in_the_last_moment(directory: Path, fuse: Fuse) -> Site:
     return site
 
 
+def taken_back(site: Site) -> None:
+    """Who showed life in the last moment is associated, and the audit says how that came."""
+    site.check_audit()
+    assert {*ALIVE, GONE[0]} <= site.cloud.associations.keys()
+    restored = site.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL")
+    assert restored in ([(GONE[0], "lastMoment")], []), restored
+    assert len(restored) == sum(c.name == GONE[0] for c in site.cloud.carried)
+
+
 def test_a_sign_of_life_in_the_last_moment_outlives_a_death(tmp_path: Path) -> None:
     """A device that came back between check and confirmation is associated again, wherever the process dies."""
-
-    def check(site: Site) -> None:
-        site.check_audit()
-        assert {*ALIVE, GONE[0]} <= site.cloud.associations.keys()
-        restored = site.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL")
-        assert restored in ([(GONE[0], "lastMoment")], []), restored
-        assert len(restored) == sum(c.name == GONE[0] for c in site.cloud.carried)
-
-    search(tmp_path, return_in_the_last_moment, check)
+    search(tmp_path, return_in_the_last_moment, taken_back)
 
 
 def restore(directory: Path, fuse: Fuse) -> Site:
@@ -219,8 +232,7 @@ def test_budgets_hold_whatever_dies_fails_and_sleeps(data: st.DataObject) -> Non
         site.stop()
         site.check_audit()
         assert set(ALIVE) <= site.cloud.associations.keys()
-        percent, per_cycle = limits["maxPercentPerDay"], limits["maxPerCycle"]
-        within_budget(site, base=len(GONE) + len(ALIVE), percent=percent, per_cycle=per_cycle)
+        within_budget(site, percent=limits["maxPercentPerDay"], per_cycle=limits["maxPerCycle"])
 
 
 @given(
@@ -235,6 +247,11 @@ def test_who_is_gone_goes_in_time(
     threshold: int, notice: int, interval: int, lost_at: int, shifts: list[float]
 ) -> None:
     """I8: within threshold, notice and 2.2 intervals of the source's clock, and the time of a cycle; not before."""
+    gone_in_time(threshold, notice, interval, lost_at, shifts)
+
+
+def gone_in_time(threshold: int, notice: int, interval: int, lost_at: int, shifts: list[float]) -> None:
+    """Lose a device so many minutes after the first cycle, and hold its end against the source's clock."""
     minutes = {"offlineThreshold": f"{threshold}m", "noticePeriod": f"{notice}m", "checkInterval": f"{interval}m"}
     with tempfile.TemporaryDirectory() as directory:
         site = Site(Path(directory), None, **{**minutes, "noticePeriod": f"{notice}m" if notice else "0s"})
@@ -262,10 +279,181 @@ def test_who_is_gone_goes_in_time(
         site.stop()
 
 
-def within_budget(site: Site, *, base: int, percent: float, per_cycle: int) -> None:
-    """Hold what was carried out against the limits, by window and by cycle."""
+def within_budget(site: Site, *, percent: float, per_cycle: int) -> None:
+    """Hold what was carried out against the limits, by window and by cycle; no window is shorter than a day."""
     used = Counter(carried.window for carried in site.cloud.carried)
-    most = math.ceil(base * percent / 100)
-    assert all(number <= most for number in used.values()), f"{used}, {most} a day allowed"
+    most = {window: math.ceil(site.cloud.bases[window] * percent / 100) for window in used}
+    assert all(used[window] <= most[window] for window in used), f"{used}, {most} allowed"
+    assert max(used, default=0) <= site.clock.now // DAY_SECONDS
     per_id = Counter(row[0] for row in site.rows("SELECT cycle_id FROM disassociations"))
     assert all(number <= per_cycle for number in per_id.values()), f"{per_id}, {per_cycle} a cycle allowed"
+
+
+def test_a_death_within_a_commit_loses_all_of_it_or_nothing(tmp_path: Path) -> None:
+    """I6: wherever a commit dies, the file holds the clocks' credit and the signs of life as before, or as after."""
+    committed_whole(tmp_path)
+
+
+def committed_whole(directory: Path) -> None:
+    """Commit a ledger in which much has changed, dying at each statement; look at what the file holds then."""
+    begun = directory / "begun.db"
+    with closing(open_state(begun, "core-1")[0]) as connection:
+        ledger = Ledger(connection, 0.0, lambda: 0.0)
+        ledger.adopt([("emqx", "emqx a", 180.0)], 0.0)
+        ledger.reconcile([Association(name, 1.0) for name in (*GONE, *ALIVE)], 0.0)
+        ledger.sources["emqx"].clock.vouch(0.0)
+        ledger.commit(0.0)
+
+    def held_after(fuse: Fuse) -> list[str]:
+        path = directory / f"{min(fuse.deadly, default=0)}.db"
+        shutil.copy(begun, path)
+        connection = mortal_connection(path, fuse, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        ledger = Ledger(connection, 0.0, lambda: 0.0)
+        ledger.adopt([("emqx", "emqx a", 180.0)], 0.0)
+        for at in (0.0, 60.0, 120.0, 180.0):
+            ledger.sources["emqx"].clock.vouch(at)
+        ledger.left(GONE[0], 150.0)
+        ledger.alive(ALIVE[0], 170.0)
+        ledger.announce("stranger")
+        ledger.reconcile([Association(name, 1.0) for name in (*GONE[:-1], *ALIVE)], 180.0)
+        with contextlib.suppress(Death):
+            assert ledger.commit(180.0)
+        sqlite3.Connection.close(connection)
+        with closing(sqlite3.connect(path)) as plain:
+            return list(plain.iterdump())
+
+    whole = Fuse()
+    after = held_after(whole)
+    before = held_after(Fuse(frozenset({1})))
+    assert before != after
+    assert whole.passed[-1] == "committed"
+    for number, label in enumerate(whole.passed, 1):
+        held = held_after(Fuse(frozenset({number})))
+        assert held == (after if number == len(whole.passed) else before), f"a part is kept, dying at {label!r}"
+
+
+# Bugs planted one at a time: the component passes each of these trials, and with the bug fails it
+
+
+def budget_is_not_persisted(patch: Patch) -> None:
+    """A restart forgets what the day's budget has been used for."""
+    real = Journal.budget
+    known: list[sqlite3.Connection] = []
+
+    def planted(self: Journal, associated: int, running_seconds: float) -> Budget:
+        if self.connection not in known:
+            known.append(self.connection)
+            with transaction(self.connection) as write:
+                set_meta(write, budget={"number": -1})
+        return real(self, associated, running_seconds)
+
+    patch.setattr(Journal, "budget", planted)
+
+
+def open_intents_are_forgotten(patch: Patch) -> None:
+    """A restart knows nothing of what was begun."""
+    intend, real = Journal.intend, Journal.open_intents
+    own: list[tuple[sqlite3.Connection, int]] = []
+
+    def intended(self: Journal, *arguments: Any, **named: Any) -> tuple[Intent, ...]:
+        intents = intend(self, *arguments, **named)
+        own.extend((self.connection, intent.intent_id) for intent in intents)
+        return intents
+
+    patch.setattr(Journal, "intend", intended)
+    patch.setattr(
+        Journal, "open_intents", lambda self: tuple(i for i in real(self) if (self.connection, i.intent_id) in own)
+    )
+
+
+def confirmed_without_listing(patch: Patch) -> None:
+    """What was asked for is taken for done, whether it is still listed or not."""
+    patch.setattr(cycle, "_is_same", lambda _listed, _intended: False)
+
+
+def last_moment_is_not_journalled(patch: Patch) -> None:
+    """That a device in flight showed life is kept in memory only."""
+    patch.setattr(Pruning, "_heed_begun", lambda _self, _name: True)
+
+
+def credit_is_committed_first(patch: Patch) -> None:
+    """The clocks' credit reaches the file before the signs of life."""
+    real = Ledger.commit
+
+    def planted(self: Ledger, at: float) -> bool:
+        if self.connection is not None:
+            with transaction(self.connection) as write:
+                rows = [(r.clock.credit_seconds, r.source_id) for r in self.sources.values()]
+                write.executemany("UPDATE sources SET credit_seconds = ? WHERE id = ?", rows)
+        return real(self, at)
+
+    patch.setattr(Ledger, "commit", planted)
+
+
+def cycles_are_rare(patch: Patch) -> None:
+    """The next cycle comes after three intervals."""
+    patch.setattr(pruning, "next_delay_seconds", lambda now, *_jitter, **_named: 3.0 * now.check_interval_seconds)
+
+
+def notice_begins_anew(patch: Patch) -> None:
+    """Each cycle marks what is marked again."""
+    real = cycle.Cycle._judge
+
+    def planted(self: cycle.Cycle) -> list[Verdict]:
+        for name in self.desk.ledger.devices:
+            self.desk.ledger.set_mark(name, None)
+        return real(self)
+
+    patch.setattr(cycle.Cycle, "_judge", planted)
+
+
+class At(Fuse):
+    """Dies where a label passes for the first time."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+
+    def point(self, label: str) -> None:
+        """Pass, or die there."""
+        if label == self._label and label not in self.passed:
+            self.deadly = frozenset({len(self.passed) + 1})
+        super().point(label)
+
+
+Trial = Callable[[Path], None]
+
+
+def dying_at(label: str, story: Story, check: Callable[[Site], None]) -> Trial:
+    """A trial: tell a story in which the process dies at a label, and check how it ended."""
+    return lambda directory: check(ended(story(directory, At(label))))
+
+
+def in_time(_directory: Path) -> None:
+    """A trial: a device goes a little before a cycle, and has to be gone in time."""
+    gone_in_time(threshold=10, notice=8, interval=10, lost_at=9, shifts=[0.5])
+
+
+PLANTED: tuple[tuple[Callable[[Patch], None], Trial], ...] = (
+    (budget_is_not_persisted, dying_at("disassociate answered", prune, all_gone_in_order)),
+    (open_intents_are_forgotten, dying_at("disassociate carried out", prune, all_gone_in_order)),
+    (confirmed_without_listing, dying_at("disassociate about to be sent", prune, all_gone_in_order)),
+    (last_moment_is_not_journalled, dying_at("disassociate answered", return_in_the_last_moment, taken_back)),
+    (credit_is_committed_first, committed_whole),
+    (cycles_are_rare, in_time),
+    (notice_begins_anew, in_time),
+)
+
+
+@pytest.mark.parametrize(("bug", "trial"), PLANTED, ids=[bug.__name__ for bug, _trial in PLANTED])
+def test_a_trial_catches_the_bug(
+    bug: Callable[[Patch], None], trial: Trial, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """The component passes the trial; with the bug planted it fails."""
+    for name in ("without", "with"):
+        (tmp_path / name).mkdir()
+    trial(tmp_path / "without")
+    bug(monkeypatch)
+    with pytest.raises(AssertionError):
+        trial(tmp_path / "with")
