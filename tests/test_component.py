@@ -29,6 +29,7 @@ from client_device_pruner.ipc import (
 )
 from client_device_pruner.model import Habit
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
+from desk import Clock
 
 IN = "client-device-pruner/in/"
 EVENTS = "client-device-pruner/events"
@@ -42,21 +43,6 @@ PLAIN: dict[str, Any] = {
     "massLoss": {"window": "10s", "minDevices": 100},
 }
 """The fixed times are those of a site; the others are the shortest that are allowed there."""
-
-
-class FakeClock:
-    """Both clocks, which stand still until they are told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def monotonic(self) -> float:
-        """See `model.Clock`."""
-        return self.now
-
-    def wall(self) -> float:
-        """See `model.Clock`."""
-        return 1_700_000_000.0 + self.now
 
 
 class FakeIpc:
@@ -181,7 +167,7 @@ class Machine:
     echoes: bool = True
     hanging: bool = False
     failure: CallFailed | None = None
-    clock: FakeClock = field(default_factory=FakeClock)
+    clock: Clock = field(default_factory=Clock)
     associations: dict[str, float | None] = field(default_factory=dict)
     online: dict[str, int] = field(default_factory=dict)
     attempts: list[float] = field(default_factory=list)

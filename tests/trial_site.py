@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,12 +38,13 @@ MAPPING["PrunerCanary"] = {
     "targetTopicPrefix": "clients/",
 }
 
+EMQX_QUIET_SECONDS = 1.5
 TRIAL: dict[str, Any] = {
     "allowShortDurations": True,
     "offlineThreshold": "3s",
     "noticePeriod": "1s",
     "checkInterval": "1s",
-    "sources": {"emqx": {"maxQuiet": "1.5s"}, "messages": {"maxQuiet": "2s"}},
+    "sources": {"emqx": {"maxQuiet": f"{EMQX_QUIET_SECONDS}s"}, "messages": {"maxQuiet": "2s"}},
     "limits": {"approvalPercent": 100, "maxPercentPerDay": 100},
     "massLoss": {"window": "0.1s"},
 }
@@ -229,12 +230,34 @@ async def publishing(site: Site, heard: set[str]) -> AsyncIterator[None]:
                 site.core.pubsub.publish(Message(topic, b"online", "com.example.Presence"))
             await asyncio.sleep(0.2)
 
-    publisher = asyncio.create_task(publish())
+    async with _meanwhile(publish()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def talking(site: Site, *names: str) -> AsyncIterator[None]:
+    """While the block runs, these devices speak now and then, with time between for a session to be believed."""
+
+    async def talk() -> None:
+        while True:
+            for name in names:
+                await site.devices.publish(name, "here")
+            await asyncio.sleep(0.5 * EMQX_QUIET_SECONDS)
+
+    async with _meanwhile(talk()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(doing: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """While the block runs, do this, which must not fail."""
+    task = asyncio.create_task(doing)
     try:
         yield
+        assert not task.done(), task
     finally:
-        publisher.cancel()
-        await asyncio.gather(publisher, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _fields(line: str) -> dict[str, Any]:

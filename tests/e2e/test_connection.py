@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from local_core.cloud import DISASSOCIATE
 from local_core.component import State
-from trial_site import COMPONENT, MakeSite, Site
+from trial_site import COMPONENT, EMQX_QUIET_SECONDS, MakeSite, Site, talking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 THRESHOLD_SECONDS = 3.0
-EMQX_QUIET_SECONDS = 1.5
 EXIT_SECONDS = 3600.0 * EMQX_QUIET_SECONDS / 180.0
 """The hour between two exits, under the trial's settings."""
 
@@ -181,22 +178,3 @@ async def goes_on(site: Site, *names: str) -> None:
     async with talking(site, *names):
         # More than was earned before, and not yet written then.
         await site.until(lambda: site.clock("emqx") > before + EMQX_QUIET_SECONDS, 60, "the clock stands still")
-
-
-@contextlib.asynccontextmanager
-async def talking(site: Site, *names: str) -> AsyncIterator[None]:
-    """While the block runs, these devices speak now and then, with time between for a session to be believed."""
-
-    async def talk() -> None:
-        while True:
-            for name in names:
-                await site.devices.publish(name, "here")
-            await asyncio.sleep(0.5 * EMQX_QUIET_SECONDS)
-
-    talker = asyncio.create_task(talk())
-    try:
-        yield
-        assert not talker.done(), talker
-    finally:
-        talker.cancel()
-        await asyncio.gather(talker, return_exceptions=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,13 +12,12 @@ import pytest
 from local_core.cloud import DISASSOCIATE
 from local_core.core import BRIDGE
 from local_core.mqtt_client import MqttClient
-from trial_site import INBOUND, MAPPING, MakeSite, Site
+from trial_site import EMQX_QUIET_SECONDS, INBOUND, MAPPING, MakeSite, Site, talking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 THRESHOLD_SECONDS = 3.0
 NOTICE_SECONDS = 1.0
-EMQX_QUIET_SECONDS = 1.5
 GAP_SECONDS = 2 * EMQX_QUIET_SECONDS
 """A gap in which all that was known is forgotten; a short one leaves it known."""
 NO_OUTAGE: dict[str, Any] = {"massLoss": {"window": "0.1s", "minDevices": 100}}
@@ -402,22 +400,3 @@ async def hear_all(site: Site, *names: str) -> None:
     """Have these devices speak until the census matches."""
     async with talking(site, *names):
         await site.until(lambda: site.status()["sources"]["emqx"]["vouching"], 60, "the census does not match")
-
-
-@contextlib.asynccontextmanager
-async def talking(site: Site, *names: str) -> AsyncIterator[None]:
-    """While the block runs, these devices speak now and then, with time between for a session to be believed."""
-
-    async def talk() -> None:
-        while True:
-            for name in names:
-                await site.devices.publish(name, "here")
-            await asyncio.sleep(0.5 * EMQX_QUIET_SECONDS)
-
-    talker = asyncio.create_task(talk())
-    try:
-        yield
-        assert not talker.done(), talker
-    finally:
-        talker.cancel()
-        await asyncio.gather(talker, return_exceptions=True)

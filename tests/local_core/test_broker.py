@@ -13,7 +13,7 @@ from local_core.broker import Broker
 from local_core.mqtt_client import MqttClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
 EVENTS = ("$SYS/brokers/+/clients/+/connected", "$SYS/brokers/+/clients/+/disconnected")
 
@@ -51,15 +51,6 @@ class Listener:
     def story(self, client_id: str) -> list[str]:
         """Return what happened to a client, in a word each."""
         return [event.get("reason", event["event"]) for event in self.events(client_id)]
-
-
-@pytest.fixture
-async def broker() -> AsyncIterator[Broker]:
-    """Provide a running broker."""
-    broker = Broker()
-    await broker.start()
-    yield broker
-    await broker.stop()
 
 
 @pytest.fixture

@@ -44,15 +44,6 @@ class Ears:
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[Broker]:
-    """Provide a running broker."""
-    broker = Broker()
-    await broker.start()
-    yield broker
-    await broker.stop()
-
-
-@pytest.fixture
 async def ears(broker: Broker) -> Ears:
     """Provide a client that hears disconnections, and all that devices publish."""
     ears = Ears()
