@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,7 +64,10 @@ async def test_behind_a_proxy_the_cloud_is_asked_through_it_and_the_device_itsel
     key_file.write_text(f"{api.key}:{api.secret}\n", encoding="utf-8")
     try:
         site.core.cloud.associate("dead", "alive")
-        await site.deploy(rollCall={"url": api.url, "keyFile": str(key_file), "interval": "0.5s"})
+        await site.deploy(
+            rollCall={"url": api.url, "keyFile": str(key_file), "interval": "0.5s"},
+            reports={"iotCoreTopic": "client-device-pruner/{thingName}/events"},
+        )
         for name in ("dead", "alive"):
             await site.devices.connect(name, process=name)
         await site.event("released", guard="source:rollCall")
@@ -74,6 +78,9 @@ async def test_behind_a_proxy_the_cloud_is_asked_through_it_and_the_device_itsel
         assert site.associated == {"alive"}
         assert len(site.operations(DISASSOCIATE)) == 1
         assert not site.of_type("failed")
+        await site.core.stop_component()
+        told = [json.loads(m.payload) for m in site.core.iot_core if m.topic == "client-device-pruner/core-1/events"]
+        assert told == site.core.events, "AWS IoT Core hears every event, as local pub/sub does"
     finally:
         api.stop()
 

@@ -332,11 +332,22 @@ async def test_states_are_kept_and_unknown_operations_refused(core: _Core) -> No
     assert "ListComponents" in refused.value.message
 
 
-async def test_lite_refuses_component_updates_without_a_word(lite: _Core) -> None:
-    """Its errors carry no text."""
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("subscribe_to_component_updates", {"on_stream_event": print}),
+        ("defer_component_update", {"deployment_id": "d"}),
+        ("subscribe_to_validate_configuration_updates", {"on_stream_event": print}),
+        ("get_thing_shadow", {"thing_name": "core-1", "shadow_name": "s"}),
+        ("update_thing_shadow", {"thing_name": "core-1", "shadow_name": "s", "payload": b"{}"}),
+        ("verify_client_device_identity", {"credential": model.ClientDeviceCredential(client_device_certificate="c")}),
+    ],
+)
+async def test_lite_refuses_without_a_word(lite: _Core, operation: str, arguments: dict[str, Any]) -> None:
+    """Deployments that ask, validation, shadows and client devices are not there; its errors carry no text."""
     client = await lite.client()
     with pytest.raises(model.ServiceError) as refused:
-        await asyncio.to_thread(client.subscribe_to_component_updates, on_stream_event=lambda _event: None)
+        await asyncio.to_thread(getattr(client, operation), **arguments)
     assert refused.value.message is None
 
 
