@@ -33,7 +33,7 @@ async def test_a_life_on_greengrass_lite(make_site: MakeSite) -> None:
         await site.until(lambda: site.core.component.starts == 2, what="it was not started anew")
         heard.remove("later")
         await site.event("cycle", protected=1)
-        await site.cycles(12)
+        await site.cycles(7)  # threshold and notice are 4 s
         await site.core.deploy({COMPONENT: {"merge": {"protectedClients": []}}})
         await site.event("disassociated", "later")
         await site.until(lambda: shadow(site)["counts"]["present"] == shadow(site)["coverage"]["associated"] == 1)
@@ -57,6 +57,7 @@ async def test_what_lite_lacks_and_cannot_carry_is_done_without(make_site: MakeS
     async with publishing(site, {"alive"}):
         site.core.start_component()
         await site.event("released", guard="source:presence")
+        await site.event("cycle", present=1)
         site.core.ipc.drop_connections()
         await site.logged("no connection to Greengrass")
         await site.until(lambda: COMPONENT in site.core.ipc.connected, what="it did not connect again")
@@ -88,7 +89,7 @@ def lay_out(site: Site) -> None:
     """Configure the core as its configuration file does: the set-up of the README for a trial, each scalar a text."""
     del site.core.configuration[BRIDGE]  # there is none on Lite
     document = json.loads((REPOSITORY / "docs" / "setups" / "lite.json").read_text("utf-8"))[COMPONENT]["merge"]
-    trial = {**TRIAL, "massLoss": {"minDevices": 100}, "sources": {"presence": {"maxQuiet": "2s"}}}
+    trial = merge(TRIAL, {"massLoss": {"minDevices": 100}, "sources": {"presence": {"maxQuiet": "2s"}}})
     before = site.core.configuration[COMPONENT]
     site.core.configuration[COMPONENT] = texts(merge(before, merge(document, trial)))
 
