@@ -11,7 +11,6 @@ import pytest
 
 from client_device_pruner import emqx as emqx_module
 from client_device_pruner import ledger as ledger_module
-from client_device_pruner import sources as sources_module
 from client_device_pruner.ledger import Ledger
 from client_device_pruner.model import Association, Device
 from client_device_pruner.settings import parse
@@ -133,7 +132,6 @@ class Target:
     def check_bounds(self) -> None:
         """What is kept of others than the associated devices is bounded."""
         assert len(self.ledger._strangers) <= BOUND
-        assert len(self.sources._routes) <= BOUND
         for source in self.sources.emqx.values():
             assert max(len(source._ended), len(source._spoken), len(source._closed)) <= BOUND
 
@@ -204,7 +202,6 @@ def test_garbage_changes_nothing(seed: int) -> None:
     assert target.ledger.sources["emqx"].clock.credit_seconds == pytest.approx(counted[-1] - counted[0])
     assert target.ledger.sources["emqx"].clock.floor_seconds == 0.0
     assert target.ledger.sources["loose"].clock.credit_seconds == 0.0
-    assert len(sources._routes) <= sources_module.MAX_ROUTES
 
 
 @pytest.mark.parametrize("seed", [2, 31337])
@@ -213,7 +210,6 @@ def test_plausible_lies_touch_no_one_else(seed: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(emqx_module, "MAX_ENDED", BOUND)
     monkeypatch.setattr(emqx_module, "MAX_STRANGERS", BOUND)
     monkeypatch.setattr(ledger_module, "MAX_STRANGERS", BOUND)
-    monkeypatch.setattr(sources_module, "MAX_ROUTES", BOUND)
     target = Target(seed)
     rng, sources = target.random, target.sources
     untouched = array("d", target.device("b").markers)

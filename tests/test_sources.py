@@ -6,14 +6,18 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client_device_pruner import sources as module
 from client_device_pruner.ledger import Ledger
 from client_device_pruner.model import Association, Proof, Witness
 from client_device_pruner.settings import parse
 from client_device_pruner.sources import ROLL_CALL, Sources
+from client_device_pruner.topics import topic_matches
 
 PREFIX = "client-device-pruner/in/"
+LEVELS = st.sampled_from(["a", "b", "$a", ""])
 CALL = {"rollCall": {"url": "http://127.0.0.1:18083/api/v5", "keyFile": "/key"}}
 
 
@@ -117,13 +121,19 @@ class TestRoutes:
         core.take("up/1/2/a", 3.0, {"connected_at": 1})
         assert core.sources.present_names() == {"a"}
 
-    def test_the_ways_remembered_are_bounded(self, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However many topics there are."""
-        monkeypatch.setattr(module, "MAX_ROUTES", 10)
-        for number in range(100):
-            core.take(f"clients/a/{number}", float(number))
-            assert len(core.sources._routes) <= 10
-        assert core.ledger.devices["a"].habits
+    @given(
+        topic_filter=st.lists(LEVELS | st.just("+"), min_size=1, max_size=4).map("/".join),
+        rest=st.sampled_from(["", "/#"]),
+        topic=st.lists(LEVELS, min_size=1, max_size=6).map("/".join),
+    )
+    def test_every_filter_is_understood_as_the_broker_does(self, topic_filter: str, rest: str, topic: str) -> None:
+        """What a source hears is what matches its filter, whatever wildcards that has."""
+        topic_filter += rest
+        heard: list[list[str]] = []
+        route = module._Route(topic_filter, lambda levels, _payload, _at: heard.append(levels))
+        levels = topic.split("/")
+
+        assert (route.fits(len(levels)) and route.matches(levels)) == topic_matches(topic_filter, topic)
 
 
 class TestTogether:

@@ -7,7 +7,9 @@ import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from client_device_pruner import state_documents
@@ -79,7 +81,6 @@ class Ledger:
         self._history: list[tuple[int, float, str, str | None, str]] = []
         self._transitions: dict[tuple[str, str | None], list[Transition]] = {}
         self._number = 0
-        self._here: set[str] = set()
         self._records: list[SourceRecord] = []
         self._active: list[tuple[int, SourceClock]] = []
         self._strangers: dict[str, None] = {}
@@ -149,8 +150,8 @@ class Ledger:
         """The name showed life: its absence on every source begins here."""
         device = self.devices.get(name)
         if device is not None:
-            if name not in self._here:
-                self._here.add(name)
+            if not device.here:
+                device.here = True
                 self.note("presence", "arrived", name)
             before = tuple(device.markers) if device.away and device.seen else ()
             self._mark_present(device, at)
@@ -166,7 +167,7 @@ class Ledger:
         if device is not None:
             self._mark_present(device, at)
             device.away = True
-            self._note_left(name)
+            self._note_left(device)
 
     def left(self, name: str, at: float) -> None:
         """The name showed life by leaving, which is no return: its next sign of life is."""
@@ -174,7 +175,7 @@ class Ledger:
         if device is not None:
             self._mark_present(device, at)
             device.seen = device.away = True
-            self._note_left(name)
+            self._note_left(device)
         if name in self.watched:
             self.returned.append(name)
 
@@ -191,7 +192,7 @@ class Ledger:
         silence = running - habit.last_running_seconds
         if silence > max(habit.longest_silence_seconds, self.loss_window_seconds):
             device.away = True
-            self._note_left(name, silence)
+            self._note_left(device, silence)
         self.alive(name, at)
         habit.hear(device.marker(source_id), running)
 
@@ -208,6 +209,11 @@ class Ledger:
             self._strangers[name] = None
             self._dirty_strangers = True
 
+    def known_name(self, name: str) -> str:
+        """The name, in the ledger's own copy if it is associated: what many keep is in memory once."""
+        device = self.devices.get(name)
+        return name if device is None else device.name
+
     def announced(self, name: str) -> bool:
         """Whether a broker's event or a roll call ever named it."""
         device = self.devices.get(name)
@@ -222,8 +228,10 @@ class Ledger:
 
     def _extend(self, device: Device, at: float) -> None:
         """Give the device a marker for each source; one that it did not have begins now."""
-        for record in self._records[len(device.markers) :]:
-            device.markers.append(record.clock.reading(at))
+        missing = self._records[len(device.markers) :]
+        if missing:
+            # Made anew in its exact size: one that grows keeps room for more.
+            device.markers = array("d", [*device.markers, *(record.clock.reading(at) for record in missing)])
             self._dirty.add(device.name)
 
     # Associations
@@ -238,7 +246,6 @@ class Ledger:
         unmarked = []
         for name in [name for name in self.devices if name not in listed]:
             device = self.devices.pop(name)
-            self._here.discard(name)
             self.note("presence", "unlisted", name)
             if device.mark:
                 unmarked.append(name)
@@ -258,9 +265,8 @@ class Ledger:
             self._gone.discard(name)
             self._strangers.pop(name, None)
             self._mark_present(device, at)
-            self._here.discard(name)
             if present:
-                self._here.add(name)
+                device.here = True
                 self.note("presence", "arrived", name)
         return tuple(unmarked)
 
@@ -329,10 +335,10 @@ class Ledger:
             wall = self._wall() if wall is None else wall
             pending.append(Transition(self._next_number(), wall, kind, name, 0, ago_seconds))
 
-    def _note_left(self, name: str, silent_seconds: float = 0.0) -> None:
-        if name in self._here and not self.present(name):
-            self._here.discard(name)
-            self.note("presence", "left", name, ago_seconds=silent_seconds)
+    def _note_left(self, device: Device, silent_seconds: float = 0.0) -> None:
+        if device.here and not self.present(device.name):
+            device.here = False
+            self.note("presence", "left", device.name, ago_seconds=silent_seconds)
 
     def _next_number(self) -> int:
         """The order of events and transitions, whatever the wall clock says."""
@@ -360,8 +366,8 @@ class Ledger:
         if self.connection is None:
             return False
         self._drop_ended()
-        names = tuple(self._dirty)
-        rows = [self._row(self.devices[name]) for name in names if name in self.devices]
+        # In the order of the table, and one at a time: there can be very many.
+        rows = (self._row(self.devices[name]) for name in sorted(self._dirty) if name in self.devices)
         try:
             with transaction(self.connection) as write:
                 write.executemany(
@@ -388,7 +394,7 @@ class Ledger:
                 if self._transitions:
                     write.executemany(
                         "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
-                        [astuple(one) for pending in self._transitions.values() for one in pending],
+                        map(attrgetter(*Transition.__slots__), chain.from_iterable(self._transitions.values())),
                     )
                     write.execute(_FORGET.format("transitions"), (MAX_TRANSITIONS,))
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
@@ -396,7 +402,7 @@ class Ledger:
             self.fault = f"the state file cannot be written: {error}"
             self.refusal = error
             return False
-        self._dirty.difference_update(names)
+        self._dirty.clear()
         self._gone.clear()
         self._stored_ended = set(self._ended)
         self._history.clear()

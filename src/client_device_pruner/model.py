@@ -88,7 +88,7 @@ class Device:
 
     `markers[source_id]` is that source's clock at the last sign of life on any source (or when the association was
     first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether a broker's
-    event or a roll call ever named it; `away` whether its next sign of life is a return.
+    event or a roll call ever named it; `away` whether its next sign of life is a return; `here` what the timeline says.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Device:
     habits: dict[int, Habit] | None = None
     mark: Mark | None = None
     away: bool = True
+    here: bool = False
 
     def marker(self, source_id: int) -> float:
         """The source's clock at the last sign of life; 0 where the source is younger than that sign."""
