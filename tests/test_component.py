@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from client_device_pruner import component as module
+from client_device_pruner import state_file, watch
 from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, Listed, ListPage, Ready, Reply, Request
 from client_device_pruner.component import Component, Connected, Edges, Item, NotConnected
 from client_device_pruner.doctor import BRIDGE
@@ -27,6 +28,7 @@ from client_device_pruner.ipc import (
     StreamClosed,
     Subscribed,
 )
+from client_device_pruner.ledger import get_meta
 from client_device_pruner.model import Habit
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
 from desk import Clock
@@ -302,6 +304,64 @@ def with_a_gone_device(machine: Machine, *names: str, **settings: Any) -> None:
     machine.run_until(lambda: machine.of_type("cycle"))
     machine.run(5 * MINUTE)
     machine.lose(*names)
+
+
+# When the state is written ---------------------------------------------------------------------------------------
+
+
+def _written(machine: Machine) -> dict[str, Any]:
+    """The status as another process finds it in the state file."""
+    with closing(state_file.read_only(machine.work_dir / "pruner.db")) as connection:
+        status: dict[str, Any] = get_meta(connection, "status")
+        return status
+
+
+def test_while_only_clocks_advance_the_state_is_written_every_five_minutes(machine: Machine) -> None:
+    """Flash is spared; what is written is of one moment, credit and status."""
+    machine.document = {**PLAIN, "checkInterval": "7d"}
+    machine.associate("a", "b")
+    machine.start()
+    machine.connect("a", "b")
+    machine.run(20 * MINUTE)
+
+    times, clocks = set(), set()
+    for _ in range(60):
+        machine.run(MINUTE)
+        times.add(_written(machine)["time"])
+        clocks.add(_written(machine)["sources"]["emqx"]["clockSeconds"])
+
+    assert len(times) == len(clocks)
+    assert 11 <= len(times) <= 14
+
+
+def test_a_sign_of_life_is_written_within_a_minute(machine: Machine) -> None:
+    """And so is whatever changes what the status says."""
+    machine.associate("a", "b")
+    machine.start()
+    machine.connect("a", "b")
+    machine.run(HOUR)
+    machine.lose("a")
+    machine.run(MINUTE + 1)
+    assert _written(machine)["counts"]["present"] == 1
+
+    machine.counting = False
+    machine.run(5 * MINUTE)
+    assert not _written(machine)["sources"]["emqx"]["vouching"]
+
+
+def test_a_storm_does_not_fill_the_memory_with_what_is_to_be_written(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many devices show life at once, only so many rows wait for the next commit."""
+    monkeypatch.setattr(watch, "MAX_PENDING_ROWS", 50)
+    names = [f"d{number}" for number in range(200)]
+    machine.associate(*names)
+    machine.start()
+    machine.run(HOUR)
+    for start in range(0, 200, 20):
+        machine.connect(*names[start : start + 20])
+        machine.turn()
+        assert machine.component.watch.ledger.pending_rows <= 90
 
 
 # Which filters of the bridge feed a source ----------------------------------------------------------------------

@@ -202,7 +202,8 @@ class Component:
         self.pruning.tick(at)
         if self.watch.commit_due(at):
             self._describe(at)
-            self.watch.commit(at)
+            if self.watch.is_news(at):
+                self.watch.commit(at)
 
     # What arrives
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -23,7 +25,11 @@ from client_device_pruner.status import describe
 from client_device_pruner.topics import filter_covers
 
 COMMIT_SECONDS = 60.0
-"""How often the ledger is written at most; with many changed rows more rarely (see `_commit_interval`)."""
+"""How often the ledger is written at most; with very many devices or rows more rarely (see `_commit_interval`)."""
+IDLE_COMMIT_SECONDS = 300.0
+"""How often it is written while nothing changes but clocks and figures: so much credit a crash may take."""
+MAX_PENDING_ROWS = 20_000
+"""Changed rows kept in memory at most, some 5 MB: with more the ledger is written at once."""
 INSTANCE_SECONDS = 10.0
 """How often the state is asked for while another instance owns it."""
 COVERAGE_SECONDS = 600.0
@@ -70,9 +76,10 @@ class Watch:
             publish_to_iot_core=publish_to_iot_core,
             record=self._record,
         )
-        self._next_commit = self._next_open = float("-inf")
+        self._next_commit = self._idle_commit = self._next_open = float("-inf")
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
+        self._written = ""
         self._not_vouching: dict[str, float] = {}
         self._vouching: set[str] = set()
         self._in_outage: set[str] = set()
@@ -215,7 +222,8 @@ class Watch:
         if self.ledger.connection is None and at >= self._next_open:
             self.open()
         first_coverage = self._next_coverage if self._coverage_said is None else float("inf")
-        return at >= min(self._next_commit, first_coverage)
+        brimming = self.ledger.pending_rows > MAX_PENDING_ROWS and not self.ledger.fault
+        return (brimming and self.ledger.connection is not None) or at >= min(self._next_commit, first_coverage)
 
     # The state file
 
@@ -277,11 +285,23 @@ class Watch:
         """Write what changed; while the file refuses, pruning holds."""
         interval = self._commit_interval()
         committed = self.ledger.commit(at)
-        self._next_commit = at + interval
+        self._next_commit, self._idle_commit = at + interval, at + IDLE_COMMIT_SECONDS * self.settings.scale
         if committed:
+            self._written = self._wording()
             self.guards.release("database")
         elif self.ledger.refusal is not None:
             self.failed(self.ledger.refusal)
+
+    def is_news(self, at: float) -> bool:
+        """Whether there is more to write than clocks and figures; if not, that waits, and flash is spared."""
+        if self.ledger.pending_rows or self.ledger.fault or at >= self._idle_commit or self._wording() != self._written:
+            return True
+        self._next_commit = at + self._commit_interval()
+        return False
+
+    def _wording(self) -> str:
+        """What the status tells people, without its figures."""
+        return re.sub(r"[\d.]+", "", json.dumps({**(self.ledger.status or {}), "witnesses": None}))
 
     def write(self, change: Callable[[sqlite3.Connection], None]) -> None:
         """Write single values at once; while the file refuses, pruning holds."""
@@ -317,8 +337,12 @@ class Watch:
         self.guards.expect(hold)
 
     def _commit_interval(self) -> float:
-        """Once a minute; with many changing rows more rarely, so that flash sees some two rows a second at most."""
-        return min(max(COMMIT_SECONDS, 0.5 * self.ledger.pending_rows), 900.0) * self.settings.scale
+        """Once a minute, up to a quarter of an hour with more: two rows a second spare flash, and the CPU 100 devices.
+
+        With each commit every device is judged for the status, which takes about 20 µs.
+        """
+        seconds = max(COMMIT_SECONDS, 0.5 * self.ledger.pending_rows, 0.01 * len(self.ledger.devices))
+        return min(seconds, 900.0) * self.settings.scale
 
     # The status
 

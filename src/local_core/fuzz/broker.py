@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from client_device_pruner import emqx, sources
+from client_device_pruner import emqx
 from client_device_pruner.activity import CANARY, ActivitySource
 from client_device_pruner.emqx import EmqxSource
 from client_device_pruner.ledger import MAX_STRANGERS, Ledger
@@ -250,7 +250,6 @@ def _check_bounds(all_sources: Sources, ledger: Ledger, named: set[str]) -> None
     require(strangers <= named, "a name is remembered that no topic has")
     require(all(map(_THING.fullmatch, strangers)), "a name is remembered that no thing can have")
     require(len(strangers) <= MAX_STRANGERS, "too many names are remembered")
-    require(len(all_sources._routes) <= min(sources.MAX_ROUTES, _MOST_STEPS), "too many routes are remembered")  # noqa: SLF001 - as above
 
 
 _SYS = f"{_PREFIX}$SYS/brokers/{_NODE}"
