@@ -241,10 +241,10 @@ def check_messages(data: bytes) -> None:
     for name in _ASSOCIATED:
         same = _device_state(ledger, name) == untouched[name]
         require(same or name in named, f"{name} changed, and no topic names it")
-    _check_bounds(all_sources, ledger, named)
+    _check_bounds(ledger, named)
 
 
-def _check_bounds(all_sources: Sources, ledger: Ledger, named: set[str]) -> None:
+def _check_bounds(ledger: Ledger, named: set[str]) -> None:
     strangers = set(ledger._strangers)  # noqa: SLF001 - memory is what it is about
     require(ledger.devices.keys() == set(_ASSOCIATED), "a message changed who is associated")
     require(strangers <= named, "a name is remembered that no topic has")
