@@ -7,8 +7,9 @@ raises `Violation`; `Site.decisions` is all that was decided, for comparing whol
 
 **The known exception of I4, exactly.** A census compares numbers. It is deceived when somebody whose session it
 believes open is gone (*lost*) while somebody whose session it never heard of is there (*gained*): the sums agree.
-Where two counts have shown the one before the other came about, the sums that agree again raise doubt. So the site
-leaves a move out only if it made somebody lost and somebody gained who were not so two counts ago (`_deceives`).
+Where a count has shown the one before the other came about, the sums that agree again raise doubt. So the site
+leaves a move out only if it made somebody lost and somebody gained who were not so at the last count without an event
+near it (`_deceives`).
 Where the gap shows by itself, there is no such rule either: in a gap that a count fails to bridge within
 `maxQuiet`, while the component is not running, in an overflow, across a restart of the broker that lets its uptime
 fall.
@@ -58,6 +59,8 @@ COUNT_SECONDS, UPTIME_SECONDS = 60.0, 30.0
 PULSE_SECONDS, COMMIT_SECONDS = 5.0, 60.0
 LATEST_SECONDS = 4.0
 """Events are late by so much at most: the census' 5 s allow for it."""
+APART_SECONDS = 5.0
+"""Counts are taken apart from events, by so much at most (DESIGN, model 3)."""
 CLOSE_ENOUGH = 1e-6
 
 KINDS = ("both", "events", "messages")
@@ -343,7 +346,9 @@ class Site:
         self.vouched = {"emqx": 0.0, "messages": 0.0}
         self._vouchers: dict[str, float] = {}
         self._census: tuple[int, int] | None = None
-        self._told: tuple[dict[str, int], ...] = ()
+        self._size, self._resized_at = 0, 0.0
+        self._showing: tuple[float, dict[str, int]] | None = None
+        self._shown: dict[str, int] = {}
         self._last_uptime: float | None = None
         self._check_began = 0.0
         self._there: dict[str, Client] = {}
@@ -618,6 +623,7 @@ class Site:
         else:
             self._note(message, at)
             process.sources.take(message.topic, message.payload, at)
+            self._note_size(at)
             self._note_census(message, at)
         if not self._held_up:
             process.turn(max(at, self.now))
@@ -651,10 +657,25 @@ class Site:
             return
         (emqx,) = self.process.sources.emqx.values()
         self._census = (int(message.payload), len(self._sessions()) + 1)
-        self._told = (*self._told[-1:], self._untrue(self._known(), self._who_is_there()))
+        self._heed_shown()
+        self._showing = (at, self._untrue(self._known(), self._who_is_there()))
+        if at - self._resized_at <= APART_SECONDS:
+            self._showing = None
         if emqx.matching:
             for name in emqx.sessions():
                 self.signs[name] = at
+
+    def _note_size(self, at: float) -> None:
+        """A count near which sessions were opened or closed shows a range, and perhaps nothing."""
+        size = len(self._sessions())
+        if size != self._size:
+            self._heed_shown()
+            self._size, self._resized_at, self._showing = size, at, None
+
+    def _heed_shown(self) -> None:
+        """Who was untrue at a count without any event near it has shown by it."""
+        if self._showing is not None and self.now - self._showing[0] > APART_SECONDS:
+            self._shown, self._showing = self._showing[1], None
 
     def signs_committed(self) -> None:
         """The component commits: the signs received so far will outlive it."""
@@ -702,9 +723,8 @@ class Site:
             sessions -= {own, UNHEARD}
             if action == "connect":
                 sessions.add("new")
-        # Who has been untrue at two counts has shown by them.
-        shown = self._told[0] if len(self._told) == 2 else {}
-        fresh = [more for other, more in self._untrue(known, there).items() if more != shown.get(other)]
+        self._heed_shown()
+        fresh = [more for other, more in self._untrue(known, there).items() if more != self._shown.get(other)]
         return 1 in fresh and -1 in fresh
 
     def _who_is_there(self) -> dict[str, bool]:

@@ -91,3 +91,11 @@ def test_without_any_source_nothing_can_ever_be_proven() -> None:
     """That is said even where no device is associated yet."""
     assert "no source is enabled" in covered([]).reasons[-1]
     assert covered([device()]).provable == 0
+
+
+def test_doubt_is_among_the_reasons() -> None:
+    """Told once, though the census and the habits share it; who is covered stays so."""
+    doubted = [dataclasses.replace(witness, doubted="2 sessions are in doubt") for witness in (CENSUS, HABIT)]
+    coverage = covered([device(habit=SPEAKS)], *doubted)
+    assert coverage.provable == 1
+    assert coverage.reasons == ("2 sessions are in doubt",)

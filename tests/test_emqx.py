@@ -258,6 +258,18 @@ class TestSessions:
         assert not matching.clock.vouching(130.0)
         assert len(matching.source._ended) <= 3
 
+    def test_a_memory_full_of_old_ends_lets_the_oldest_go(
+        self, matching: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No event comes an hour late: the known sessions are kept."""
+        monkeypatch.setattr(emqx, "MAX_ENDED", 3)
+        for number in range(10, 20):
+            matching.disconnected("c", number, 4000.0 * number)
+        assert matching.open == {"a", "b"} & matching.open
+        assert len(matching.source._ended) == 3
+        matching.connected("c", 19, 76_001.0)
+        assert "c" not in matching.open
+
     def test_more_sessions_than_a_core_carries_empty_the_set(
         self, matching: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -381,7 +393,7 @@ class TestCensus:
         else:
             matching.count(4, 180.0)
             matching.connected("c", 5, event_at)
-        matching.count(4, 240.0)
+        matching.counts(4, 240.0, 360.0)
         assert matching.source.matching
         assert matching.clock.floor_seconds == floor
 
@@ -400,7 +412,7 @@ class TestCensus:
         matching.count(4, 180.0)
         matching.connected("c", 5, 200.0)
         matching.count(5, 240.0)
-        matching.count(4, 300.0)
+        matching.counts(4, 300.0, 360.0)
         assert matching.source.matching
         assert matching.clock.floor_seconds == 60.0
 
@@ -419,52 +431,52 @@ class TestDoubt:
     def doubtful(self, matching: Watch) -> Watch:
         """Somebody came unheard, two counts show it; then somebody left unheard."""
         matching.counts(4, 180.0, 240.0)
-        matching.counts(3, 300.0, 360.0)
+        matching.counts(3, 300.0, 420.0)
         assert matching.doubted == {"a", "b"}
         return matching
 
     def test_the_census_goes_on_and_says_whom_it_waits_for(self, doubtful: Watch) -> None:
         """Its clock goes, since those that turn out to have been there were so all along."""
-        assert doubtful.clock.vouching(360.0)
-        assert "they match, but 2 of the sessions known to be open are in doubt" in doubtful.source.reason(360.0)
-        assert "(a, …)" in doubtful.source.reason(360.0)
-        assert doubtful.source.doubted_since == 300.0
+        assert doubtful.clock.vouching(420.0)
+        assert "they match, but 2 of the sessions known to be open are in doubt" in doubtful.source.reason(420.0)
+        assert "(a, …)" in doubtful.source.reason(420.0)
+        assert doubtful.source.doubted_since == 360.0
 
     def test_an_end_a_connect_or_two_words_confirm(self, doubtful: Watch) -> None:
         """Each shows that this name's session was no mistake, or is none any more; with the last one doubt is over."""
-        doubtful.disconnected("a", 1, 370.0)
+        doubtful.disconnected("a", 1, 430.0)
         assert doubtful.doubted == {"b"}
-        doubtful.source.spoke("b", 371.0)
+        doubtful.source.spoke("b", 431.0)
         assert doubtful.doubted == {"b"}
-        doubtful.source.spoke("b", 371.0 + MAX_QUIET / 3)
+        doubtful.source.spoke("b", 431.0 + MAX_QUIET / 3)
         assert doubtful.doubted == set()
         assert doubtful.open == {"b"}
         assert doubtful.source.doubted == ""
-        assert "in doubt" not in doubtful.source.reason(440.0)
+        assert "in doubt" not in doubtful.source.reason(500.0)
 
     def test_a_new_connect_confirms(self, doubtful: Watch) -> None:
         """The broker has told that it is there."""
-        doubtful.connected("a", 21, 370.0)
+        doubtful.connected("a", 21, 430.0)
         assert doubtful.doubted == {"b"}
 
     def test_words_from_before_the_doubt_confirm_nothing(self, matching: Watch) -> None:
         """Both messages must have come since."""
         matching.counts(4, 180.0, 240.0)
-        matching.count(3, 300.0)
-        matching.source.spoke("a", 310.0)
-        matching.counts(4, 360.0, 420.0)
-        matching.count(3, 480.0)
-        matching.source.spoke("a", 490.0)
+        matching.counts(3, 300.0, 360.0)
+        matching.source.spoke("a", 370.0)
+        matching.counts(4, 420.0, 480.0)
+        matching.counts(3, 540.0, 600.0)
+        matching.source.spoke("a", 610.0)
         assert matching.doubted == {"a", "b"}
 
     def test_the_end_of_another_session_confirms_nothing(self, doubtful: Watch) -> None:
         """Of that name an unknown session ended, so the known one had been replaced unheard."""
-        doubtful.disconnected("a", 77, 370.0)
+        doubtful.disconnected("a", 77, 430.0)
         assert "a" in doubtful.doubted
 
     def test_a_set_thrown_away_takes_its_doubt_along(self, doubtful: Watch) -> None:
         """Who is not believed present need not be doubted."""
-        doubtful.source.overflow(370.0)
+        doubtful.source.overflow(430.0)
         assert doubtful.doubted == set()
 
     def test_who_left_or_spoke_leaves_no_doubt(self, matching: Watch) -> None:
@@ -501,7 +513,7 @@ class TestDoubt:
         matching.counts(4, 180.0, 300.0)
         matching.disconnected("b", 2, 310.0)
         matching.disconnected("b", 2, 311.0)
-        matching.count(2, 360.0)
+        matching.counts(2, 360.0, 480.0)
         assert matching.source.matching
         assert matching.doubted == {"a"}
 
@@ -509,7 +521,7 @@ class TestDoubt:
         """Device a connected anew unheard, as somebody came; then it leaves: who is known of it is there no more."""
         matching.counts(4, 180.0, 300.0)
         matching.disconnected("a", 9, 310.0)
-        matching.count(3, 360.0)
+        matching.counts(3, 360.0, 480.0)
         assert matching.source.matching
         assert matching.doubted == {"a", "b"}
 
@@ -522,17 +534,91 @@ class TestDoubt:
         assert not matching.source.matching
         assert matching.open == {"a", "b"}
 
-    def test_a_count_beside_an_event_is_passed_over_once(self, matching: Watch) -> None:
-        """It may not hold the event yet; the next one decides."""
+    def test_a_count_beside_an_event_shows_less(self, matching: Watch) -> None:
+        """It may not hold the event yet, so nothing has gone away; who came unheard then leaves heard."""
         matching.counts(4, 180.0, 300.0)
         matching.connected("c", 5, 358.0)
         matching.count(4, 360.0)
-        assert not matching.source.matching
-        assert matching.doubted == set()
-        matching.connected("d", 6, 419.0)
         matching.count(5, 420.0)
+        matching.disconnected("unheard", 9, 479.0)
+        matching.count(5, 480.0)
+        matching.counts(4, 540.0, 660.0)
         assert matching.source.matching
-        assert matching.doubted == {"a", "b", "c", "d"}
+        assert matching.doubted == set()
+
+    def test_ordinary_life_raises_none(self, matching: Watch) -> None:
+        """Counts lag behind comings, goings, takeovers and returns; as nothing is lost, nothing is doubted."""
+        number, there = 100, 3
+        for minute in range(3, 60):
+            at = 60.0 * minute
+            number += 1
+            if minute % 3 == 0:
+                matching.connected("c", number, at - 1.0)
+                matching.count(there, at)
+                there += 1
+            elif minute % 3 == 1:
+                matching.connected("c", number, at - 1.0)
+                matching.disconnected("c", number - 1, at + 0.5, "takenover")
+                matching.count(there, at)
+            else:
+                matching.disconnected("c", number - 1, at - 0.5)
+                matching.count(there, at)
+                there -= 1
+            assert matching.doubted == set()
+        matching.counts(there, 3600.0, 3900.0)
+        assert matching.clock.vouching(3900.0)
+        assert matching.doubted == set()
+
+    def test_a_takeover_makes_up_for_nobody(self, matching: Watch) -> None:
+        """Device b went unheard; then somebody comes unheard, and a is taken over as ever."""
+        matching.counts(2, 180.0, 300.0)
+        matching.connected("a", 11, 310.0)
+        matching.disconnected("a", 1, 310.1, "takenover")
+        matching.counts(3, 360.0, 480.0)
+        assert matching.doubted == {"a", "b"}
+
+    def test_an_event_far_from_the_count_explains_nothing(self, matching: Watch) -> None:
+        """Somebody came unheard, c connects half a minute after the only count that shows it, and b goes unheard."""
+        matching.count(4, 180.0)
+        matching.connected("c", 9, 210.0)
+        matching.counts(4, 240.0, 360.0)
+        assert matching.doubted == {"a", "b", "c"}
+
+    def test_who_came_back_leaves_with_all_sessions(self, matching: Watch) -> None:
+        """The end of b's first session was lost: it was over when b connected anew, so b is gone when that one ends."""
+        matching.connected("b", 22, 140.0)
+        matching.counts(3, 180.0, 3600.0)
+        matching.disconnected("b", 22, 3605.0)
+        assert matching.open == {"a"}
+        matching.connected("b", 2, 3606.0)
+        assert matching.open == {"a"}, "repeated late"
+
+    def test_who_connects_twice_at_once_keeps_both(self, matching: Watch) -> None:
+        """Which of the two is the later one is not told: events come swapped."""
+        matching.connected("c", 8, 130.0)
+        matching.connected("c", 7, 130.5)
+        matching.disconnected("c", 7, 131.0, "takenover")
+        assert matching.open == {"a", "b", "c"}
+
+    def test_a_count_that_cannot_be_taken_forgets_nothing(self, matching: Watch) -> None:
+        """The bridge's configuration is unreadable for a while, in which b goes unheard, and who came stays."""
+        matching.counts(4, 180.0, 300.0)
+        matching.source.set_bridge("mqtt-bridge-*", known=False)
+        matching.count(4, 360.0)
+        matching.source.set_bridge("mqtt-bridge-*", known=True)
+        matching.counts(3, 420.0, 540.0)
+        assert matching.doubted == {"a", "b"}
+
+    def test_an_end_without_a_number_that_comes_twice_accounts_once(self, watch: Watch) -> None:
+        """Somebody came unheard; c leaves, is told twice, and b goes unheard."""
+        for name in ("a", "b", "c"):
+            watch.connected(name, None, 10.0)
+        watch.counts(4, 60.0, 120.0)
+        watch.counts(5, 180.0, 300.0)
+        watch.disconnected("c", None, 310.0)
+        watch.disconnected("c", None, 310.5)
+        watch.counts(3, 360.0, 480.0)
+        assert watch.doubted == {"a", "b"}
 
 
 class TestOneRun:
@@ -580,10 +666,24 @@ class TestOneRun:
         matching.disconnected("b", 2, 131.0)
         matching.connected("b", 12, 144.0)
         matching.connected("a", 11, 146.0)
-        matching.uptime(10_000, 150.0)
+        matching.uptime(20_000, 160.0)
         assert matching.open == {"a"}
         matching.counts(2, 180.0, 240.0)
         assert matching.credit == 120.0
+
+    def test_what_is_read_late_together_tells_nothing_of_the_new_broker(self, matching: Watch) -> None:
+        """The process stood still: the connect is the old broker's, and was read beside the new one's uptime."""
+        matching.uptime(1_000_000, 130.0)
+        matching.connected("c", 11, 230.0)
+        matching.uptime(30_000, 230.0)
+        assert matching.open == set()
+
+    def test_events_that_are_mapped_no_more_empty_it(self, matching: Watch) -> None:
+        """While only the count is carried people come and go unannounced: nobody is known afterwards."""
+        matching.source.set_bridge("mqtt-bridge-*", known=True, mapped=False)
+        matching.source.set_bridge("mqtt-bridge-*", known=True, mapped=True)
+        matching.count(3, 180.0)
+        assert matching.open == set()
 
     def test_who_was_announced_before_the_last_uptime_of_the_old_broker_does_not(self, matching: Watch) -> None:
         """However long the new one says that it is up."""
@@ -753,6 +853,21 @@ class TestNodes:
         cluster.count(2, 270.0, OTHER)
         assert cluster.source.matching
 
+    def test_while_nothing_happens_nobody_is_doubted(self, cluster: Watch) -> None:
+        """Counts of the nodes come in turn, without an event between."""
+        for at in range(240, 900, 60):
+            cluster.count(2, float(at))
+            cluster.count(1, at + 30.0, OTHER)
+        assert cluster.doubted == set()
+        assert cluster.clock.vouching(870.0)
+
+    def test_a_mismatch_of_a_node_that_goes_away_without_an_event_raises_doubt(self, cluster: Watch) -> None:
+        """Somebody came and went unannounced, and need not have been the same one."""
+        cluster.counts(3, 240.0, 300.0)
+        cluster.count(1, 310.0, OTHER)
+        cluster.counts(2, 360.0, 420.0)
+        assert cluster.doubted == {"a", "b"}
+
     def test_an_uptime_that_fell_empties_only_its_node(self, cluster: Watch) -> None:
         """The sessions of the other nodes are still open."""
         cluster.uptime(9000, 220.0, OTHER)
@@ -819,7 +934,7 @@ class TestActivity:
         gap.counts(2, 60.0, apart)
         gap.source.spoke("quiet", 1.0 + apart)
         assert gap.open == {"quiet"}
-        gap.count(2, 60.0 + apart)
+        gap.counts(2, 60.0 + apart, 120.0 + apart)
         assert gap.source.matching
         assert gap.clock.floor_seconds == 0.0
 
@@ -929,35 +1044,35 @@ class TestHabitBesideIt:
 
     def test_a_broker_that_was_never_heard_says_nothing(self, watch: Watch) -> None:
         """On Moquette habits stand alone."""
-        assert watch.source.silences_habit(1e6) == ""
+        assert watch.source.objects(1e6) == ""
 
     def test_a_broker_that_has_not_matched_yet_objects(self, watch: Watch) -> None:
         """From the first word of the broker until its first match in this run."""
         watch.connected("a", 1, 0.0)
-        assert watch.source.silences_habit(1.0)
+        assert watch.source.objects(1.0)
         watch.count(2, 60.0)
-        assert watch.source.silences_habit(61.0) == ""
+        assert watch.source.objects(61.0) == ""
 
     def test_a_mismatch_a_restart_and_an_overflow_object(self, matching: Watch) -> None:
         """Until the count matches again."""
-        assert matching.source.silences_habit(121.0) == ""
+        assert matching.source.objects(121.0) == ""
         matching.count(4, 180.0)
-        assert matching.source.silences_habit(181.0)
-        matching.count(3, 240.0)
-        assert matching.source.silences_habit(241.0) == ""
-        matching.source.overflow(250.0)
-        assert matching.source.silences_habit(251.0)
+        assert matching.source.objects(181.0)
+        matching.counts(3, 240.0, 300.0)
+        assert matching.source.objects(301.0) == ""
+        matching.source.overflow(310.0)
+        assert matching.source.objects(311.0)
 
     def test_a_broker_that_vouched_before_objects_when_it_is_not_heard_any_more(self, matching: Watch) -> None:
         """Its events may have been unmapped: a device that is connected to it without a word keeps no habit."""
         assert matching.credit > 0
-        assert "not heard any more" in matching.source.silences_habit(200.1 + MAX_QUIET)
+        assert "not heard any more" in matching.source.objects(200.1 + MAX_QUIET)
 
     def test_a_broker_that_never_vouched_stops_objecting_when_it_is_not_heard(self, watch: Watch) -> None:
         """After maxQuiet without a word it is no witness, neither for nor against."""
         watch.count(4, 180.0)
-        assert watch.source.silences_habit(180.0 + MAX_QUIET)
-        assert watch.source.silences_habit(180.1 + MAX_QUIET) == ""
+        assert watch.source.objects(180.0 + MAX_QUIET)
+        assert watch.source.objects(180.1 + MAX_QUIET) == ""
 
 
 def test_the_reason_says_what_it_waits_for(watch: Watch) -> None:

@@ -40,7 +40,8 @@ def any_disconnect_closes(patch: Patch) -> None:
     def planted(self: EmqxSource, node: str, name: str, payload: bytes, at: float) -> None:
         real(self, node, name, payload, at)
         for other in self._nodes.values():
-            other.sessions.pop(name, None)
+            if other.sessions.pop(name, None):
+                self._known(other, at)
 
     patch.setattr(EmqxSource, "disconnected", planted)
 
@@ -52,14 +53,23 @@ def ended_open_again(patch: Patch) -> None:
 
 def more_is_enough(patch: Patch) -> None:
     """The census takes a count that is higher (`>=` for `==`)."""
-    real = EmqxSource._surplus
-    patch.setattr(EmqxSource, "_surplus", lambda self: min(0, real(self)))
+    real = EmqxSource.count
+
+    def planted(self: EmqxSource, node: str, payload: bytes, at: float) -> None:
+        known = len(self.sessions()) + 1
+        real(self, node, b"%d" % min(int(payload), known), at)
+
+    patch.setattr(EmqxSource, "count", planted)
 
 
 def bridge_is_not_counted(patch: Patch) -> None:
     """The census forgets the bridge's own connection."""
-    real = EmqxSource._surplus
-    patch.setattr(EmqxSource, "_surplus", lambda self: real(self) + 1)
+    real = EmqxSource.count
+
+    def planted(self: EmqxSource, node: str, payload: bytes, at: float) -> None:
+        real(self, node, b"%d" % (int(payload) + 1), at)
+
+    patch.setattr(EmqxSource, "count", planted)
 
 
 def restart_keeps_sessions(patch: Patch) -> None:
@@ -69,7 +79,7 @@ def restart_keeps_sessions(patch: Patch) -> None:
 
     def planted(self: EmqxSource, *arguments: Any, **named: Any) -> None:
         real(self, *arguments, **named)
-        self._nodes = kept.setdefault(arguments[1].connection, self._nodes)
+        self._nodes, self._doubt = kept.setdefault(arguments[1].connection, (self._nodes, self._doubt))
 
     patch.setattr(EmqxSource, "__init__", planted)
 

@@ -224,6 +224,14 @@ class TestHabit:
         assert not testimony.proves
 
 
+def test_a_census_proves_nothing_beside_another_broker_that_does_not_match() -> None:
+    """Somebody unannounced is there."""
+    witness = with_(CENSUS, silenced="the other broker's count does not match")
+    testimony = policy.testify(device(31 * DAY), witness, now(witness))
+    assert testimony.applies
+    assert not testimony.proves
+
+
 class TestDoubt:
     """While known sessions are in doubt, a census or a habit has to last for longer."""
 

@@ -40,6 +40,7 @@ def cover(devices: Iterable[Device], now: Circumstances, findings: Iterable[str]
     if provable < associated:
         reasons += [f"source {w.name} does not vouch: {w.reason}" for w in now.witnesses if not w.vouching]
         reasons += findings
+    reasons += dict.fromkeys(witness.doubted for witness in now.witnesses if witness.doubted)
     if not now.witnesses:
         reasons.append("no source is enabled: nothing can ever be proven")
     return Coverage(associated, provable, tuple(reasons))

@@ -1,59 +1,104 @@
-"""Doubt: a count that went wrong and right again may be right by accident (DESIGN, model 3 and I4)."""
+"""Doubt: counts that agree again may do so by accident (DESIGN, model 3 and I4)."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 
 
 class Doubt:
-    """Which of the sessions known to be open need not be open any more.
+    """Follows by how many a broker's counts exceed the sessions known, and which sessions need not be open any more.
 
     A census compares numbers. When somebody comes unheard, and later somebody else leaves unheard, they agree again:
-    the one who left is believed present, and the one who came is believed gone. So a mismatch must go away the way
-    it is known to: whoever came unheard leaves, or speaks. If it goes away otherwise, every session known at that
-    moment is in doubt until it is confirmed: by its end, by its name's next `connected`, or by its device's word.
-    Those that are confirmed were open all along; once all are, the set was right all along.
+    the one who left is believed present, and the one who came is believed gone. So what is believed of the *surplus*
+    changes only by what is heard: whoever came unheard leaves, or speaks. When counts show that it shrank otherwise,
+    every session known at that moment is in doubt until it is confirmed: by its end, by its name's next `connected`,
+    or by its device's word. Those that are confirmed were open all along; once all are, the set was right all along.
+
+    A broker takes its count apart from its events, by `apart_seconds` at most. So a count shows a range: it is
+    compared with the most and the fewest sessions that were known so shortly before and after it, and judged when the
+    next one comes.
     """
 
-    __slots__ = ("_accounted_down", "_accounted_up", "_before", "_lasting", "names", "since")
+    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_judged", "_most", "_recent", "names", "since")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.since = float("-inf")
-        self.forget_figures()
+        self.forget_figures(0)
 
-    def forget_figures(self) -> None:
-        """Begin the comparison of successive counts anew."""
-        self._before = 0
-        self._lasting = False
-        self._accounted_down = self._accounted_up = 0
+    def forget_figures(self, known: int) -> None:
+        """Begin anew, with so many sessions known: what was counted before was compared with another set."""
+        self._believed: tuple[int, int] | None = None
+        self._count: tuple[float, int] | None = None
+        self._judged = float("-inf")
+        self._most = self._fewest = known
+        self._recent = deque([(float("-inf"), known)])
+        self._accounts: list[tuple[float, int, int]] = []
 
-    def account(self, *, fewer: int = 0, more: int = 0) -> None:
-        """Something was heard that makes the next surplus lower, or higher, by so much."""
-        self._accounted_down += fewer
-        self._accounted_up += more
+    def knows(self, known: int, at: float, apart_seconds: float) -> None:
+        """So many sessions are known from that moment."""
+        recent = self._recent
+        if known == recent[-1][1]:
+            return
+        recent.append((at, known))
+        while recent[1][0] < at - apart_seconds:
+            recent.popleft()
+        if self._count is not None and at <= self._count[0] + apart_seconds:
+            self._most, self._fewest = max(self._most, known), min(self._fewest, known)
 
-    def accounts_for(self, surplus: int, *, event_heard: bool) -> bool:
-        """Whether what was heard since the last count accounts for the new surplus.
+    def account(self, at: float, *, fewer: int = 0, more: int = 0) -> None:
+        """Something was heard that may have made the surplus lower, or higher, by so much."""
+        if self._accounts and at - self._accounts[-1][0] < 1.0:
+            # A storm takes no more room than a list of seconds.
+            began, less, greater = self._accounts.pop()
+            self._accounts.append((began, less + fewer, greater + more))
+        else:
+            self._accounts.append((at, fewer, more))
 
-        Args:
-            surplus: how many more connections are counted than known.
-            event_heard: whether any event lies between the two counts, or shortly before the first: the broker takes
-                its count apart from its events, so that alone explains what a single count showed.
-        """
-        change = surplus - self._before
-        if change * self._before >= 0:
-            # It was right before, or is no better than before.
+    def take(self, clients: int, at: float, apart_seconds: float) -> bool:
+        """Take a count of the clients connected; True if what the one before it shows is not accounted for."""
+        unaccounted = self._judge(apart_seconds)
+        recent = self._recent
+        while len(recent) > 1 and recent[1][0] < at - apart_seconds:
+            recent.popleft()
+        sizes = [known for _at, known in recent]
+        self._count, self._most, self._fewest = (at, clients), max(sizes), min(sizes)
+        return unaccounted
+
+    def expects_none(self) -> bool:
+        """Whether by what was heard since the last count that was judged a surplus of 0 is no surprise."""
+        if self._believed is None:
             return True
-        if not self._lasting:
-            return event_heard
-        return -self._accounted_down <= change <= self._accounted_up
+        low, high = self._shifted(float("inf"), 0.0)
+        # A range is no knowledge: it may have been wrong all the while.
+        return self._believed[0] == self._believed[1] and low <= 0 <= high
 
-    def took(self, surplus: int) -> None:
-        """The count was taken: the next one is compared with it."""
-        self._lasting = surplus != 0 and self._before != 0
-        self._before = surplus
-        self._accounted_down = self._accounted_up = 0
+    def _judge(self, apart_seconds: float) -> bool:
+        if self._count is None:
+            return False
+        at, clients = self._count
+        shown = (clients - self._most, clients - self._fewest)
+        before = self._believed
+        if before is None:
+            self._believed = shown
+        else:
+            low, high = self._shifted(at, apart_seconds)
+            both = (max(low, shown[0]), min(high, shown[1]))
+            self._believed = both if both[0] <= both[1] else shown
+        self._judged = at
+        self._accounts = [account for account in self._accounts if account[0] > at - apart_seconds]
+        if before is None or self._believed != shown or both[0] <= both[1]:
+            return False
+        return (before[0] > 0 and shown[1] < low) or (before[1] < 0 and shown[0] > high)
+
+    def _shifted(self, until: float, apart_seconds: float) -> tuple[int, int]:
+        """What is believed of the surplus then, by what was heard since the last count that was judged."""
+        low, high = self._believed or (0, 0)
+        for at, fewer, more in self._accounts:
+            if at <= until + apart_seconds:
+                low, high = low - fewer, high + more
+        return low, high
 
     def raise_for(self, names: Collection[str], at: float) -> None:
         """Doubt the sessions of all these, from that monotonic moment."""

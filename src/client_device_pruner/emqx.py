@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from client_device_pruner.doubt import Doubt
 from client_device_pruner.source_clock import SourceClock
 
 MAX_PAYLOAD_BYTES = 65_536
 """A client event of EMQX has well under 1 KiB; what is larger is none."""
-MAX_ENDED = 100_000
-"""Ended sessions remembered in one run, about 70 bytes each; beyond, the set of known sessions is emptied."""
+MAX_ENDED = 50_000
+"""Ended sessions remembered in one run, about 150 bytes each; beyond, see `ENDED_SECONDS`."""
+ENDED_SECONDS = 3_600.0
+"""An ended session so old is forgotten if need be: no event comes so late. With younger ones the set is emptied."""
 MAX_SESSIONS = 250_000
 """Clients with a session known to be open, on one node, far more than a core carries; beyond, the set is emptied."""
 MAX_STRANGERS = 10_000
@@ -21,6 +23,7 @@ MAX_STRANGERS = 10_000
 
 SessionId = int | str | None
 """A session's `connected_at`: a name, never compared as a time; None where the event had none."""
+_Value = TypeVar("_Value")
 UNHEARD = "unheard"
 """The id of a session that began unheard and that activity opened."""
 
@@ -80,16 +83,18 @@ class EmqxSource:
         self._signs = signs
         self.scale = scale
         self._nodes: dict[str, _Node] = {}
-        self._ended: set[int] = set()
+        self._ended: dict[int, float] = {}
         self._spoken: dict[str, float] = {}
         self._closed: dict[str, float] = {}
         self._bridge_node: str | None = None
         self._last_event = float("-inf")
         self._mismatch_since: float | None = None
         self._last_census = float("-inf")
-        self._arrived: set[str] = set()
         self._doubt = Doubt()
-        self._passed_over = False
+        self._arrived: dict[str, float] = {}
+        self._replaced: dict[str, tuple[SessionId, ...]] = {}
+        self._surplus_before = 0
+        self._unmapped = False
         self._lower_since: float | None = None
         self._last_heard: float | None = None
         self.matching = False
@@ -117,12 +122,14 @@ class EmqxSource:
         if number in before:
             return
         if before:
-            # Its last end may have been lost, which the count has shown.
-            self._doubt.account(more=1)
+            # Unless the end of the one before is heard yet, it had been lost, and may have been missing.
+            self._account(node, at, more=1)
+            before = self._replace(node, name, before, at)
         else:
-            self._arrived.add(name)
-        node.sessions[name] = (*(s for s in before if s != UNHEARD), number)
+            _remember(self._arrived, name, at)
+        node.sessions[name] = (*before, number)
         node.opened[name] = (number, at)
+        self._known(node, at)
         self._doubt.confirm(name)
 
     def disconnected(self, node_name: str, name: str, payload: bytes, at: float) -> None:
@@ -136,8 +143,7 @@ class EmqxSource:
         number = _session_id(event)
         taken_over = event.get("reason") in ("takenover", "discarded")
         held = node.sessions.get(name, ())
-        arrived = taken_over and name in self._arrived
-        strange = (not held or (arrived and number not in held)) and hash((name, number)) not in self._ended
+        self._account_for_end(node, name, number, taken_over, at)
         if number is None:
             remaining = held if taken_over else ()
         else:
@@ -156,10 +162,8 @@ class EmqxSource:
             self._signs.left(name, at)
             _remember(self._closed, name, at)
             self._doubt.confirm(name)
+        self._known(node, at)
         self._spoken.pop(name, None)
-        if strange:
-            # Whoever came unheard, and was counted, has gone.
-            self._doubt.account(fewer=1)
 
     def count(self, node_name: str, payload: bytes, at: float) -> None:
         """Take the broker's own count of a node's live connections: a census."""
@@ -183,12 +187,15 @@ class EmqxSource:
             fell = value < node.uptime
             # It may have risen again past what was heard last: then it began after that was heard.
             if fell or at - value / 1000 > node.uptime_heard:
-                # Opened since it was heard last, and long enough after the broker began: these are of the new one.
-                began = at - (value / 1000 - 5.0) * self.scale
-                kept = {name: number for name, (number, opened) in node.opened.items() if opened > began}
+                # Opened since it was heard last, well after the new one began, and well before now, lest they were
+                # read late together with it: these sessions are of the new one.
+                apart = 5.0 * self.scale
+                since, until = at - value / 1000 * min(1.0, self.scale) + apart, at - apart
+                kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
                 kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
                 self._forget(node, at)
                 node.sessions = {name: (number,) for name, number in kept.items()}
+                self._known(node, at)
         node.uptime, node.uptime_heard = value, at
         node.opened.clear()
 
@@ -216,7 +223,8 @@ class EmqxSource:
             else:
                 node.sessions[name] = (UNHEARD,)
                 self._last_event = at
-                self._doubt.account(fewer=1)
+                self._known(node, at)
+                self._account(node, at, fewer=1)
 
     def set_bridge(self, client_id: str, *, known: bool, mapped: bool = True) -> None:
         """Take the glob that the bridge's client id matches, and whether its own configuration told it.
@@ -224,6 +232,7 @@ class EmqxSource:
         Without the events `mapped`, a count that matches says nothing until one is heard all the same: nobody would
         be known to it.
         """
+        self._unmapped |= self.mapped and not mapped
         self.bridge_client_id, self.bridge_known, self.mapped = client_id, known, mapped
         if not mapped:
             self._event_heard = False
@@ -232,7 +241,7 @@ class EmqxSource:
                 del node.sessions[name]
                 self._bridge_node = node_name
                 self._doubt.confirm(name)
-                self._doubt.forget_figures()
+                self._begin_figures()
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: nothing is known any more."""
@@ -243,6 +252,10 @@ class EmqxSource:
     def tick(self, at: float) -> None:
         """Let what was not heard for too long go: a node's sessions without a count, and the node itself."""
         max_quiet = self.clock.max_quiet_seconds
+        if self._unmapped:
+            # Whoever came and went since was not announced.
+            self._unmapped = False
+            self.overflow(at)
         for node_name, node in list(self._nodes.items()):
             if at - node.counted > max_quiet and not node.deaf:
                 self._forget(node, at)
@@ -251,6 +264,7 @@ class EmqxSource:
                 del self._nodes[node_name]
                 if self._bridge_node == node_name:
                     self._bridge_node = None
+                self._begin_figures()
                 self._break()
 
     # What it knows
@@ -283,8 +297,8 @@ class EmqxSource:
             f" each of these clients speaks twice, connects anew or leaves ({min(names)}, …)"
         )
 
-    def silences_habit(self, at: float) -> str:
-        """Why no habit proves anything beside this broker now; "" where it has nothing to object."""
+    def objects(self, at: float) -> str:
+        """Why neither a habit nor another broker's census proves anything now; "" where this one does not object."""
         if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
             if self.clock.credit_seconds == 0.0:
                 return ""
@@ -316,7 +330,7 @@ class EmqxSource:
             lasting = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
             return f"{figures}: {who} than known for {lasting}"
         if not self.clock.vouching(at):
-            return f"{figures}: they match; the next count starts the clock"
+            return f"{figures}: they match; the next count starts the clock, if that is no accident"
         doubted = self.doubted
         return f"{figures}: they match{', but ' if doubted else ''}{doubted}"
 
@@ -328,18 +342,19 @@ class EmqxSource:
         blind = not self.mapped and not self._event_heard
         if blind or (not self.bridge_known and self._bridge_node is None):
             self._break()
-            self._doubt.forget_figures()
             return
         surplus = self._surplus()
         # Only an event of the last step can explain why a mismatch ended: an earlier one left it as it was.
         explained = self._last_event >= self._last_census - 5.0 * self.scale
-        if not self._believed(surplus, at, explained=explained):
-            return
+        sure = self._weigh(surplus, at, explained=explained)
         self._last_census = at
         if surplus == 0:
             if self._mismatch_since is not None and not explained:
                 self.clock.restart_absences()
             self._mismatch_since = self._lower_since = None
+            if not sure:
+                # It may agree by accident: the next count tells.
+                return
             self.matching = True
             if all(node.counted_since_break for node in self._nodes.values()):
                 # A count from before a break cannot vouch for what came after it.
@@ -357,24 +372,22 @@ class EmqxSource:
             for node in self._nodes.values():
                 self._forget(node, at)
 
-    def _believed(self, surplus: int, at: float, *, explained: bool) -> bool:
-        """Raise doubt where nothing accounts for a mismatch that shrinks; False if the next count is to decide."""
-        accounted = self._doubt.accounts_for(surplus, event_heard=explained)
-        if len(self._nodes) > 1:
+    def _weigh(self, surplus: int, at: float, *, explained: bool) -> bool:
+        """Raise doubt where nothing accounts for a mismatch that shrank; False if a match need not be one."""
+        if len(self._nodes) == 1:
+            (node,) = self._nodes.values()
+            unaccounted = self._doubt.take((node.count or 0) - 1, at, 5.0 * self.scale)
+            sure = self._doubt.expects_none()
+        else:
             # On which node who came or went is not told.
-            accounted = accounted and explained
-        if not accounted:
-            if not self._passed_over and at - self._last_event < 5.0 * self.scale:
-                # The broker may not have counted yet what it has told.
-                self._passed_over = True
-                return False
+            unaccounted = (surplus - self._surplus_before) * self._surplus_before < 0 and not explained
+            sure = True
+        self._surplus_before = surplus
+        if unaccounted:
             self._doubt.raise_for(self.sessions(), at)
             for name in self._doubt.names:
                 self._spoken.pop(name, None)
-        self._doubt.took(surplus)
-        self._arrived.clear()
-        self._passed_over = False
-        return True
+        return sure
 
     def _surplus(self) -> int:
         """How many more connections the counts show than are known, the bridge's one included; 0 if all nodes agree."""
@@ -394,6 +407,7 @@ class EmqxSource:
         node = self._nodes.get(node_name)
         if node is None:
             node = self._nodes[node_name] = _Node(heard=at, counted=at)
+            self._begin_figures()
             # One more node to agree: the stretch ends until its count is known.
             self._break()
         node.heard = self._last_heard = at
@@ -407,9 +421,59 @@ class EmqxSource:
 
     def _end(self, name: str, number: SessionId, at: float) -> None:
         if len(self._ended) >= MAX_ENDED:
-            self._ended.clear()
-            self.overflow(at)
-        self._ended.add(hash((name, number)))
+            oldest = next(iter(self._ended))
+            if at - self._ended[oldest] > ENDED_SECONDS:
+                del self._ended[oldest]
+            else:
+                self._ended.clear()
+                self.overflow(at)
+        self._ended[hash((name, number))] = at
+
+    def _replace(self, node: _Node, name: str, before: tuple[SessionId, ...], at: float) -> tuple[SessionId, ...]:
+        """What is left of a name's sessions when it connects anew: those opened just now may have been the later ones.
+
+        A client id has one connection at a time, and events come late by seconds only.
+        """
+        _number, opened = node.opened.get(name, (None, float("-inf")))
+        if at - opened < 5.0 * self.scale:
+            return tuple(number for number in before if number != UNHEARD)
+        for number in before:
+            if number is not None and number != UNHEARD:
+                self._end(name, number, at)
+        _remember(self._replaced, name, before)
+        return ()
+
+    # What accounts for a surplus
+
+    def _account_for_end(self, node: _Node, name: str, number: SessionId, taken_over: bool, at: float) -> None:
+        held, replaced = node.sessions.get(name, ()), self._replaced.get(name, ())
+        takeover = number in replaced or (taken_over and UNHEARD in replaced)
+        if takeover or (number in held and len(held) > 1):
+            # It was there until it connected anew, so that accounts for nobody.
+            self._replaced.pop(name, None)
+            self._account(node, at, more=-1)
+        elif (number is not None and hash((name, number)) in self._ended) or (
+            number is None and at - self._closed.get(name, float("-inf")) < 5.0 * self.scale
+        ):
+            # It was told before.
+            return
+        elif not held or (taken_over and number not in held and self._just_arrived(name, at)):
+            # Whoever came unheard, and was counted, has gone or connected anew.
+            self._account(node, at, fewer=1)
+
+    def _just_arrived(self, name: str, at: float) -> bool:
+        return at - self._arrived.get(name, float("-inf")) <= self.clock.max_quiet_seconds / 3
+
+    def _account(self, node: _Node, at: float, *, fewer: int = 0, more: int = 0) -> None:
+        if len(self._nodes) == 1 and not node.deaf:
+            self._doubt.account(at, fewer=fewer, more=more)
+
+    def _known(self, node: _Node, at: float) -> None:
+        self._doubt.knows(len(node.sessions), at, 5.0 * self.scale)
+
+    def _begin_figures(self) -> None:
+        self._doubt.forget_figures(sum(len(node.sessions) for node in self._nodes.values()))
+        self._surplus_before = 0
 
     def _forget(self, node: _Node, at: float) -> None:
         """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
@@ -418,7 +482,7 @@ class EmqxSource:
         for name in names:
             self._signs.held_until(name, at)
             self._doubt.confirm(name)
-        self._doubt.forget_figures()
+        self._begin_figures()
         self._break()
 
     def _break(self) -> None:
@@ -451,9 +515,9 @@ def _whole_number(payload: bytes) -> int | None:
     return int(payload) if len(payload) <= 18 and payload.isdigit() else None
 
 
-def _remember(times: dict[str, float], name: str, at: float) -> None:
-    """Keep the moment, and at most `MAX_STRANGERS` of them, the oldest out."""
-    times.pop(name, None)
-    if len(times) >= MAX_STRANGERS:
-        del times[next(iter(times))]
-    times[name] = at
+def _remember(kept: dict[str, _Value], name: str, value: _Value) -> None:
+    """Keep it, and at most `MAX_STRANGERS` of them, the oldest out."""
+    kept.pop(name, None)
+    if len(kept) >= MAX_STRANGERS:
+        del kept[next(iter(kept))]
+    kept[name] = value

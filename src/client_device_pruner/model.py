@@ -132,7 +132,7 @@ class Witness:
             (length, reading of the clock at its end), both in seconds.
         cadence_seconds: how often the component itself sees to a voucher (the canary's interval), 0 if never.
         fresh_seconds: a device heard there so recently is called present (its maxQuiet; habits only).
-        silenced: why a habit proves nothing at present, or "" if nothing speaks against it.
+        silenced: why it proves nothing at present beside an `emqx` source, or "" if nothing speaks against it.
         doubted: whose sessions, known to be open, need not be open any more, in words; "" where none is in doubt.
         doubted_seconds: the reading of its clock at which that doubt came up.
     """

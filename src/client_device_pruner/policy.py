@@ -105,6 +105,8 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
         conditions += known
         momentary += unbroken
         lasting = lasting and all(condition.met for condition in known)
+    if witness.silenced:
+        momentary.append(Condition(witness.silenced, False))
     if witness.doubted:
         watched, needed = witness.clock_seconds - witness.doubted_seconds, DOUBT_RAISE * threshold
         momentary.append(
@@ -145,8 +147,6 @@ def _habit(
             unbroken >= 2 * limit,
         )
     ]
-    if witness.silenced:
-        momentary.append(Condition(witness.silenced, False))
     return max(threshold, min(2 * silence, HABIT_RAISE * threshold)), known, momentary
 
 

@@ -320,8 +320,19 @@ class Sources:
     def witnesses(self, at: float) -> tuple[Witness, ...]:
         """What the policy hears, the strongest proof first."""
         self._heed_doubt()
-        silenced = next((why for emqx in self.emqx.values() if (why := emqx.silences_habit(at))), "")
-        found = [self._witness(name, emqx, Proof.CENSUS, at) for name, emqx in self.emqx.items()]
+        objections = {name: emqx.objects(at) for name, emqx in self.emqx.items()}
+        silenced = next(filter(None, objections.values()), "")
+        found = [
+            self._witness(
+                name,
+                emqx,
+                Proof.CENSUS,
+                at,
+                # Whoever is counted on another broker is not gone.
+                silenced=next((why for other, why in objections.items() if why and other != name), ""),
+            )
+            for name, emqx in self.emqx.items()
+        ]
         if self.roll_call:
             found.append(self._witness(ROLL_CALL, self.roll_call, Proof.ROLL_CALL, at))
         found += [

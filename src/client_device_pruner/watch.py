@@ -82,6 +82,7 @@ class Watch:
         self._written = ""
         self._not_vouching: dict[str, float] = {}
         self._vouching: set[str] = set()
+        self._doubted: set[str] = set()
         self._in_outage: set[str] = set()
         self.ledger = Ledger(None, clock.monotonic())
         self.sources = Sources(self.settings, self.ledger, clock.monotonic())
@@ -198,6 +199,9 @@ class Watch:
             guard = f"source:{witness.name}"
             in_force.add(guard)
             self._note_source(witness.name, vouching=witness.vouching)
+            if bool(witness.doubted) != (witness.name in self._doubted):
+                (self._doubted.add if witness.doubted else self._doubted.discard)(witness.name)
+                LOGGER.warning("source %s: %s", witness.name, witness.doubted or "no session is in doubt any more")
             if witness.vouching:
                 self._not_vouching.pop(witness.name, None)
                 self.guards.release(guard, witness.reason)
