@@ -600,6 +600,14 @@ class TestDoubt:
         matching.disconnected("c", 7, 131.0, "takenover")
         assert matching.open == {"a", "b", "c"}
 
+    def test_an_uptime_between_them_changes_nothing_of_that(self, matching: Watch) -> None:
+        """It comes every 30 s, whenever it likes."""
+        matching.connected("c", 8, 130.0)
+        matching.uptime(1_000_000, 130.2)
+        matching.connected("c", 7, 130.5)
+        matching.disconnected("c", 7, 131.0, "takenover")
+        assert matching.open == {"a", "b", "c"}
+
     def test_a_count_that_cannot_be_taken_forgets_nothing(self, matching: Watch) -> None:
         """The bridge's configuration is unreadable for a while, in which b goes unheard, and who came stays."""
         matching.counts(4, 180.0, 300.0)

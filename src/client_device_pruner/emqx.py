@@ -61,7 +61,7 @@ class _Node:
     counted_since_break: bool = False
     sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
     opened: dict[str, tuple[SessionId, float]] = field(default_factory=dict)
-    """Opened since the last uptime, with the moment."""
+    """Opened since the last uptime, or within seconds, with the moment."""
 
 
 class EmqxSource:
@@ -190,14 +190,15 @@ class EmqxSource:
                 # Opened since it was heard last, well after the new one began, and well before now, lest they were
                 # read late together with it: these sessions are of the new one.
                 apart = 5.0 * self.scale
-                since, until = at - value / 1000 * min(1.0, self.scale) + apart, at - apart
+                since = max(node.uptime_heard, at - value / 1000 * min(1.0, self.scale) + apart)
+                until = at - apart
                 kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
                 kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
                 self._forget(node, at)
                 node.sessions = {name: (number,) for name, number in kept.items()}
                 self._known(node, at)
         node.uptime, node.uptime_heard = value, at
-        node.opened.clear()
+        node.opened = {name: opening for name, opening in node.opened.items() if at - opening[1] < 5.0 * self.scale}
 
     def spoke(self, name: str, at: float) -> None:
         """Take an activity message: the second of two, well apart, opens a session that began unheard.
