@@ -236,6 +236,13 @@ def test_unknown_keys_are_answered_with_the_likely_one() -> None:
     assert "only url, keyFile, interval" in problems_of(at("rollCall.zzz", 4))[0]
 
 
+@pytest.mark.parametrize("key", [": x", "a: b", "a:", ":", " a", "a ", ""])
+def test_a_key_that_would_blur_its_path_is_quoted(key: str) -> None:
+    """Where the path ends and the problem begins is plain, whatever the key is (found by fuzzing)."""
+    assert problems_of({key: 1})[0].startswith(f'"{key}": unknown key; ')
+    assert problems_of({"a:b c-1@x": 1})[0].startswith("a:b c-1@x: unknown key; ")
+
+
 def test_names_are_unique_ignoring_case() -> None:
     """Two names that the nucleus would fold into one are refused."""
     rule = {"clients": ["*"], "offlineThreshold": "40d"}

@@ -52,8 +52,9 @@ def shown(value: object) -> str:
 
 
 def step(name: object) -> str:
-    """Write a key as a part of a path."""
-    return name if isinstance(name, str) and re.fullmatch(r"[\w:@ -]{1,60}", name) else shown(name)
+    """Write a key as a part of a path, in quotes where a reader could take it for something else."""
+    plain = isinstance(name, str) and re.fullmatch(r"(?!.*: )[\w@-](?:[\w:@ -]{0,58}[\w@-])?", name)
+    return name if plain and isinstance(name, str) else shown(name)
 
 
 @dataclass(frozen=True, slots=True)
