@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -110,6 +111,8 @@ class Connection:
         """Do what is due: the self-test, its remedies, and connecting anew."""
         if at >= self._reconnect_at:
             self._reconnect_at = float("inf")
+            # The SDK's objects refer to one another: a lost connection keeps a thread until the collector finds it.
+            gc.collect()
             self._connect()
         if self._ipc is None or not self._topics:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,28 @@ async def test_a_lost_connection_is_made_anew(make_site: MakeSite) -> None:
 
     await site.event("disassociated", "dead", seconds=60)
     assert site.associated == {"alive"}
+    assert site.core.component.starts == 1
+
+
+async def test_connections_that_were_lost_leave_no_thread_behind(make_site: MakeSite) -> None:
+    """Each has an event loop of its own in the SDK, with a thread and descriptors (found by `make soak`)."""
+    site = await watching(make_site, "alive")
+    pid = site.core.component.pid
+    assert pid is not None
+
+    def event_loops() -> int:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum("AwsEventLoop" in (task / "comm").read_text() for task in tasks)
+
+    assert event_loops() == 1
+    for _time in range(5):
+        site.core.ipc.drop_connections()
+        await site.until(lambda: COMPONENT not in site.core.ipc.connected, what="it was not dropped")
+        await site.until(lambda: COMPONENT in site.core.ipc.connected, what="it did not connect again")
+        await site.listened()
+
+    # The one that was lost last may still be on its way out.
+    await site.until(lambda: event_loops() <= 2, 10, "threads of lost connections stay")
     assert site.core.component.starts == 1
 
 
