@@ -3,6 +3,7 @@
 # make bench       set up what is missing, measure the component against a bare subscriber
 # make simulate    set up what is missing, simulate 10,000 device-years of whole sites
 # make fleet       set up what is missing, simulate a fleet against the account's quota
+# make soak        set up what is missing, let the component endure random faults for MINUTES (20)
 # make fuzz        fuzz every decoder and the configuration, a million inputs each (RUNS=…; Linux on x86_64)
 # make lint        the checks without the tests
 # make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo bench simulate fleet fuzz lint versions wheelhouse sbom lock clean
+.PHONY: test demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
 # First what computes, then what waits for processes: those share two cores well.
@@ -55,6 +56,10 @@ simulate: $(READY)
 
 fleet: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.fleet
+
+MINUTES ?= 20
+soak: $(READY)
+	PYTHONPATH=src $(RUN) -m local_core.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # In an environment of its own: atheris has wheels for some Pythons and machines only.
 FUZZ := build/envs/fuzz

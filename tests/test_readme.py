@@ -34,6 +34,7 @@ RUN_BY = {
     "make demo": ("tests/e2e/test_demo.py", '"-m", "local_core.demo"'),
     "make simulate": ("tests/test_simulation.py", "campaign.simulate("),
     "make fuzz": ("tests/local_core/test_fuzz.py", "local_core.fuzz.__main__ import main"),
+    "make soak": ("tests/local_core/test_soak.py", "await soak("),
     "make wheelhouse": ("tests/test_packaging.py", 'make("wheelhouse")'),
     "make sbom": ("tests/test_packaging.py", 'make("sbom")'),
 }

@@ -1,0 +1,1 @@
+"""Endurance: the component on the local core, with real devices, random faults and kills."""
