@@ -191,6 +191,15 @@ class TestHabit:
         absent.markers = array("d", [0.0, 0.0, 500 * DAY - 130 * DAY])
         assert policy.testify(absent, witness, now()).proves
 
+    @pytest.mark.parametrize("witness", [CENSUS, ROLL_CALL])
+    def test_a_habit_raises_the_threshold_of_other_proofs_too(self, witness: Witness) -> None:
+        """Who visits every 20 days, and once in a gap that nobody noticed, is not gone after 30."""
+        rare = dataclasses.replace(SPEAKS, longest_silence_seconds=20 * DAY)
+        assert assess(device(40 * DAY - 1, habit=rare), now(witness)).mark is None
+        assert assess(device(40 * DAY, habit=rare), now(witness)).mark is not None
+        twice = dataclasses.replace(rare, heard=4)
+        assert assess(device(31 * DAY, habit=twice), now(witness)).mark is not None, "too few words for a habit"
+
     def test_the_raise_is_measured_from_its_own_threshold(self) -> None:
         """A rule for the device counts for its habit too."""
         habit = dataclasses.replace(SPEAKS, longest_silence_seconds=20 * DAY)

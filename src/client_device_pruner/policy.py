@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from client_device_pruner.model import Device, Hold, Mark, Proof, State, Witness
+from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness
 from client_device_pruner.outages import Outages
 from client_device_pruner.settings import Settings, format_duration
 
@@ -105,6 +105,10 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
         conditions += known
         momentary += unbroken
         lasting = lasting and all(condition.met for condition in known)
+    else:
+        # Who visits now and then keeps that habit, though one visit may fall into a gap that no census and no roll
+        # call shows.
+        threshold = max(threshold, *(_raised(habit, threshold) for habit in _kept(device, threshold)), 0.0)
     if witness.silenced:
         momentary.append(Condition(witness.silenced, False))
     if witness.doubted:
@@ -147,7 +151,22 @@ def _habit(
             unbroken >= 2 * limit,
         )
     ]
-    return max(threshold, min(2 * silence, HABIT_RAISE * threshold)), known, momentary
+    raised = _raised(habit, threshold) if habit else threshold
+    return max(threshold, raised), known, momentary
+
+
+def _kept(device: Device, threshold: float) -> Iterable[Habit]:
+    """The device's habits that are worth the name."""
+    return (
+        habit
+        for habit in (device.habits or {}).values()
+        if habit.heard >= HABIT_MESSAGES and habit.last_seconds - habit.first_seconds >= threshold / 4
+    )
+
+
+def _raised(habit: Habit, threshold: float) -> float:
+    """The threshold that the habit asks for: twice its longest silence, within bounds."""
+    return min(2 * habit.longest_silence_seconds, HABIT_RAISE * threshold)
 
 
 def absence_seconds(device: Device, witness: Witness, now: Circumstances) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from local_core.fuzz.__main__ import main
 from local_core.fuzz.mutation import mutate
 from local_core.fuzz.target import Target
 from local_core.fuzz.targets import TARGETS
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log: the targets switch it off for good, which only tests undo."""
+    monkeypatch.setattr(logging.getLogger("client_device_pruner"), "disabled", True)
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
