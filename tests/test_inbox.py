@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from client_device_pruner.inbox import GAP, Inbox
+from client_device_pruner.inbox import Gap, Inbox
 
 
 def test_order_is_kept() -> None:
@@ -18,11 +18,11 @@ def test_order_is_kept() -> None:
 
 
 def test_what_does_not_fit_is_dropped_and_leaves_one_gap() -> None:
-    """Memory is bounded; a gap stands where the lost messages would."""
+    """Memory is bounded; a gap stands where the lost messages would, and says how many they were."""
     inbox: Inbox[int] = Inbox(3)
     for number in range(10):
         inbox.put(number)
-    assert list(inbox.take_all(0.0)) == [0, 1, 2, GAP]
+    assert list(inbox.take_all(0.0)) == [0, 1, 2, Gap(7)]
     inbox.put(10)
     assert list(inbox.take_all(0.0)) == [10]
 
@@ -34,7 +34,7 @@ def test_the_few_that_must_arrive_always_fit() -> None:
         inbox.put(number)
     inbox.put_always(9)
     inbox.put(10)
-    assert list(inbox.take_all(0.0)) == [0, 1, GAP, 9, GAP]
+    assert list(inbox.take_all(0.0)) == [0, 1, Gap(3), 9, Gap(1)]
 
 
 def test_a_message_wakes_the_waiting_thread() -> None:

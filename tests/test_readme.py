@@ -40,7 +40,7 @@ RUN_BY = {
 }
 """What CI or another test runs: the file, and the words in it that do so."""
 SHORTENED = {
-    "make bench": "--runs 1 --devices 3 --events 1000 --idle-seconds 0.1 --commit-seconds 0",
+    "make bench": "decision calls --short",
     "make fleet": "--cores 20",
     "python -m local_core.simulation --device-years 2000": "--device-years 1 --years 0.05 --processes 1",
     "PYTHONPATH=src .venv/bin/python -m local_core --help": "",

@@ -212,8 +212,11 @@ class Component:
             case Message(topic, payload, received):
                 if not self.connection.echoed(topic, payload):
                     self.watch.sources.take(topic, payload, received)
-            case Gap():
-                LOGGER.warning("messages were dropped since too many came at once: every source has a gap here")
+            case Gap(messages):
+                LOGGER.warning(
+                    "messages were dropped since too many came at once: every source has a gap here",
+                    extra={"fields": {"messages": messages}},
+                )
                 self.watch.sources.overflow(at)
             case Answered(number, reply):
                 self.pruning.reply(number, reply, at)

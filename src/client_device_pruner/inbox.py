@@ -13,10 +13,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages were lost here: the queue was full."""
+    """So many messages were lost here: the queue was full."""
 
-
-GAP = Gap()
+    messages: int
 
 
 class Inbox(Generic[T]):
@@ -30,13 +29,13 @@ class Inbox(Generic[T]):
         self._limit = limit
         self._items: deque[T | Gap] = deque()
         self._changed = threading.Condition()
-        self._dropped = False
+        self._dropped = 0
 
     def put(self, item: T) -> None:
         """Add a message of the many, which is dropped when the queue is full; never blocks."""
         with self._changed:
             if len(self._items) >= self._limit:
-                self._dropped = True
+                self._dropped += 1
                 return
             self._mark_gap()
             self._items.append(item)
@@ -64,5 +63,5 @@ class Inbox(Generic[T]):
 
     def _mark_gap(self) -> None:
         if self._dropped:
-            self._dropped = False
-            self._items.append(GAP)
+            self._items.append(Gap(self._dropped))
+            self._dropped = 0

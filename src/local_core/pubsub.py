@@ -55,6 +55,11 @@ class PubSub:
     def __init__(self) -> None:
         self._subscriptions: dict[object, tuple[str, Callable[[Message], None]]] = {}
 
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What is subscribed to."""
+        return tuple(topic_filter for topic_filter, _deliver in self._subscriptions.values())
+
     def subscribe(self, topic_filter: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
         """Have every message that matches the filter delivered.
 
