@@ -145,8 +145,7 @@ class Cycle:
         self._settle(begun, listed)
         self._reconcile(listed, {intent.name for intent in begun})
         yield from self._restore_wanted()
-        verdicts = self._judge()
-        due = [verdict for verdict in verdicts if verdict.state is State.DUE]
+        due = self._judge()
         plan = desk.plan(due)
         self.tally.held = plan.holds
         settings = desk.circumstances(self.cycle_id).settings
@@ -225,19 +224,20 @@ class Cycle:
     # Judging
 
     def _judge(self) -> list[Verdict]:
-        """Judge all devices; marks are set and taken off, and said so."""
+        """Judge all devices, and return those that are due; marks are set and taken off, and said so."""
         desk = self.desk
         now = desk.circumstances(self.cycle_id)
-        verdicts = []
+        due = []
         for device in list(desk.ledger.devices.values()):
             verdict = assess(device, now)
             if verdict.mark != device.mark:
                 self._change_mark(device, verdict, now)
                 if verdict.mark is not None:
                     verdict = assess(device, now)
-            verdicts.append(verdict)
+            if verdict.state is State.DUE:
+                due.append(verdict)
         desk.ledger.commit(desk.clock.monotonic())
-        return verdicts
+        return due
 
     def _change_mark(self, device: Device, verdict: Verdict, now: Circumstances) -> None:
         desk = self.desk

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness
 from client_device_pruner.outages import Outages
@@ -23,10 +21,21 @@ APPROVAL_MINIMUM = 3
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition of a proof, with its figure, for people."""
+    """One condition of a proof, for people; the durations that its words hold places for are written when it is read.
 
-    text: str
+    A cycle judges up to 100,000 devices, and nobody reads what is said of most of them.
+    """
+
+    words: str
     met: bool
+    durations_seconds: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The condition with its figures."""
+        if not self.durations_seconds:
+            return self.words
+        return self.words.format(*(format_duration(round(seconds)) for seconds in self.durations_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +130,7 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
             )
         )
     long_enough = absence >= threshold
-    conditions.append(
-        Condition(f"absent {format_duration(round(absence))} of {format_duration(round(threshold))}", long_enough)
-    )
+    conditions.append(Condition("absent {} of {}", long_enough, (absence, threshold)))
     applies = lasting and long_enough
     proves = applies and all(condition.met for condition in momentary)
     return Testimony(witness, absence, threshold, (*conditions, *momentary), applies, proves)
@@ -141,15 +148,10 @@ def _habit(
     unbroken = min(absence, witness.clock_seconds - witness.unbroken_since(limit))
     known = [
         Condition(f"heard {heard} times there, at least {HABIT_MESSAGES} needed", heard >= HABIT_MESSAGES),
-        Condition(
-            f"heard over {format_duration(round(span))}, a quarter of its threshold needed", span >= threshold / 4
-        ),
+        Condition("heard over {}, a quarter of its threshold needed", span >= threshold / 4, (span,)),
     ]
     momentary = [
-        Condition(
-            f"unbroken watch of {format_duration(round(unbroken))} since, {format_duration(round(2 * limit))} needed",
-            unbroken >= 2 * limit,
-        )
+        Condition("unbroken watch of {} since, {} needed", unbroken >= 2 * limit, (unbroken, 2 * limit)),
     ]
     raised = _raised(habit, threshold) if habit else threshold
     return max(threshold, raised), known, momentary
@@ -333,9 +335,9 @@ def plan(
 
 def day_allowance(base: int, settings: Settings) -> int:
     """How many may go in 24 h of a core that had `base` associated devices: rounded up, at least one unless 0 %."""
-    # Exactly: as floats 8.8 % of 375 would be a little more than 33, and allow 34.
-    percent = Fraction(str(settings.limits.max_percent_per_day))
-    return max(1, math.ceil(base * percent / 100)) if percent else 0
+    # In whole millionths of a percent: as floats 8.8 % of 375 would be a little more than 33, and allow 34.
+    millionths = round(settings.limits.max_percent_per_day * 1_000_000)
+    return max(1, -(-base * millionths // 100_000_000)) if settings.limits.max_percent_per_day else 0
 
 
 def member(device: Device) -> str:
