@@ -1,11 +1,12 @@
 # make test        set up what is missing, check and test all
+# make ci          make test and make versions, side by side
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, measure the component against a bare subscriber
 # make simulate    set up what is missing, simulate 10,000 device-years of whole sites
 # make fleet       set up what is missing, simulate a fleet against the account's quota
 # make soak        set up what is missing, let the component endure random faults for MINUTES (20)
 # make fuzz        fuzz every decoder and the configuration, a million inputs each (RUNS=…; Linux on x86_64)
-# make lint        the checks without the tests
+# make lint, make units, make e2e   a part of make test
 # make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
 # make wheelhouse  bundle the packages with the artifact, for core devices without a package index
 # make sbom        write the bill of materials of those packages, which goes with the artifact
@@ -19,13 +20,30 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
+.PHONY: test ci units e2e demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
-# First what computes, then what waits for processes: those share two cores well.
-test: lint
-	$(RUN) -m pytest -n 2 --dist worksteal -m "not e2e"
-	$(RUN) -m pytest -n 6 --dist worksteal -m e2e
+# The tests start some thousand processes: without it each would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+# What waits for processes takes a core at most, so what computes runs beside it, and gives way.
+SIDE_BY_SIDE = @$(MAKE) --no-print-directory --jobs=4 --output-sync=target
+# MAKEFLAGS= since a make that a test runs is no part of this one.
+PYTEST = $(RUN) -m pytest --dist worksteal
+
+test: $(READY)
+	@echo "Checks, unit tests and end-to-end tests run side by side; what each prints follows when it has ended."
+	$(SIDE_BY_SIDE) lint units e2e
+
+ci: $(READY)
+	@echo "As make test, beside it the tests on other Pythons; what each prints follows when it has ended."
+	$(SIDE_BY_SIDE) lint units e2e versions
+
+units: $(READY)
+	MAKEFLAGS= nice $(PYTEST) -n 2 -m "not e2e"
+
+e2e: $(READY)
+	MAKEFLAGS= $(PYTEST) -n 6 -m e2e $$(grep -rl --include='test_*.py' 'mark\.e2e' tests)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check
@@ -40,7 +58,7 @@ bench: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.bench
 
 versions: $(READY)
-	$(RUN) .ci/versions.py build/envs
+	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs
 
 wheelhouse: $(READY)
 	$(RUN) .ci/wheelhouse.py requirements.txt wheelhouse
