@@ -257,7 +257,7 @@ async def site(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Si
         yield Site(core, devices)
 
 
-GONE = [f"press-{number}" for number in range(5)]
+GONE = [f"press-{number}" for number in range(6)]
 ON_A_CORE = {
     str(command)
     for document in ("README.md", "CONTRIBUTING.md", "deploy/fleet-indexing.md")
@@ -312,14 +312,16 @@ async def test_the_built_artifact_runs_all_that_the_documents_show(site: Site, t
     assert "census" in await run("pruner history THING", THING=first[0])
 
     folder = f"sudo /greengrass/v2/work/{COMPONENT_NAME}"
-    await run(f"{folder}/pruner history", "pruner restore THING…", "pruner restore THING", THING=first[0])
-    await run(f"{folder}/pruner restore THING", THING=first[1])
+    # One each: the component may have carried one out before the next is asked for.
+    await run(f"{folder}/pruner history", "pruner restore THING…", THING=first[0])
+    await run("pruner restore THING", THING=first[1])
+    await run(f"{folder}/pruner restore THING", THING=last[0])
     await run("pruner restore --cycle ID", ID=second)
-    for name in (*first, *others):
+    for name in (*first, last[0], *others):
         await site.event("restored", name)
-    assert last[0] not in site.associated
+    assert last[1] not in site.associated
     await run("pruner restore --all")
-    await site.event("restored", last[0])
+    await site.event("restored", last[1])
     assert site.associated == {"alive", *GONE}
     await run("pruner report FILE.html", **{"FILE.html": str(tmp_path / "FILE.html")})
     assert (tmp_path / "FILE.html").stat().st_size > 10_000
