@@ -368,6 +368,10 @@ class _Connection(sqlite3.Connection):
         if not self.fuse.dead:
             super().close()
 
+    def __del__(self) -> None:
+        # A story that fails, or ends in the middle, leaves its site as it stands.
+        super().close()
+
 
 def mortal_connection(path: Path, fuse: Fuse, **options: Any) -> sqlite3.Connection:
     """Open a database whose statements are points of a fuse."""

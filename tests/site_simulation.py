@@ -139,6 +139,13 @@ class Clock:
         return self.now + self.wall_offset
 
 
+class _Memory(sqlite3.Connection):
+    """State without a file; it goes with its site, which nobody closes, and says nothing of that."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _ToldLedger(Ledger):
     """Tells the site of every commit."""
 
@@ -334,7 +341,7 @@ class Site:
         self.settings = SETTINGS[self.kind]
         self.clients = {name: Client(name) for name in (*ASSOCIATED, *STRANGERS)}
         self.associations = dict.fromkeys(ASSOCIATED, 500000000.0)
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection = sqlite3.connect(":memory:", isolation_level=None, factory=_Memory)
         self.connection.row_factory = sqlite3.Row
         state_file._migrate(self.connection)
         # Ground truth: when the last sign of each was received, now and as of the last commit.

@@ -192,15 +192,13 @@ def test_makes_environment_and_command(device: Device) -> None:
     assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
 
 
-def test_repeated_does_nothing_slow(installed: Device) -> None:
+def test_repeated_makes_nothing_anew(installed: Device) -> None:
     """With the same requirements the environment stays, and the command follows the new artifact."""
     made = (installed.work / "venv/complete").stat().st_mtime_ns
     moved = installed.artifact.with_name("next version")
     installed.artifact.rename(moved)
     installed.artifact = moved
-    begin = time.monotonic()
     assert installed.install().returncode == 0
-    assert time.monotonic() - begin < 5
     assert (installed.work / "venv/complete").stat().st_mtime_ns == made
     assert installed.pruner("status").startswith("1.0")
 
@@ -532,15 +530,15 @@ def serve(wheels: Path, certificate: trustme.LeafCert | None = None) -> Iterator
             """A client that does not trust us hangs up."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        scheme = "http"
+        address = "http://127.0.0.1"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             certificate.configure_cert(context)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-            scheme = "https"
+            address = "https://localhost"  # some versions of pip cannot check the certificate of an address
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield Index(f"{scheme}://127.0.0.1:{server.server_port}/simple", requests, flows)
+        yield Index(f"{address}:{server.server_port}/simple", requests, flows)
         flows.set()
         server.shutdown()
         thread.join()
@@ -567,7 +565,7 @@ def authority() -> trustme.CA:
 @pytest.fixture
 def secure_index(wheels: Path, authority: trustme.CA) -> Iterator[Index]:
     """An index whose certificate only that authority vouches for."""
-    yield from serve(wheels, authority.issue_cert("127.0.0.1"))
+    yield from serve(wheels, authority.issue_cert("localhost"))
 
 
 def test_wheels_that_are_not_bundled_come_from_the_index(device: Device, index: Index) -> None:

@@ -198,11 +198,9 @@ async def test_a_process_ends_when_its_parent_is_gone(broker: Broker, devices: C
 
 
 async def test_a_thousand_devices_share_a_process(broker: Broker, devices: ClientDevices) -> None:
-    """A thousand devices are connected within ten seconds, and dead in a moment."""
+    """A thousand devices are connected by one process, and dead with it."""
     names = [f"robot-{number:04d}" for number in range(1000)]
-    begun = time.monotonic()
     await devices.connect(*names, telemetry_seconds=5)
-    assert time.monotonic() - begun < 10
     assert set(broker.connections) == set(names)
     await devices.kill("devices")
     await until(lambda: not broker.connections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable
@@ -82,6 +83,7 @@ PLANTED: list[tuple[str, str | type, str, Callable[..., Any]]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 @pytest.mark.parametrize(("name", "place", "attribute", "bug"), PLANTED, ids=[planted[0] for planted in PLANTED])
 def test_a_planted_bug_is_noticed(
     name: str, place: str | type, attribute: str, bug: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -98,6 +100,8 @@ def test_a_planted_bug_is_noticed(
 
     with pytest.raises(Exception, match=r"."):
         check_all()
+    # Where the bug ended a start, its connection is still open: Python 3.13 would say so in another test.
+    gc.collect()
 
 
 def test_every_target_has_a_planted_bug() -> None:

@@ -59,6 +59,13 @@ class Fuse:
                 raise Death
 
 
+class _Medium(sqlite3.Connection):
+    """It goes with its world, which nobody closes, and says nothing of that (Python 3.13 would)."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Disk:
     """The medium: what was committed outlives a process, and it can be full.
 
@@ -69,7 +76,7 @@ class Disk:
     def __init__(self, path: Path | None = None) -> None:
         self.full = False
         self.commits = 0
-        self.real = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self.real = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Medium)
         if path:
             self.real.execute("PRAGMA journal_mode = WAL").fetchone()
             self.real.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
