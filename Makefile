@@ -2,7 +2,7 @@
 # make ci          make test and make versions, side by side
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, measure the component against a bare subscriber
-# make simulate    set up what is missing, simulate 10,000 device-years of whole sites
+# make simulate    set up what is missing, simulate 10,000 device-years of whole sites, then with bugs planted
 # make fleet       set up what is missing, simulate a fleet against the account's quota
 # make soak        set up what is missing, let the component endure random faults for MINUTES (20)
 # make fuzz        fuzz every decoder and the configuration, a million inputs each (RUNS=…; Linux on x86_64)
@@ -71,6 +71,7 @@ sbom: $(READY)
 
 simulate: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.simulation
+	PYTHONPATH=src $(RUN) -m local_core.simulation --mutations
 
 fleet: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.fleet

@@ -15,7 +15,7 @@ from statistics import median
 
 from local_core.simulation.devices import DAY
 from local_core.simulation.edges import Disk
-from local_core.simulation.judge import Dead, Figures, Finding
+from local_core.simulation.judge import EXCEPTION, FALSE, Dead, Figures, Finding
 from local_core.simulation.world import Site, World
 
 OURS = "this component"
@@ -32,6 +32,7 @@ class Sum:
     pruned: Counter[str] = field(default_factory=Counter)
     dead: list[Dead] = field(default_factory=list)
     unproven: Counter[str] = field(default_factory=Counter)
+    census: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Sum:
         self.pruned += figures.pruned
         self.dead += figures.dead
         self.unproven += figures.unproven
+        self.census += figures.census
         self.calls += figures.calls
         self.faults += figures.faults
         self.runs += figures.runs
@@ -74,8 +76,7 @@ class Sum:
             ("findings (below)", f"{len(self.findings)}"),
             ("disassociated: gone", f"{self.pruned['gone']:,}"),
             ("disassociated: lives and keeps to its ways (FALSE)", f"{self.pruned['false']}"),
-            ("  known exception of the census: lost and gained in one gap", f"{self.pruned['exception']}"),
-            ("  known and open: a session lost in one gap, one gained in another", f"{self.pruned['twoGaps']}"),
+            ("  known exception of the census: lost and gained in one gap", f"{self.pruned[EXCEPTION]}"),
             ("disassociated: away for longer than its threshold", f"{self.pruned['honest']}"),
             ("disassociated: never came (neverSeenThreshold)", f"{self.pruned['neverCame']}"),
             ("devices that died, moved or were replaced", f"{len(self.dead):,}"),
@@ -87,18 +88,25 @@ class Sum:
         lines = _columns([("what", "figure"), *rows])
         lines += ["", "Dead devices without a proof at the end, and why"]
         lines += _columns([("devices", "why"), *((str(n), why) for why, n in self.unproven.most_common())])
+        with_census = [(name, part) for name, part in sorted(self.kinds.items()) if part.census]
         lines += ["", "By kind of site"]
         lines += _columns([_KIND_HEADER, *(_kind_row(name, part) for name, part in sorted(self.kinds.items()))])
+        lines += [
+            "",
+            "What the census says, of all cycles on sites with events, and what it waits for where it proves nothing",
+        ]
+        states = [says for says, _n in self.census.most_common()]
+        lines += _columns([("kind", *states), *(_census_row(name, part, states) for name, part in with_census)])
         lines += [
             "",
             "False disassociations in 1,000 device-years (of sites with events, where a solution needs them)",
         ]
         with_events = [part for name, part in self.kinds.items() if name != "messages"]
         event_years = sum(part.device_years for part in with_events)
-        excused = self.pruned["exception"] + self.pruned["twoGaps"]
-        ours = self.pruned["false"] + excused
+        excused = self.pruned[EXCEPTION]
+        ours = self.pruned[FALSE] + excused
         table = [("solution", "false", "dead disassociated"), (OURS, _rate(ours, self.device_years), str(len(gone)))]
-        deceived = sum(part.pruned[verdict] for part in with_events for verdict in ("false", "exception", "twoGaps"))
+        deceived = sum(part.pruned[verdict] for part in with_events for verdict in (FALSE, EXCEPTION))
         table.append((f"{OURS}, of sites with events", _rate(deceived, event_years), ""))
         for name, tally in self.baselines.items():
             years = event_years if "disconnect" in name else self.device_years
@@ -107,6 +115,7 @@ class Sum:
         if excused:
             lines += ["", f"Of ours, {excused} by a census that was deceived (see judge.py)"]
             lines += [f"  seed {seed}: {deceived}" for seed, deceived in self.deceived[:20]]
+        lines += ["", "Faults: " + ", ".join(f"{name} {number:,}" for name, number in self.faults.most_common())]
         if self.findings:
             lines += ["", "Findings"]
             lines += [f"  seed {seed}: {finding}" for seed, finding in self.findings[:20]]
@@ -114,7 +123,7 @@ class Sum:
         return "\n".join(lines)
 
 
-_KIND_HEADER = ("kind", "device-years", "dead", "with a proof", "gone", "false", "exception", "two gaps", "median days")
+_KIND_HEADER = ("kind", "device-years", "dead", "with a proof", "gone", "false", "exception", "median days")
 
 
 def _kind_row(name: str, part: Sum) -> tuple[str, ...]:
@@ -128,10 +137,13 @@ def _kind_row(name: str, part: Sum) -> tuple[str, ...]:
         str(len(provable)),
         str(len(gone)),
         str(part.pruned["false"]),
-        str(part.pruned["exception"]),
-        str(part.pruned["twoGaps"]),
+        str(part.pruned[EXCEPTION]),
         f"{median(days):.2f}" if days else "-",
     )
+
+
+def _census_row(name: str, part: Sum, states: Sequence[str]) -> tuple[str, ...]:
+    return (name, *(_percent(part.census[says], sum(part.census.values())) for says in states))
 
 
 def _calls(total: Sum) -> str:

@@ -90,11 +90,19 @@ class Disk:
 
 
 class Handle:
-    """One run's connection to the disk, in the manner of `sqlite3.Connection`; without effect once the run is dead."""
+    """One run's connection to the disk, in the manner of `sqlite3.Connection`; without effect once the run is dead.
 
-    def __init__(self, disk: Disk, fuse: Fuse) -> None:
+    Args:
+        disk: what outlives the run.
+        fuse: passed before and after each write that goes through to the medium.
+        committed: called when the ledger was written.
+    """
+
+    def __init__(self, disk: Disk, fuse: Fuse, committed: Callable[[], None]) -> None:
         self._disk = disk
         self._fuse = fuse
+        self._committed = committed
+        self._of_ledger = False
         self._through = False
         self.dead = False
 
@@ -109,12 +117,15 @@ class Handle:
             self._through = sql.endswith("FULL")
             sql = "PRAGMA synchronous = OFF"
         elif sql == "BEGIN IMMEDIATE":
+            self._of_ledger = False
             self._check()
             if self._through:
                 self._fuse.point()
         elif sql == "COMMIT":
             self._disk.commits += 1
             cursor = self._disk.real.execute(sql)
+            if self._of_ledger:
+                self._committed()
             if self._through:
                 self._fuse.point()
             return cursor
@@ -125,6 +136,8 @@ class Handle:
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
         """See `sqlite3.Connection`."""
         self._check()
+        # Clocks are written with the signs of life up to them.
+        self._of_ledger = self._of_ledger or "INTO sources" in sql
         return self._disk.real.executemany(sql, rows)
 
     def close(self) -> None:
@@ -152,6 +165,15 @@ class Host(Protocol):
 
     def asked_to_disassociate(self, names: tuple[str, ...]) -> None:
         """A batch arrived in the cloud."""
+
+    def answered(self, operation: str) -> None:
+        """The cloud answered a call."""
+
+    def associated(self, name: str) -> None:
+        """A new association was made."""
+
+    def echoed(self) -> None:
+        """The component's own message came back through its subscription."""
 
     def disassociated(self, name: str) -> None:
         """The cloud takes a device off the list."""
@@ -186,6 +208,7 @@ class Greengrass:
             return
         elif topic.startswith(IN):
             self._nucleus.deliver(self._inbox, topic, payload)
+            self._host.echoed()
         elif self._host.carry(topic, payload):
             self._nucleus.deliver(self._inbox, f"{IN}clients/{topic}", payload)
 
@@ -193,9 +216,9 @@ class Greengrass:
         """Nobody listens there."""
 
     def read_configuration(self, component: str | None) -> None:
-        """Answer with the site's settings, and with a bridge without a name of its own."""
+        """Answer with the site's settings, or its bridge's."""
         if self.open:
-            value = self._nucleus.document if component is None else {}
+            value = self._nucleus.document if component is None else self._nucleus.bridge
             self._inbox.put_always(Configuration(component, value, ""))
 
     def follow_configuration(self, component: str | None) -> None:
@@ -217,6 +240,7 @@ class Nucleus:
     """What outlives a connection: the component's configuration, and whether the subscription is dead."""
 
     document: dict[str, Any]
+    bridge: dict[str, Any]
     clock: Clock
     deaf: bool = False
     down: bool = False
@@ -243,6 +267,11 @@ class Cloud:
     def answer(self, request: ListPage | Batch) -> Reply:
         """Carry a request out, or not, and answer it."""
         operation = "list" if isinstance(request, ListPage) else request.operation
+        reply = self._answer(request, operation)
+        self.host.answered(operation)
+        return reply
+
+    def _answer(self, request: ListPage | Batch, operation: str) -> Reply:
         self.calls[operation] += 1
         number = request.request_id
         if isinstance(request, ListPage):
@@ -266,7 +295,9 @@ class Cloud:
 
     def associate(self, name: str) -> None:
         """Associate a device; one that is associated already stays as it is."""
-        self.associations.setdefault(name, EPOCH + self.host.clock.now)
+        if name not in self.associations:
+            self.associations[name] = EPOCH + self.host.clock.now
+            self.host.associated(name)
 
     def _page(self, request: ListPage) -> Reply:
         names = sorted(self.associations)
@@ -307,6 +338,23 @@ class Worker:
 
     def stop(self) -> None:
         """It is gone."""
+
+
+def bridge_document(kind: str) -> dict[str, Any]:
+    """What the bridge of a site of that kind is configured with (CONTRACT, the bridge's entries)."""
+    client = "$SYS/brokers/+/clients/+/"
+    topics = {"Connected": f"{client}connected", "Disconnected": f"{client}disconnected"}
+    topics |= {"Count": "$SYS/brokers/+/stats/live_connections/count", "Uptime": "$SYS/brokers/+/uptime"}
+    if kind == "messages":
+        topics = {}
+    if kind != "events":
+        topics["Messages"] = "clients/+/telemetry"
+    local = {"source": "LocalMqtt", "target": "Pubsub", "targetTopicPrefix": "client-device-pruner/in/"}
+    mapping = {f"Pruner{key}": {"topic": topic, **local} for key, topic in topics.items()}
+    if kind != "events":
+        canary = {"topic": "pruner-canary/+", "source": "Pubsub", "target": "LocalMqtt"}
+        mapping["PrunerCanary"] = {**canary, "targetTopicPrefix": "clients/"}
+    return {"mqttTopicMapping": mapping}
 
 
 @contextlib.contextmanager

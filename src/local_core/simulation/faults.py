@@ -91,6 +91,7 @@ def _retained(world: World, rng: Random) -> None:
     """Who subscribes anew gets what brokers kept, of the dead as well."""
     if world.retains:
         for name in rng.sample(sorted(world.devices), min(3, len(world.devices))):
+            world.judge.figures.faults["message retained"] += 1
             world.judge.resent(name)
             world.retell(name)
 
@@ -201,12 +202,15 @@ def overflow(world: World, rng: Random) -> None:
     world.judge.shown()
     world.disturb()
     inbox = component.inbox
+    world.dropping = True
     limit, inbox._limit = inbox._limit, 0  # noqa: SLF001 - as if it were full
     inbox.put(Message(f"{IN}storm", b"", world.clock.monotonic()))
     for name in [name for name in world.sessions if rng.random() < 0.1]:
         world.disconnect(world.devices[name])
         world.after(rng.uniform(0.5, 30), lambda device=world.devices[name]: world.reconnects(device))  # type: ignore[misc]
     inbox._limit = limit  # noqa: SLF001
+    world.dropping = False
+    world.received.overflowed()
     world.turn()
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.coverage import cover
-from client_device_pruner.journal import WINDOW_SECONDS
-from client_device_pruner.ledger import get_meta
 from client_device_pruner.policy import testify
 from local_core.simulation.devices import DAY, Device
 from local_core.simulation.edges import Cloud
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_QUIET_SECONDS = 180.0
 FALSE, HONEST, GONE, NEVER_CAME = "false", "honest", "gone", "neverCame"
-ONE_GAP, TWO_GAPS = "exception", "twoGaps"
+EXCEPTION = "exception"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class Dead:
     pruned: float | None = None
     end: str = ""
     ideal_seconds: float = 0.0
+    bound_seconds: float = 0.0
     held: bool = False
 
 
@@ -57,6 +56,7 @@ class Figures:
     pruned: Counter[str] = field(default_factory=Counter)
     dead: list[Dead] = field(default_factory=list)
     unproven: Counter[str] = field(default_factory=Counter)
+    census: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -73,17 +73,23 @@ class Judge:
         self._world = world
         self.figures = Figures()
         self.dead: dict[str, Dead] = {}
-        self._missed: dict[tuple[str, str, int], int] = {}
+        self._missed: dict[tuple[str, str, int], tuple[int, int]] = {}
         self._shown: set[int] = set()
         self._shown_up_to = 0
+        self._found: set[tuple[str, str]] = set()
         self._last_gauge: float | None = None
         self._last_uptime: int | None = None
         self._gap_at_gauge = 0
         self._ideal_since: tuple[float, int] | None = None
-        self._used: Counter[int] = Counter()
+        self._floors: list[float] = []
+        self._differing = 0
 
     def find(self, kind: str, name: str, text: str) -> None:
         """Keep something that must not be."""
+        if kind != FALSE and (kind, name) in self._found:
+            # It lasts: once is enough.
+            return
+        self._found.add((kind, name))
         finding = Finding(self._world.now, kind, name, text)
         self._world.say(f"FINDING {finding}")
         self.figures.findings.append(finding)
@@ -91,8 +97,8 @@ class Judge:
     # What the component cannot have heard
 
     def missed(self, name: str, kind: str, number: int) -> None:
-        """An event of a session did not reach the component: in which gap."""
-        self._missed[name, kind, number] = self._world.gap
+        """An event of a session did not reach the component: in which gap, and after how many counts that differed."""
+        self._missed[name, kind, number] = self._world.gap, self._world.invariants.differing
 
     def shown(self) -> None:
         """The gap that has just begun shows by itself."""
@@ -107,32 +113,27 @@ class Judge:
             self._shown.update(range(self._gap_at_gauge + 1, world.gap + 1))
         self._last_gauge, self._last_uptime, self._gap_at_gauge = world.now, uptime, world.gap
 
-    def _deceived(self, name: str) -> str:
-        """Whether the census was deceived as is known of it: a session lost and one gained make the sums agree.
+    def _deceived(self, name: str) -> bool:
+        """Whether this is the one exception of the census that DESIGN names, taken strictly.
 
-        Both in one gap that nothing shows is the exception that DESIGN names; all else is known and open
-        (`tests/test_invariants.py`): then what was lost belongs to another gap than what was gained.
+        A device that is believed connected was lost, and this one gained; both in one gap that nothing shows: between
+        the two moments the component took no count that differed from what it knew.
         """
         world = self._world
-        if world.component is None or world.kind == "messages" or name not in world.sessions:
-            return ""
+        if world.component is None or name not in world.sessions:
+            return False
+        gained = self._missed.get((name, "connected", world.sessions[name]))
+        if gained is None:
+            return False
         lost = [
-            (believed, number)
+            self._missed.get((believed, "disconnected", number))  # type: ignore[arg-type]
             for emqx in world.component.watch.sources.emqx.values()
             for node in emqx._nodes.values()  # noqa: SLF001 - what it believes is nobody else's business
             for believed, numbers in node.sessions.items()
             for number in numbers
-            if believed not in world.sessions or (len(numbers) > 1 and number != world.sessions[believed])
+            if believed not in world.sessions
         ]
-        if not lost:
-            return ""
-        gained = self._missed.get((name, "connected", world.sessions[name]))
-        gaps = {self._missed.get((believed, "disconnected", number)) for believed, number in lost}  # type: ignore[arg-type]
-        silent = {gap for gap in gaps if gap is not None and gap not in self._shown}
-        if not silent:
-            # What was lost in a gap that shows should have been forgotten: no exception excuses that.
-            return ""
-        return ONE_GAP if gained in silent else TWO_GAPS
+        return any(moment is not None and moment[1] == gained[1] and moment[0] not in self._shown for moment in lost)
 
     # Verdicts
 
@@ -147,24 +148,6 @@ class Judge:
             return HONEST
         return FALSE
 
-    def batch(self, names: tuple[str, ...]) -> None:
-        """The component asks for devices to be disassociated: hold it against what it may do."""
-        world = self._world
-        component = world.component
-        if component is None:
-            return
-        at = world.clock.monotonic()
-        window = int(component.watch.ledger.running_seconds(at) // WINDOW_SECONDS)
-        self._used[window] += len(names)
-        budget = get_meta(world.disk.real, "budget", {"base": 0})
-        allowed = math.ceil(budget["base"] * component.watch.settings.limits.max_percent_per_day / 100)
-        if world.cloud.refuses not in names and self._used[window] > allowed and not world.cloud.failing:
-            self.find("budget", "", f"{self._used[window]} in one window, {allowed} allowed")
-        present = component.watch.sources.present_names()
-        for name in names:
-            if name in present:
-                self.find("present", name, "asked to be disassociated while a source has it present")
-
     def pruned(self, name: str) -> None:
         """The cloud disassociates a device because the component asked for it."""
         world = self._world
@@ -175,11 +158,11 @@ class Judge:
         if not component.watch.ledger.devices[name].seen and not device.came:
             threshold = component.watch.settings.never_seen_seconds or math.inf
         verdict = self.truth(name, threshold)
-        if verdict == FALSE:
-            verdict = self._deceived(name) or FALSE
+        if verdict == FALSE and self._deceived(name):
+            verdict = EXCEPTION
         self.figures.pruned[verdict] += 1
         world.say(f"cloud: {name} ({device.style}) is disassociated: {verdict}")
-        if verdict in {ONE_GAP, TWO_GAPS}:
+        if verdict == EXCEPTION:
             self.figures.deceived.append(Finding(world.now, verdict, name, f"{device.style}, it was connected"))
         if verdict == FALSE:
             evidence = self._evidence(name)
@@ -224,6 +207,7 @@ class Judge:
         if component is None:
             return
         self._note_ideal()
+        self._note_census()
         waiting = [dead for dead in self.dead.values() if not dead.end]
         if not waiting:
             return
@@ -237,12 +221,33 @@ class Judge:
             if dead.provable is None and any(testify(device, witness, now).proves for witness in now.witnesses):
                 dead.provable = world.now
                 world.say(f"{dead.name} is provably gone")
-            dead.held = holding or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
             planned = any(component.watch.guards.holds(guard) for guard in PLANNED)
+            dead.held = holding or planned or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
             bound = settings.offline_threshold_seconds + settings.notice_seconds + 2.2 * settings.check_interval_seconds
-            if device.seen and not dead.held and not planned and dead.ideal_seconds > 1.5 * bound + 3 * DAY:
+            # Settings that are taken back leave it what they took.
+            dead.bound_seconds = max(dead.bound_seconds, bound)
+            if device.seen and not dead.held and dead.ideal_seconds > 1.5 * dead.bound_seconds + 3 * DAY:
                 self.find("late", dead.name, f"gone for {dead.ideal_seconds / DAY:.1f} days in which all was heard")
                 dead.end = "late"
+
+    def _note_census(self) -> None:
+        """Does the census prove anything now, and if not, what does it wait for?"""
+        world = self._world
+        component = world.component
+        assert component is not None  # noqa: S101 - a cycle of it has just ended
+        for emqx in component.watch.sources.emqx.values() if world.kind != "messages" else ():
+            known = emqx.sessions()
+            if not world.heard:
+                says = "not heard"
+            elif world.sessions.keys() - known:
+                says = "unheard and silent"
+            elif known - world.sessions.keys():
+                says = "an end was lost"
+            elif emqx.doubted:
+                says = "in doubt"
+            else:
+                says = "proves" if emqx.clock.vouching(world.clock.monotonic()) else "begins anew"
+            self.figures.census[says] += 1
 
     def _note_ideal(self) -> None:
         """Add up the time in which nothing kept the component from seeing that somebody is gone."""
@@ -250,15 +255,25 @@ class Judge:
         component = world.component
         assert component is not None  # noqa: S101 - a cycle of it has just ended
         since, self._ideal_since = self._ideal_since, None
+        sources = component.watch.sources
+        floors = [emqx.clock.floor_seconds for emqx in sources.emqx.values()]
+        if floors != self._floors:
+            # A mismatch went away unexplained: all absences begin anew.
+            if self._floors and world.invariants.differing == self._differing:
+                self.find("restarted", "", "all absences began anew, and no count differed")
+            for dead in self.dead.values():
+                dead.ideal_seconds = 0.0
+        self._floors, self._differing = floors, world.invariants.differing
         if world.kind == "messages" or not world.heard:
             return
-        # Who spoke or was heard is known; whoever came unheard and is silent keeps the census still, and rightly so.
-        if component.watch.sources.sessions() != world.sessions.keys():
+        # Who spoke or was heard is known; whoever came unheard and is silent keeps the census still, or its doubt.
+        if sources.sessions() != world.sessions.keys() or any(emqx.doubted for emqx in sources.emqx.values()):
             return
         self._ideal_since = (world.now, world.gap)
         if since is not None and since[1] == world.gap:
             for dead in self.dead.values():
-                if not dead.end:
+                # What is held back is not late.
+                if not dead.end and not dead.held:
                     dead.ideal_seconds += min(world.now - since[0], world.now - dead.died)
 
     # The end
