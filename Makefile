@@ -1,5 +1,4 @@
 # make test        set up what is missing, check and test all
-# make ci          make test and make versions, side by side
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, measure the component against a bare subscriber
 # make simulate    set up what is missing, simulate 10,000 device-years of whole sites, then with bugs planted
@@ -20,7 +19,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test ci units e2e demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
+.PHONY: test units e2e demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
 .DEFAULT_GOAL := test
 
 # The tests start some thousand processes: without it each would compile anew what it imports.
@@ -34,10 +33,6 @@ PYTEST = $(RUN) -m pytest --dist worksteal
 test: $(READY)
 	@echo "Checks, unit tests and end-to-end tests run side by side; what each prints follows when it has ended."
 	$(SIDE_BY_SIDE) lint units e2e
-
-ci: $(READY)
-	@echo "As make test, beside it the tests on other Pythons; what each prints follows when it has ended."
-	$(SIDE_BY_SIDE) lint units e2e versions
 
 units: $(READY)
 	MAKEFLAGS= nice $(PYTEST) -n 2 -m "not e2e"
