@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -258,7 +259,7 @@ def _as_lite(given: Any) -> Any:
         return None if None in entries else entries
     if isinstance(given, bool):
         return str(given).lower()
-    if isinstance(given, float) and "e" in repr(given):
+    if isinstance(given, float) and not re.fullmatch(r"[0-9]{1,15}\.[0-9]{1,15}", repr(given)):
         return None
     return None if given is None else str(given)
 
