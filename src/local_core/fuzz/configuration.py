@@ -7,10 +7,8 @@ import json
 import logging
 import math
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from client_device_pruner.component import Component, Edges
@@ -28,7 +26,7 @@ from client_device_pruner.settings import (
 )
 from client_device_pruner.sources import Sources
 from client_device_pruner.topics import is_filter
-from local_core.fuzz.target import Target, document, require, seeds
+from local_core.fuzz.target import Target, document, folder, require, seeds
 from local_core.pubsub import topic_matches
 
 _LONGEST_PROBLEM = 4000
@@ -113,7 +111,7 @@ def _component() -> Component:
         return _NoWorker()
 
     edges = Edges(connect=lambda _inbox: None, worker=worker, roll_caller=lambda _deliver: _NoWorker())  # type: ignore[arg-type, return-value]
-    component = Component(Path(tempfile.mkdtemp()), "core-1", _NoClock(), edges, own=lambda: False)
+    component = Component(folder("configuration"), "core-1", _NoClock(), edges, own=lambda: False)
     component._configure({}, "")  # noqa: SLF001 - the way that a configuration takes
     return component
 

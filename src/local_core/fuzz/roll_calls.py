@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import json
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from client_device_pruner import roll_call
 from client_device_pruner.roll_call import NoAnswer, RollCall
-from local_core.fuzz.target import Target, document, payload_of, require, seeds
+from local_core.fuzz.target import Target, document, folder, payload_of, require, seeds
 
 _URL = "http://127.0.0.1:18083/api/v5"
 _LIMIT = 3  # clients a page, so that short inputs have several pages
@@ -23,7 +21,7 @@ _LIMIT = 3  # clients a page, so that short inputs have several pages
 
 @cache
 def _key_file() -> str:
-    path = Path(tempfile.mkdtemp()) / "key"
+    path = folder("roll-call") / "key"
     path.touch(mode=0o600)
     path.write_text("key:secret")
     return str(path)

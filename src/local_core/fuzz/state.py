@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
@@ -21,7 +20,7 @@ from client_device_pruner.policy import assess
 from client_device_pruner.pruning import Pruning
 from client_device_pruner.settings import DEFAULTS
 from client_device_pruner.watch import Watch
-from local_core.fuzz.target import Target, document, require, seeds
+from local_core.fuzz.target import Target, document, folder, require, seeds
 
 _CORE = "core-1"
 _DEVICES = (("a", 1.0), ("b", 2.0))
@@ -128,16 +127,9 @@ def _text(value: Any) -> str:
 
 
 @cache
-def _folder(name: str = "state") -> Path:
-    """A folder in memory, where there is one."""
-    memory = Path("/dev/shm")  # noqa: S108 - a folder of one's own in it
-    return Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=memory if memory.is_dir() else None))
-
-
-@cache
 def _empty() -> bytes:
     """A state file without a row."""
-    path = _folder() / "empty.db"
+    path = folder("state") / "empty.db"
     connection, _aside = state_file.open_state(path, _CORE)
     connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     connection.close()
@@ -146,8 +138,8 @@ def _empty() -> bytes:
 
 def _filled(given: dict[str, Any]) -> Path:
     """Make a state file that holds the given documents, and usual ones for the rest."""
-    path = _folder() / "pruner.db"
-    for left in _folder().iterdir():
+    path = folder("state") / "pruner.db"
+    for left in folder("state").iterdir():
         left.unlink()
     path.write_bytes(_empty())
     with closing(sqlite3.connect(path, isolation_level=None)) as connection, transaction(connection) as write:
@@ -284,7 +276,7 @@ _STATE_WORDS = (
 @cache
 def _queue() -> _Site:
     """A running component that has disassociated three devices in two cycles."""
-    site = _Site(_folder("requests") / "pruner.db")
+    site = _Site(folder("requests") / "pruner.db")
     site.run(0)
     journal = site.watch.journal
     journal.budget(10, 0.0)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 
@@ -43,6 +48,15 @@ def document(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+@cache
+def folder(name: str) -> Path:
+    """Return a folder for what a target keeps, in memory where that can be; it goes with the process."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of one's own in it
+    path = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def payload_of(value: Any) -> bytes:

@@ -90,7 +90,8 @@ class Site:
     faults: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
     kills: int = 0
-    calls_roll: bool = False
+    # On at first, so that what it loads, once, is loaded before a process is warm.
+    calls_roll: bool = True
     _run: tuple[int, float] = (0, 0.0)
 
     def random(self, name: str) -> Random:
