@@ -239,6 +239,14 @@ def test_a_canary_that_does_not_fit_the_topic(topic: str, canary: str, better: s
     cured(mapping, settings_with(better))
 
 
+def test_a_thing_name_below_the_levels_of_another_canary() -> None:
+    """What passes through the filter and has no level for a thing name is no canary of it (found by fuzzing)."""
+    deep = {"messages": {"topic": "#", "thingNameLevel": 9}, "more": {"type": "activity"}}
+    settings = parse({"sources": deep})
+    assert any("messages" in finding.finding for finding in found(CONTRACT, settings))
+    found(required_entries(settings), settings)
+
+
 def test_a_canary_that_the_bridge_does_not_hear() -> None:
     """With noLocal, which only an MQTT 5 bridge has, it does not come back."""
     options = {"PrunerMessages": {"noLocal": True}}

@@ -269,7 +269,7 @@ def _without_canary(source: ActivitySource, need: _Need, entries: list[_Entry]) 
         topic = f"{sender.prefix}{source.canary_topic}"
         sent = (sender.source, sender.target) == (_PUBSUB, _LOCAL) and topic_matches(sender.topic, source.canary_topic)
         heard = carrier.hears_bridge and topic_matches(carrier.topic, topic) and topic_matches(source.topic, topic)
-        return sent and heard and topic.split("/")[source.thing_name_level] == CANARY
+        return sent and heard and topic.split("/")[source.thing_name_level :][:1] == [CANARY]
 
     carriers = [entry for entry in entries if need.met_by(entry)] or [_remade(need, entries)]
     if any(comes_back(sender, carrier) for sender in entries for carrier in carriers):

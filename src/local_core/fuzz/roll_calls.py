@@ -105,7 +105,7 @@ def check_http(data: bytes) -> None:
         answer = _fetch()
     if answer is not None:
         text = data.decode("latin-1")
-        require("200" in text and "hasnext" in text, "an answer out of nothing")
+        require("hasnext" in text, "an answer out of nothing")
         require(len(answer.names) <= text.count("clientid"), f"more names than were sent: {answer.names}")
 
 
