@@ -208,7 +208,9 @@ class Invariants:
             return
         devices = component.watch.ledger.devices
         name = list(devices)[next(self._turn) % len(devices)]
-        now = component.watch.circumstances()
+        sources = component.watch.sources
+        witnesses = sources.witnesses(self._world.clock.monotonic())
+        now = Circumstances(component.watch.settings, witnesses, sources.present_names())
         device, twin = devices[name], copy.deepcopy(devices[name])
         verdict, again = policy.assess(device, now), policy.assess(twin, now)
         if device != twin or (verdict.state, verdict.mark) != (again.state, again.mark):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.coverage import cover
-from client_device_pruner.policy import testify
+from client_device_pruner.policy import Circumstances, testify
 from local_core.simulation.devices import DAY, Device
 from local_core.simulation.edges import Cloud
 
@@ -211,16 +211,20 @@ class Judge:
         waiting = [dead for dead in self.dead.values() if not dead.end]
         if not waiting:
             return
-        now = component.watch.circumstances()
         settings = component.watch.settings
         holding = bool(component.watch.guards.standing) or settings.dry_run
+        now: Circumstances | None = None
         for dead in waiting:
             device = component.watch.ledger.devices.get(dead.name)
             if device is None:
                 continue
-            if dead.provable is None and any(testify(device, witness, now).proves for witness in now.witnesses):
-                dead.provable = world.now
-                world.say(f"{dead.name} is provably gone")
+            # Nothing proves more than the time since its last sign of life (I2).
+            silent = world.now - world.received.last_sign(dead.name).now
+            if dead.provable is None and silent >= settings.threshold_seconds(dead.name):
+                now = now or component.watch.circumstances()
+                if any(testify(device, witness, now).proves for witness in now.witnesses):
+                    dead.provable = world.now
+                    world.say(f"{dead.name} is provably gone")
             planned = any(component.watch.guards.holds(guard) for guard in PLANNED)
             dead.held = holding or planned or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
             bound = settings.offline_threshold_seconds + settings.notice_seconds + 2.2 * settings.check_interval_seconds
