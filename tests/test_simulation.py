@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local_core.simulation import campaign
+from local_core.simulation import campaign, mutations
 from local_core.simulation.judge import EXCEPTION
 from local_core.simulation.world import Site, World
 
@@ -58,3 +58,28 @@ def test_the_judge_is_not_blind() -> None:
     judge = world.run()
     assert [(finding.kind, finding.name) for finding in judge.figures.findings] == [("false", "d1")]
     assert judge.figures.pruned[EXCEPTION] == 0
+
+
+@pytest.mark.parametrize(
+    ("bug", "seed", "kind"),
+    [
+        ("any_disconnect_closes", 1, "session"),
+        ("restart_keeps_sessions", 1, "session"),
+        ("presence_is_ignored", 1, "proof"),
+        ("moment_is_skipped", 2, "moment"),
+        ("notice_is_skipped", 2, "proof"),
+    ],
+)
+def test_the_judge_notices_a_planted_bug(bug: str, seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of those that `make simulate` plants, on the site that shows each, which is clean without it."""
+    mutations.bugs()[bug].plant(monkeypatch)
+    findings = World(mutations.searched(seed)).run().figures.findings
+    assert findings[0].kind == kind
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_without_a_bug_there_is_nothing_to_notice(seed: int) -> None:
+    """The same sites, and something happens on them."""
+    figures = World(mutations.searched(seed)).run().figures
+    assert not figures.findings
+    assert figures.faults

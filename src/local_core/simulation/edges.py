@@ -260,6 +260,7 @@ class Cloud:
     associations: dict[str, float | None] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     failing: str = ""
+    lists: bool = False
     lying: str = ""
     refuses: str = ""
     carried: list[tuple[str, float | None, float]] = field(default_factory=list)
@@ -275,7 +276,9 @@ class Cloud:
         self.calls[operation] += 1
         number = request.request_id
         if isinstance(request, ListPage):
-            return CallFailed(number, self.failing, self.failing, "simulated") if self.failing else self._page(request)
+            if self.failing and not self.lists:
+                return CallFailed(number, self.failing, self.failing, "simulated")
+            return self._page(request)
         if self.failing and self.failing != "lost":
             return CallFailed(number, self.failing, self.failing, "simulated")
         errors = []

@@ -215,8 +215,9 @@ def overflow(world: World, rng: Random) -> None:
 
 
 def cloud_fails(world: World, rng: Random) -> None:
-    """The cloud throttles, fails, or its answers are lost."""
+    """The cloud throttles, fails, or its answers are lost; sometimes it lists all the same."""
     world.cloud.failing = rng.choice(("throttled", "server", "lost", "unreachable", "credentials", "accessDenied"))
+    world.cloud.lists = rng.random() < 0.4
     world.after(rng.uniform(60, 2 * DAY), lambda: setattr(world.cloud, "failing", ""))
 
 
@@ -248,6 +249,12 @@ def disk_full(world: World, rng: Random) -> None:
     """Nothing can be written."""
     world.disk.full = True
     world.after(rng.uniform(60, 12 * HOUR), lambda: setattr(world.disk, "full", False))
+
+
+def many_leave(world: World, rng: Random) -> None:
+    """A hall is closed: a third of the devices are dead, moved or replaced within two days."""
+    for name in rng.sample(sorted(world.devices), len(world.devices) // 3):
+        world.after(rng.uniform(0, 2 * DAY), lambda device=world.devices[name]: world.dies(device))  # type: ignore[misc]
 
 
 def associated_anew(world: World, rng: Random) -> None:
@@ -314,6 +321,7 @@ FAULTS = (
     Fault("cloud refuses", 1, cloud_refuses),
     Fault("API silent", 2, api_silent),
     Fault("disk full", 2, disk_full),
+    Fault("many leave", 0.5, many_leave),
     Fault("associated anew", 3, associated_anew),
     Fault("configured", 2, configured),
     Fault("approves", 12, approves),

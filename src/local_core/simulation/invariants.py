@@ -195,9 +195,14 @@ class Invariants:
             world.judge.find("budget", "", f"{self._used[self._window]} in one window, {allowed} allowed")
 
     def said_done(self, name: str) -> None:
-        """The component says that a device is disassociated: was the list read again since it asked?"""
+        """The component says that a device is disassociated: was the list read again since, and is it true?"""
+        world = self._world
         if self._asked.pop(name, -1) >= self._listed:
-            self._world.judge.find("confirmed", name, "said to be gone without listing again")
+            world.judge.find("confirmed", name, "said to be gone without listing again")
+        rows = world.disk.rows("SELECT name, associated_at FROM disassociations ORDER BY id")
+        meant = {row[0]: row[1] for row in rows}
+        if not world.cloud.lying and world.cloud.associations.get(name, "") == meant[name]:
+            world.judge.find("confirmed", name, "said to be gone, and it is still listed")
 
     # I7
 

@@ -127,6 +127,8 @@ class World:
             document["restoreOnReturn"] = True
         if self.rng.random() < 0.3:
             document["limits"] = {"approvalPercent": 100, "maxPercentPerDay": 100}
+        self._batches = dice(seed, "batches")
+        self.brittle = self.site.faults and self._batches.random() < 0.25
         self.nucleus = Nucleus(document, bridge_document(self.kind), self.clock)
         self.cloud = Cloud(self)
         self.devices: dict[str, Device] = {}
@@ -518,6 +520,8 @@ class World:
     def asked_to_disassociate(self, names: tuple[str, ...]) -> None:
         """The component's batch arrives in the cloud."""
         self.invariants.batch(names)
+        if self.brittle and self.site.deaths_at_points and self._batches.random() < 0.3:
+            self.fuse.left = self._batches.randint(1, 4)
 
     def answered(self, operation: str) -> None:
         """The cloud answered a call of the component."""
@@ -549,7 +553,7 @@ class World:
             self.after(late + device.rng.uniform(0, 120), lambda: self._comes(device))
             self.after(
                 late + device.rng.expovariate(1 / (self.site.lifetime_years * 365 * DAY)) + 3600.0,
-                lambda: self._dies(device),
+                lambda: self.dies(device),
             )
         return device
 
@@ -652,7 +656,7 @@ class World:
         if device.alive:
             self.cloud.associate(device.name)
 
-    def _dies(self, device: Device) -> None:
+    def dies(self, device: Device) -> None:
         """The device dies, is moved or replaced; another one may come for it."""
         if not device.alive:
             return
