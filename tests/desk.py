@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -369,8 +370,9 @@ class _Connection(sqlite3.Connection):
             super().close()
 
     def __del__(self) -> None:
-        # A story that fails, or ends in the middle, leaves its site as it stands.
-        super().close()
+        # A story that fails, or ends in the middle, leaves its site as it stands; another thread may collect it.
+        with contextlib.suppress(sqlite3.ProgrammingError):
+            super().close()
 
 
 def mortal_connection(path: Path, fuse: Fuse, **options: Any) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ site waits until every keeper has been heard since the last one.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import heapq
 import itertools
@@ -143,7 +144,8 @@ class _Memory(sqlite3.Connection):
     """State without a file; it goes with its site, which nobody closes, and says nothing of that."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # where another thread collects it
+            self.close()
 
 
 class _ToldLedger(Ledger):

@@ -63,7 +63,8 @@ class _Medium(sqlite3.Connection):
     """It goes with its world, which nobody closes, and says nothing of that (Python 3.13 would)."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # where another thread collects it
+            self.close()
 
 
 class Disk:
