@@ -43,6 +43,7 @@ SHORTENED = {
     "make bench": "decision calls --short",
     "make fleet": "--cores 20",
     "python -m local_core.simulation --device-years 2000": "--device-years 1 --years 0.05 --processes 1",
+    "python -m local_core.simulation --seed N": "--seed 1 --years 0.05",
     "PYTHONPATH=src .venv/bin/python -m local_core --help": "",
 }
 """What is run here, with arguments in place of its own that make it short."""
