@@ -13,7 +13,7 @@ def received() -> Received:
     received = Received()
     received.associated("a", 0.0)
     for minute in range(1, 11):
-        received.counted(0, 60.0 * minute, 0.0)
+        received.counted(0, 60.0 * minute)
     return received
 
 
@@ -26,10 +26,10 @@ class TestClocks:
 
     def test_a_gap_counts_for_nothing(self, received: Received) -> None:
         """Nor does the end of a run."""
-        received.counted(0, 800.0, 0.0)
+        received.counted(0, 800.0)
         assert received.reading(800.0).vouched["emqx"] == 540.0
         received.died()
-        received.counted(0, 820.0, 0.0)
+        received.counted(0, 820.0)
         assert received.reading(820.0).vouched["emqx"] == 540.0
 
 
@@ -40,7 +40,7 @@ class TestAbsence:
         """What its interval may still earn is left to the absence."""
         assert received.absence("a", "emqx", received.reading(600.0)) == 540.0
         received.sign("a", 610.0)
-        received.counted(0, 660.0, 0.0)
+        received.counted(0, 660.0)
         assert received.absence("a", "emqx", received.reading(660.0)) == 60.0
 
     def test_a_sign_that_was_not_committed_was_never_received(self, received: Received) -> None:
@@ -53,12 +53,12 @@ class TestAbsence:
 
     def test_a_mismatch_that_nothing_explains_begins_all_anew(self, received: Received) -> None:
         """Somebody came and went unannounced; with an event between, it may have been he."""
-        received.counted(1, 660.0, 0.0)
-        received.counted(0, 720.0, 0.0)
+        received.counted(1, 660.0)
+        received.counted(0, 720.0)
         assert received.absence("a", "emqx", received.reading(720.0)) == 60.0
-        received.counted(1, 780.0, 0.0)
+        received.counted(1, 780.0)
         received.disconnected("b", 7, 800.0)
-        received.counted(0, 840.0, 0.0)
+        received.counted(0, 840.0)
         assert received.absence("a", "emqx", received.reading(840.0)) == 180.0
 
 
@@ -102,3 +102,14 @@ class TestSessions:
         received.counted(0, 660.0, 630.0)
         assert received.told == {"b": {2: 640.0}}
         assert not received.must
+
+
+def test_sessions_of_a_broker_that_is_gone_need_not_be_known() -> None:
+    """From the uptime on, before the first count of the new one; what was told since it began may be known."""
+    received = Received()
+    received.counted(0, 60.0)
+    received.connected("d1", 1, 70.0)
+    received.connected("d2", 2, 100.0)
+    received.uptime(80.0)
+    assert not received.must
+    assert received.told == {"d2": {2: 100.0}}

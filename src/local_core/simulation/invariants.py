@@ -52,7 +52,7 @@ class Invariants:
         known = sum(len(emqx.sessions()) for emqx in world.component.watch.sources.emqx.values())
         surplus = count - known - 1
         self.differing += surplus != 0
-        self.received.counted(surplus, world.now, world.broker_booted)
+        self.received.counted(surplus, world.now)
 
     def committed(self) -> None:
         """The ledger was written."""

@@ -163,18 +163,22 @@ class Received:
         if self._counted is not None and now - self._counted > MAX_QUIET_SECONDS["emqx"]:
             self.forget()
 
-    def counted(self, surplus: int, now: float, broker_began: float) -> None:
-        """A count arrives, with the uptime of a broker that began then: so many more are connected than are known."""
-        self.quiet(now)
+    def uptime(self, broker_began: float) -> None:
+        """An uptime arrives, of a broker that began then."""
         if self._counted is not None and broker_began > self._counted:
-            # All sessions from before are gone.
+            # All sessions from before are gone, and no count is compared with them any more.
             self.must.clear()
+            self._differed = False
             self.told = {
                 name: {number: at for number, at in sessions.items() if at > broker_began}
                 for name, sessions in self.told.items()
                 if max(sessions.values()) > broker_began
             }
-        elif self._counted is not None and self._differed and not surplus:
+
+    def counted(self, surplus: int, now: float) -> None:
+        """A count arrives: so many more are connected than are known."""
+        self.quiet(now)
+        if self._counted is not None and self._differed and not surplus:
             explained = self._explained >= self._counted - SAMPLING_SECONDS
             if not explained:
                 # Somebody came and went unannounced, and nobody knows who.

@@ -288,6 +288,7 @@ class World:
         uptime = round((self.now - self.broker_booted) * 1000)
         count = len(self.sessions) + self.bridge_up
         inbox.put(Message(f"{IN}$SYS/brokers/{NODE}/uptime", b"%d" % uptime, at))
+        self.received.uptime(self.broker_booted)
         if self.broker_booted > self._gauged_at:
             # What the count is compared with is known only after the uptime.
             self.turn()
