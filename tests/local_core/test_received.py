@@ -96,20 +96,9 @@ class TestSessions:
         assert not received.must
 
     def test_a_broker_that_restarted_has_only_its_own(self, received: Received) -> None:
-        """Told since it began; whether they are taken over is up to the component."""
+        """From its uptime on, before its first count: whether the component takes those told since is up to it."""
         received.connected("a", 1, 610.0)
         received.connected("b", 2, 640.0)
-        received.counted(0, 660.0, 630.0)
+        received.uptime(630.0)
         assert received.told == {"b": {2: 640.0}}
         assert not received.must
-
-
-def test_sessions_of_a_broker_that_is_gone_need_not_be_known() -> None:
-    """From the uptime on, before the first count of the new one; what was told since it began may be known."""
-    received = Received()
-    received.counted(0, 60.0)
-    received.connected("d1", 1, 70.0)
-    received.connected("d2", 2, 100.0)
-    received.uptime(80.0)
-    assert not received.must
-    assert received.told == {"d2": {2: 100.0}}
