@@ -50,7 +50,7 @@ demo: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.demo
 
 bench: $(READY)
-	PYTHONPATH=src $(RUN) -m local_core.bench
+	PYTHONPATH=src $(RUN) -m local_core.bench $(PARTS)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -304,6 +307,23 @@ def with_a_gone_device(machine: Machine, *names: str, **settings: Any) -> None:
     machine.run_until(lambda: machine.of_type("cycle"))
     machine.run(5 * MINUTE)
     machine.lose(*names)
+
+
+# What it holds in memory ----------------------------------------------------------------------------------------
+
+
+def test_what_few_sites_need_stays_out_of_memory() -> None:
+    """Beside the SDK's own, it loads no module of size before there is a use for it."""
+    script = (
+        "import sys; from awsiot.greengrasscoreipc import clientv2; before = set(sys.modules);"
+        "from client_device_pruner import __main__, component, ipc, roll_call; print(*set(sys.modules) - before)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    large = {"argparse", "boto3", "decimal", "difflib", "http.client", "pathlib", "socket", "ssl", "urllib.parse"}
+    assert "client_device_pruner.component" in loaded
+    assert not large.intersection(loaded)
 
 
 # When the state is written ---------------------------------------------------------------------------------------
