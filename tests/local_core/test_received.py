@@ -84,6 +84,12 @@ class TestSessions:
         received.spoke("a", 680.0)
         assert received.told == {"a": {None: 680.0}}
 
+    def test_the_longest_silence_is_kept(self, received: Received) -> None:
+        """Between words; that before the first is none."""
+        for at in (610.0, 620.0, 680.0, 700.0):
+            received.spoke("a", at)
+        assert received.words["a"].longest_silence == 60.0
+
     @pytest.mark.parametrize("gap", ["died", "overflowed", "quiet"])
     def test_a_gap_that_shows_leaves_none(self, received: Received, gap: str) -> None:
         """They belong to one run."""

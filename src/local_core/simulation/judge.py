@@ -227,12 +227,19 @@ class Judge:
                     world.say(f"{dead.name} is provably gone")
             planned = any(component.watch.guards.holds(guard) for guard in PLANNED)
             dead.held = holding or planned or settings.is_protected(dead.name) or world.cloud.refuses == dead.name
-            bound = settings.offline_threshold_seconds + settings.notice_seconds + 2.2 * settings.check_interval_seconds
+            threshold = self._raised(dead.name, settings.offline_threshold_seconds)
+            bound = threshold + settings.notice_seconds + 2.2 * settings.check_interval_seconds
             # Settings that are taken back leave it what they took.
             dead.bound_seconds = max(dead.bound_seconds, bound)
             if device.seen and not dead.held and dead.ideal_seconds > 1.5 * dead.bound_seconds + 3 * DAY:
                 self.find("late", dead.name, f"gone for {dead.ideal_seconds / DAY:.1f} days in which all was heard")
                 dead.end = "late"
+
+    def _raised(self, name: str, threshold_seconds: float) -> float:
+        """At most so long must the absence of one be who spoke: twice the longest silence, four thresholds at most."""
+        words = self._world.received.words.get(name)
+        silence = words.longest_silence if words else 0.0
+        return min(max(threshold_seconds, 2 * silence), 4 * threshold_seconds)
 
     def _note_census(self) -> None:
         """Does the census prove anything now, and if not, what does it wait for?"""

@@ -30,6 +30,7 @@ class Words:
     heard: int
     first: Reading
     last: Reading
+    longest_silence: float = 0.0
 
 
 class Received:
@@ -123,6 +124,7 @@ class Received:
             self.words[name] = Words(1, reading, reading)
         else:
             words.heard += 1
+            words.longest_silence = max(words.longest_silence, now - words.last.now)
             words.last = reading
         spoken = self._spoken.setdefault(name, deque())
         while spoken and now - spoken[0] > 20 * MAX_QUIET_SECONDS["emqx"]:
