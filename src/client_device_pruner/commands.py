@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from client_device_pruner import __version__, snapshot, teaching
-from client_device_pruner.explanation import PROOFS, Explanation, Situation, explain, nearest
+from client_device_pruner.explanation import PROOFS, Explanation, explain, nearest
 from client_device_pruner.ledger import transaction
 from client_device_pruner.model import State
 from client_device_pruner.policy import Condition, Testimony, Verdict, assess
@@ -218,18 +218,7 @@ def _explain(options: argparse.Namespace) -> None:
     if device is None:
         _explain_absentee(options, found)
         return
-    members = {member for plan_id in found.approved for member in found.plans.get(plan_id, ())}
-    explanation = explain(
-        device,
-        Situation(
-            found.now,
-            found.status["guards"],
-            found.status["plan"],
-            frozenset(members),
-            found.status["nextCheckInSeconds"],
-            found.running,
-        ),
-    )
+    explanation = explain(device, found)
     if options.json:
         _print_json(_explained(explanation))
         return

@@ -5,20 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from client_device_pruner.coverage import cover
 from client_device_pruner.model import Device, Proof, State
-from client_device_pruner.policy import (
-    Circumstances,
-    Condition,
-    Testimony,
-    Verdict,
-    assess,
-    member,
-    testify,
-)
+from client_device_pruner.policy import Circumstances, Condition, Testimony, Verdict, assess, member, testify
 from client_device_pruner.settings import format_duration
+from client_device_pruner.snapshot import Snapshot
 
 PROOFS = {
     Proof.CENSUS: "the broker's own count of connections",
@@ -26,27 +18,6 @@ PROOFS = {
     Proof.HABIT: "the device's habit to speak",
 }
 """What each proof rests on, for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What holds for all devices.
-
-    Attributes:
-        now: by what they are judged.
-        guards: those in force, as the contract's status has them.
-        plan: the plan that waits, as the contract's status has it.
-        approved: the members (see `policy.member`) that an approval names.
-        next_check_seconds: until the next cycle; None if none is planned.
-        running: whether the component runs.
-    """
-
-    now: Circumstances
-    guards: Sequence[Mapping[str, str]] = ()
-    plan: Mapping[str, Any] | None = None
-    approved: frozenset[str] = frozenset()
-    next_check_seconds: float | None = None
-    running: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +38,15 @@ class Explanation:
     conclusion: str
 
 
-def explain(device: Device, situation: Situation) -> Explanation:
+def explain(device: Device, found: Snapshot) -> Explanation:
     """Explain what is to be thought of a device, by the same judgement as the component's."""
-    now = situation.now
+    now = found.now
     verdict = assess(device, now)
     testimonies = tuple(testify(device, witness, now) for witness in now.witnesses)
-    conclusion = _conclude(verdict, testimonies, situation)
-    if not situation.running:
+    conclusion = _conclude(verdict, testimonies, found)
+    if not found.running:
         conclusion = f"Nothing happens while the component does not run. At its end: {conclusion}"
-    return Explanation(
-        verdict,
-        _general(device, now),
-        testimonies,
-        _last(verdict, testimonies, situation),
-        conclusion,
-    )
+    return Explanation(verdict, _general(device, now), testimonies, _last(verdict, testimonies, found), conclusion)
 
 
 def nearest(verdict: Verdict, now: Circumstances) -> Testimony | None:
@@ -109,8 +74,8 @@ def _protecting(name: str, now: Circumstances) -> str:
     return next((glob for glob in now.settings.protected_clients if fnmatch.fnmatchcase(name, glob)), "")
 
 
-def _last(verdict: Verdict, testimonies: Sequence[Testimony], situation: Situation) -> tuple[Condition, ...]:
-    settings = situation.now.settings
+def _last(verdict: Verdict, testimonies: Sequence[Testimony], found: Snapshot) -> tuple[Condition, ...]:
+    settings = found.now.settings
     notice = format_duration(settings.notice_seconds)
     conditions = []
     if verdict.device.mark is None or verdict.due_in_seconds is None:
@@ -121,39 +86,40 @@ def _last(verdict: Verdict, testimonies: Sequence[Testimony], situation: Situati
     outages = [
         t.witness.name
         for t in testimonies
-        if (verdict.device.name, t.witness.source_id) in situation.now.outages.unexplained
+        if (verdict.device.name, t.witness.source_id) in found.now.outages.unexplained
     ]
     if outages:
-        approved = member(verdict.device) in situation.approved
+        approved = member(verdict.device) in found.approved_members
         text = f"lost together with others, none of whom has come back ({', '.join(outages)}): needs approval"
         conditions.append(Condition(f"{text}, and has it" if approved else text, approved))
     conditions += [
-        Condition(f"{guard['guard']} holds: {guard['reason']}", False) for guard in _holding(verdict, situation)
+        Condition(f"{guard['guard']} holds: {guard['reason']}", False) for guard in _holding(verdict, found)
     ]
     if settings.dry_run:
         conditions.append(Condition("dryRun is on: nothing is ever disassociated", False))
-    if not situation.running:
+    if not found.running:
         conditions.append(Condition("the component does not run", False))
     return tuple(conditions)
 
 
-def _holding(verdict: Verdict, situation: Situation) -> list[Mapping[str, str]]:
+def _holding(verdict: Verdict, found: Snapshot) -> list[Mapping[str, str]]:
     """The guards that concern the device: those of a plan only its members, those of a source none by itself."""
-    planned = verdict.device.name in situation.plan["devices"] if situation.plan else False
+    plan = found.status["plan"]
+    planned = plan is not None and verdict.device.name in plan["devices"]
     return [
         guard
-        for guard in situation.guards
+        for guard in found.status["guards"]
         if not guard["guard"].startswith("source:") and (planned or guard["guard"] not in ("approval", "outage"))
     ]
 
 
-def _conclude(verdict: Verdict, testimonies: Sequence[Testimony], situation: Situation) -> str:
-    now = situation.now
+def _conclude(verdict: Verdict, testimonies: Sequence[Testimony], found: Snapshot) -> str:
+    now = found.now
     settings = now.settings
     if verdict.state is State.PROTECTED:
         return f"It is never disassociated, because protectedClients has {_protecting(verdict.device.name, now)}."
     if verdict.state is State.DUE:
-        return _conclude_due(verdict, situation)
+        return _conclude_due(verdict, found)
     if verdict.state is State.MARKED and verdict.testimony:
         return _conclude_marked(verdict, verdict.testimony, now)
     coverage = cover([verdict.device], now)
@@ -201,13 +167,13 @@ def _conclude_marked(verdict: Verdict, proof: Testimony, now: Circumstances) -> 
     return f"It is disassociated once {source} has vouched for another {left} without it, unless it shows life."
 
 
-def _conclude_due(verdict: Verdict, situation: Situation) -> str:
-    settings = situation.now.settings
-    seconds = situation.next_check_seconds
+def _conclude_due(verdict: Verdict, found: Snapshot) -> str:
+    settings = found.now.settings
+    seconds = found.status["nextCheckInSeconds"]
     when = "in the next cycle" + (f", in {_figure(seconds)}" if seconds else "")
     if settings.dry_run:
         return f"It would be disassociated {when}, but dryRun is on."
-    holding = _holding(verdict, situation)
+    holding = _holding(verdict, found)
     if holding:
         guard = holding[0]
         return f"It is due, but {guard['guard']} holds it back: {guard['reason']}. What to do: {guard['remedy']}."

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner import __version__
-from client_device_pruner.explanation import PROOFS, Situation, explain, nearest
+from client_device_pruner.explanation import PROOFS, explain, nearest
 from client_device_pruner.model import Device, Proof, State
 from client_device_pruner.policy import HABIT_MESSAGES, assess
 from client_device_pruner.reports import rfc3339
@@ -299,12 +299,7 @@ def _union(spans: Iterable[Span]) -> list[Span]:
 
 
 def _device(device: Device, found: Snapshot, chart: _Chart, backgrounds: _Backgrounds) -> dict[str, Any]:
-    status = found.status
-    members = frozenset(chain.from_iterable(found.plans.get(plan, ()) for plan in found.approved))
-    explanation = explain(
-        device,
-        Situation(found.now, status["guards"], status["plan"], members, status["nextCheckInSeconds"], found.running),
-    )
+    explanation = explain(device, found)
     verdict = explanation.verdict
     shown = nearest(verdict, found.now)
     state = verdict.state_so_far.value

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Snapshot:
     devices: Mapping[str, Device]
     plans: Mapping[str, tuple[str, ...]]
     approved: frozenset[str]
+
+    @property
+    def approved_members(self) -> frozenset[str]:
+        """The members of all plans that are approved."""
+        return frozenset(chain.from_iterable(self.plans.get(plan_id, ()) for plan_id in self.approved))
 
 
 @dataclass(frozen=True, slots=True)
