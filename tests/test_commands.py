@@ -510,7 +510,7 @@ def test_history_tells_marks_disassociations_and_restores_with_evidence(core: Co
         },
     }  # fmt: skip
     assert {h["thingName"] for h in only_one} == {"gone-1"}
-    assert "absent 31d of 30d, by census of emqx, cycle c1" in out
+    assert "absent 31d of 30d; proof census, source emqx; cycle c1" in out
     assert core.run("history", "press-1")[0] == 0
     assert core.run("history", "nobody")[0] == 1
 

@@ -9,19 +9,19 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from client_device_pruner import __version__, snapshot, teaching
-from client_device_pruner.explanation import PROOFS, Explanation, explain, nearest
+from client_device_pruner.explanation import PROOFS, Explanation, evidence, explain, nearest
 from client_device_pruner.ledger import transaction
 from client_device_pruner.model import State
 from client_device_pruner.policy import Condition, Testimony, Verdict, assess
 from client_device_pruner.reports import rfc3339
-from client_device_pruner.snapshot import Happening, Snapshot, StateUnreadable
+from client_device_pruner.snapshot import Snapshot, StateUnreadable
 from client_device_pruner.tables import Painter, about, moment, plain, table
 
 BUSY_SECONDS = 10.0
@@ -33,7 +33,7 @@ _COLOURS = {
     State.PROTECTED: "faint",
     State.UNKNOWN: "faint",
 }
-_LATER = "The component does not run: it will be done when it does."
+_SOME = 10  # names in one sentence
 
 
 class Failed(Exception):
@@ -41,14 +41,22 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command answers: a value in JSON for machines, or a text for people, in their terminal's colours."""
+
+    value: Any
+    text: Callable[[Painter], str]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `arguments` adds its own arguments to a parser, `run` does it (exit status 0) or raises `Failed`."""
+    """One command: `run` does it or raises `Failed`; `arguments` are its own, as argparse's `add_argument` has them."""
 
     name: str
     summary: str
     teaching: str
-    run: Callable[[argparse.Namespace], None]
-    arguments: Callable[[argparse.ArgumentParser], object] = lambda _parser: None
+    run: Callable[[argparse.Namespace], Answer]
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,10 +69,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=__version__)
-    whole.add_argument(
-        "--work-dir", type=Path, default=Path.cwd(), metavar="DIR", help="the component's work directory"
-    )
-    whole.add_argument("--json", action="store_true", help="answer in JSON, for machines")
+    _add_options(whole)
+    whole.set_defaults(work_dir=Path.cwd())
     choices = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for command in COMMANDS:
         one = choices.add_parser(
@@ -74,23 +80,30 @@ def parser() -> argparse.ArgumentParser:
             epilog=command.teaching,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.arguments(one)
+        for name, more in command.arguments.items():
+            one.add_argument(name, **more)
         # Left out here, they keep what was given before the command.
-        one.add_argument(
-            "--work-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="the component's work directory"
-        )
-        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON, for machines")
+        _add_options(one, default=argparse.SUPPRESS)
         one.set_defaults(run=command.run, parser=one)
     return whole
 
 
+def _add_options(one: argparse.ArgumentParser, **default: Any) -> None:
+    one.add_argument("--work-dir", type=Path, metavar="DIR", help="the component's work directory", **default)
+    one.add_argument("--json", action="store_true", help="answer in JSON, for machines", **default)
+
+
 def carry_out(options: argparse.Namespace) -> int:
-    """Carry out the command that was parsed; returns 0, or 1 if it failed."""
+    """Carry out the command that was parsed, and say its answer; returns 0, or 1 if it failed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        options.run(options)
+        answer: Answer = options.run(options)
+        if options.json:
+            sys.stdout.write(json.dumps(answer.value, indent=2) + "\n")
+        else:
+            _say(answer.text(Painter(sys.stdout)), sys.stdout)
         sys.stdout.flush()
     except (Failed, StateUnreadable) as failure:
         _say(str(failure), sys.stderr)
@@ -101,81 +114,73 @@ def carry_out(options: argparse.Namespace) -> int:
     return 0
 
 
+def _say(text: str, stream: TextIO) -> None:
+    stream.write(plain(text, colours=Painter(stream).colours) + "\n")
+
+
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-def _status(options: argparse.Namespace) -> None:
+def _status(options: argparse.Namespace) -> Answer:
     found = snapshot.read(options.work_dir)
-    if options.json:
-        _print_json({"running": found.running, "time": rfc3339(found.written), **found.status})
-        return
-    paint = Painter(sys.stdout)
+    value = {"running": found.running, "time": rfc3339(found.written), **found.status}
+    return Answer(value, lambda paint: _status_text(found, paint))
+
+
+def _status_text(found: Snapshot, paint: Painter) -> str:
     status, coverage = found.status, found.status["coverage"]
     age = f"as of {moment(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
     running = paint("runs", "good") if found.running else paint("does not run", "bad")
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items())
     left = status["nextCheckInSeconds"]
-    next_cycle = f"in {about(left)}" if left else "now" if left == 0 else "none is planned"
-    _print(
-        table(
-            [
-                ("Component", f"{running} on {found.core_device} ({age})"),
-                ("Devices", f"{coverage['associated']} associated: {counts}"),
-                ("Coverage", f"{coverage['provable']} of {coverage['associated']} can be pruned once they are gone"),
-                *(("", reason) for reason in coverage["reasons"]),
-                ("Next cycle", next_cycle),
-            ]
-        )
+    summary = table(
+        [
+            ("Component", f"{running} on {found.core_device} ({age})"),
+            ("Devices", f"{coverage['associated']} associated: {counts}"),
+            ("Coverage", f"{coverage['provable']} of {coverage['associated']} can be pruned once they are gone"),
+            *(("", reason) for reason in coverage["reasons"]),
+            ("Next cycle", f"in {about(left)}" if left else "now" if left == 0 else "none is planned"),
+        ]
     )
     rows = [
-        (
-            name,
-            paint("yes", "good") if source["vouching"] else paint("no", "warning"),
-            about(source["clockSeconds"]),
-            source["reason"],
-        )
+        (name, _yes_or_no(source["vouching"], paint), about(source["clockSeconds"]), source["reason"])
         for name, source in status["sources"].items()
     ]
-    _print_section(paint, "Sources", table(rows, ("SOURCE", "VOUCHES", "CLOCK", "WHY"), "  ") if rows else "  none")
-    guards = [(guard["guard"], guard["reason"], guard["remedy"]) for guard in status["guards"]]
-    _print_section(paint, "Guards in force", _remedies(guards, paint))
-    if status["plan"]:
-        names = status["plan"]["devices"]
-        _print_section(
-            paint,
-            f"Plan that waits for approval: {status['plan']['id']}",
-            f"  {len(names)} devices: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}\n"
-            f"  → pruner approve {status['plan']['id']}",
-        )
-    findings = [("", finding["finding"], finding["remedy"]) for finding in status["doctor"]]
-    _print_section(paint, "The doctor found", _remedies(findings, paint))
+    sources = table(rows, ("SOURCE", "VOUCHES", "CLOCK", "WHY"), "  ") if rows else "  none"
+    guards = [(f"{paint(g['guard'], 'warning')}: {g['reason']}", g["remedy"]) for g in status["guards"]]
+    sections = {"Sources": sources, "Guards in force": _remedies(guards)}
+    if plan := status["plan"]:
+        title = f"Plan that waits for approval: {plan['id']}"
+        sections[title] = _remedies([(_devices(plan["devices"]), f"pruner approve {plan['id']}")], indent="  ")
+    sections["The doctor found"] = _remedies((doc["finding"], doc["remedy"]) for doc in status["doctor"])
+    return _sections(summary, sections, paint)
 
 
-def _remedies(rows: Iterable[tuple[str, str, str]], paint: Painter) -> str:
-    lines = []
-    for name, reason, remedy in rows:
-        label = f"{paint(name, 'warning')}: " if name else ""
-        lines += [f"  {label}{reason}", *(f"    → {line}" for line in remedy.splitlines())]
+def _remedies(rows: Iterable[tuple[str, str]], indent: str = "    ") -> str:
+    lines: list[str] = []
+    for what, remedy in rows:
+        lines += [f"  {what}", *(f"{indent}→ {line}" for line in remedy.splitlines())]
     return "\n".join(lines) or "  nothing"
 
 
-def _list(options: argparse.Namespace) -> None:
+def _list(options: argparse.Namespace) -> Answer:
     found = snapshot.read(options.work_dir)
     verdicts = [assess(device, found.now) for _name, device in sorted(found.devices.items())]
     if options.state:
         verdicts = [verdict for verdict in verdicts if verdict.state_so_far.value == options.state]
-    _warn_if_ended(found)
-    if options.json:
-        _print_json([_listed(verdict, nearest(verdict, found.now)) for verdict in verdicts])
-        return
-    paint = Painter(sys.stdout)
-    rows = [_row(verdict, nearest(verdict, found.now), paint) for verdict in verdicts]
-    if rows:
-        _print(table(rows, ("THING", "STATE", "ABSENT", "OF", "PROOF", "SOURCE", "DUE")))
-    elif options.state:
-        _print(f"No device is {options.state}.")
-    else:
-        _print("No device is associated, or the first cycle has not listed them yet (pruner status).")
+    if not found.running:
+        _say(f"The component does not run: this is how things stood at {moment(found.written)}.", sys.stderr)
+    shown = [(verdict, nearest(verdict, found.now)) for verdict in verdicts]
+
+    def text(paint: Painter) -> str:
+        if shown:
+            rows = [_row(verdict, testimony, paint) for verdict, testimony in shown]
+            return table(rows, ("THING", "STATE", "ABSENT", "OF", "PROOF", "SOURCE", "DUE"))
+        if options.state:
+            return f"No device is {options.state}."
+        return "No device is associated, or the first cycle has not listed them yet (pruner status)."
+
+    return Answer([_listed(verdict, testimony) for verdict, testimony in shown], text)
 
 
 def _row(verdict: Verdict, shown: Testimony | None, paint: Painter) -> tuple[str, ...]:
@@ -211,21 +216,16 @@ def _listed(verdict: Verdict, shown: Testimony | None) -> dict[str, Any]:
     }
 
 
-def _explain(options: argparse.Namespace) -> None:
+def _explain(options: argparse.Namespace) -> Answer:
     found = snapshot.read(options.work_dir)
-    name = options.thing
-    device = found.devices.get(name)
+    device = found.devices.get(options.thing)
     if device is None:
-        _explain_absentee(options, found)
-        return
+        return _explain_absentee(options, found)
     explanation = explain(device, found)
-    if options.json:
-        _print_json(_explained(explanation))
-        return
-    _print_explanation(explanation, Painter(sys.stdout))
+    return Answer(_explained(explanation), lambda paint: _explanation_text(explanation, paint))
 
 
-def _explain_absentee(options: argparse.Namespace, found: Snapshot) -> None:
+def _explain_absentee(options: argparse.Namespace, found: Snapshot) -> Answer:
     """Say of a name that is not associated what became of it; fails if nothing is known of it."""
     name = options.thing
     restorable, _ever = snapshot.read_journal(options.work_dir)
@@ -236,10 +236,8 @@ def _explain_absentee(options: argparse.Namespace, found: Snapshot) -> None:
         f"It was disassociated at {moment(intent.intended_wall)} in cycle {intent.cycle_id};"
         f" pruner restore {name} associates it again."
     )
-    if options.json:
-        _print_json({"thingName": name, "state": None, "disassociated": intent.evidence, "conclusion": conclusion})
-    else:
-        _print(f"{name} is not associated with this core device. {conclusion}")
+    value = {"thingName": name, "state": None, "disassociated": intent.evidence, "conclusion": conclusion}
+    return Answer(value, lambda _paint: f"{name} is not associated with this core device. {conclusion}")
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -254,21 +252,21 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else " pruner list shows those that are."
 
 
-def _print_explanation(explanation: Explanation, paint: Painter) -> None:
+def _explanation_text(explanation: Explanation, paint: Painter) -> str:
     verdict = explanation.verdict
     state = paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ""))
-    _print(f"{paint(verdict.device.name, 'title')}: {state}")
-    _print_section(paint, "For every disassociation", _checks(explanation.general, paint))
+    sections = {"For every disassociation": _checks(explanation.general, paint)}
     for testimony in explanation.testimonies:
         witness = testimony.witness
         title = f"Source {witness.name}, by {PROOFS[witness.proof]} ({witness.proof.value})"
-        _print_section(paint, title, _checks(testimony.conditions, paint))
-    _print_section(paint, "Between the proof and the disassociation", _checks(explanation.last, paint))
-    _print(f"\n{explanation.conclusion}")
+        sections[title] = _checks(testimony.conditions, paint)
+    sections["Between the proof and the disassociation"] = _checks(explanation.last, paint)
+    heading = f"{paint(verdict.device.name, 'title')}: {state}"
+    return f"{_sections(heading, sections, paint)}\n\n{explanation.conclusion}"
 
 
 def _checks(conditions: Iterable[Condition], paint: Painter) -> str:
-    rows = [(paint("yes", "good") if c.met else paint("no", "warning"), c.text) for c in conditions]
+    rows = [(_yes_or_no(c.met, paint), c.text) for c in conditions]
     return table(rows, indent="  ")
 
 
@@ -300,27 +298,29 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _history(options: argparse.Namespace) -> None:
+def _history(options: argparse.Namespace) -> Answer:
     happenings = snapshot.read_history(options.work_dir, options.thing)
     if options.thing and not happenings:
         found = snapshot.read(options.work_dir)
         if options.thing not in found.devices:
             raise Failed(f"Nothing is known of {options.thing}.{_near(options.thing, found.devices)}")
-    if options.json:
-        _print_json(
-            [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in happenings]
-        )
-        return
-    if not happenings:
-        _print("Nothing has been marked, disassociated or restored yet.")
-        return
-    paint = Painter(sys.stdout)
-    colours = {"marked": "warning", "disassociated": "bad", "intended": "bad", "failed": "bad", "restored": "good"}
-    rows = [(moment(h.wall), h.name or "-", paint(h.kind, colours.get(h.kind, "")), _evidence(h)) for h in happenings]
-    _print(table(rows, ("TIME", "THING", "WHAT", "EVIDENCE")))
+
+    def text(paint: Painter) -> str:
+        colours = {"marked": "warning", "disassociated": "bad", "intended": "bad", "failed": "bad", "restored": "good"}
+        rows = []
+        for happening in happenings:
+            what = paint(happening.kind, colours.get(happening.kind, ""))
+            told = "; ".join(" ".join(pair) for pair in evidence(happening))
+            rows.append((moment(happening.wall), happening.name or "-", what, told))
+        if not rows:
+            return "Nothing has been marked, disassociated or restored yet."
+        return table(rows, ("TIME", "THING", "WHAT", "EVIDENCE"))
+
+    value = [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in happenings]
+    return Answer(value, text)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> Answer:
     from client_device_pruner import report
 
     found = snapshot.read(options.work_dir)
@@ -330,60 +330,34 @@ def _report(options: argparse.Namespace) -> None:
         options.file.write_bytes(page)
     except OSError as error:
         raise Failed(f"{options.file} cannot be written ({error.strerror}): name a file that can.") from error
-    if options.json:
-        _print_json({"file": str(options.file.absolute()), "devices": len(data["devices"]), "bytes": len(page)})
-        return
-    size = f"{len(data['devices'])} devices, {len(page) / 1024:.0f} KiB"
-    _print(f"Wrote {options.file.absolute()} ({size}): open it in any browser; it asks nothing of the network.")
-
-
-def _evidence(happening: Happening) -> str:
-    """The data of an event, as a sentence would have it."""
-    data = dict(happening.data)
-    parts = []
-    if "offlineSeconds" in data:
-        threshold = f" of {about(data['thresholdSeconds'])}" if "thresholdSeconds" in data else ""
-        parts.append(f"absent {about(data['offlineSeconds'])}{threshold}")
-    if "proof" in data:
-        parts.append(f"by {data['proof']}" + (f" of {data['sourceName']}" if "sourceName" in data else ""))
-    if "dueInSeconds" in data:
-        parts.append(f"notice {about(data['dueInSeconds'])}")
-    parts += [str(data[key]) for key in ("code", "message", "reason") if data.get(key)]
-    if happening.kind == "intended":
-        parts.append("its outcome is not known yet")
-    if "requestedBy" in data:
-        parts.append(f"requested by {data['requestedBy']}")
-    if "disassociatedAt" in data:
-        parts.append(f"disassociated {data['disassociatedAt']}")
-    if "restoredBy" in data:
-        parts.append("restored since")
-    if data.get("cycleId"):
-        parts.append(f"cycle {data['cycleId']}")
-    return ", ".join(parts)
+    path, number = options.file.absolute(), len(data["devices"])
+    size = f"{number} devices, {len(page) / 1024:.0f} KiB"
+    said = f"Wrote {path} ({size}): open it in any browser; it asks nothing of the network."
+    return Answer({"file": str(path), "devices": number, "bytes": len(page)}, lambda _paint: said)
 
 
 # --- Asking the component to act ----------------------------------------------------------------------------
 
 
-def _restore(options: argparse.Namespace) -> None:
+def _restore(options: argparse.Namespace) -> Answer:
     ways = [bool(options.things), options.cycle is not None, options.all]
     if sum(ways) != 1:
         options.parser.error("name the things, or --cycle ID, or --all: one of the three")
     restorable, ever = snapshot.read_journal(options.work_dir)
     argument: dict[str, Any]
     if options.things:
-        argument = {"names": list(dict.fromkeys(options.things))}
+        wanted = list(dict.fromkeys(options.things))
+        argument = {"names": wanted}
         names = {intent.name for intent in restorable}
         problems = [
             f"{name} is restored already, or longer gone than 90 days."
             if name in ever
             else f"{name} was never disassociated by this component.{_near(name, names) if names else ''}"
-            for name in argument["names"]
+            for name in wanted
             if name not in names
         ]
         if problems:
             raise Failed("\n".join([*problems, "Nothing was asked for."]))
-        wanted = argument["names"]
     elif options.all:
         argument = {"all": True}
         wanted = [intent.name for intent in restorable]
@@ -397,11 +371,11 @@ def _restore(options: argparse.Namespace) -> None:
                 f"Nothing that cycle {options.cycle} disassociated can be restored: pruner history shows the cycles."
             )
     running = _request(options.work_dir, "restore", argument)
-    done = f"Asked to restore {', '.join(wanted[:10])}{', …' if len(wanted) > 10 else ''}"
-    _answer(options, {"queued": True, "names": wanted, "running": running}, f"{done}: within 60 s.", done)
+    said = _queued(f"Asked to restore {_some(wanted)}", "within 60 s", running=running)
+    return Answer({"queued": True, "names": wanted, "running": running}, lambda _paint: said)
 
 
-def _approve(options: argparse.Namespace) -> None:
+def _approve(options: argparse.Namespace) -> Answer:
     found = snapshot.read(options.work_dir)
     members = found.plans.get(options.plan)
     if members is None:
@@ -409,16 +383,12 @@ def _approve(options: argparse.Namespace) -> None:
         hint = f"the one that waits is {waiting['id']}" if waiting else "none waits"
         raise Failed(f"There is no plan {options.plan}: {hint}. Nothing was approved.")
     names = sorted({member.rpartition("@")[0] for member in members})
-    devices = f"{len(names)} devices: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
-    if options.plan in found.approved:
-        answer = {"queued": False, "plan": options.plan, "names": names, "running": found.running}
-        text = f"Plan {options.plan} is approved already ({devices})."
-        _answer(options, answer, text, text)
-        return
-    running = _request(options.work_dir, "approve", options.plan)
-    done = f"Approved plan {options.plan} ({devices})"
-    answer = {"queued": True, "plan": options.plan, "names": names, "running": running}
-    _answer(options, answer, f"{done}: the next cycle heeds it.", done)
+    queued, running = options.plan not in found.approved, found.running
+    if queued:
+        running = _request(options.work_dir, "approve", options.plan)
+    done = f"Approved plan {options.plan}" if queued else f"Plan {options.plan} is approved already"
+    said = _queued(f"{done} ({_devices(names)})", "the next cycle heeds it", running=running)
+    return Answer({"queued": queued, "plan": options.plan, "names": names, "running": running}, lambda _paint: said)
 
 
 def _request(work_dir: Path, kind: str, argument: Any) -> bool:
@@ -442,85 +412,79 @@ def _request(work_dir: Path, kind: str, argument: Any) -> bool:
     return snapshot.is_running(work_dir)
 
 
-# --- Saying it ----------------------------------------------------------------------------------------------
+# --- Words --------------------------------------------------------------------------------------------------
 
 
-def _answer(options: argparse.Namespace, answer: dict[str, Any], text: str, later: str) -> None:
-    if options.json:
-        _print_json(answer)
-    else:
-        _print(text if answer["running"] else f"{later.removesuffix('.')}. {_LATER}")
+def _queued(done: str, when: str, *, running: bool) -> str:
+    return f"{done}: {when}." if running else f"{done}. The component does not run: it will be done when it does."
 
 
-def _warn_if_ended(found: Snapshot) -> None:
-    if not found.running:
-        _say(f"The component does not run: this is how things stood at {moment(found.written)}.", sys.stderr)
+def _devices(names: Sequence[str]) -> str:
+    return f"{len(names)} devices: {_some(names)}"
 
 
-def _print_section(paint: Painter, title: str, body: str) -> None:
-    _print(f"\n{paint(title, 'title')}\n{body}")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SOME]) + (", …" if len(names) > _SOME else "")
 
 
-def _print(text: str) -> None:
-    _say(text, sys.stdout)
+def _yes_or_no(yes: bool, paint: Painter) -> str:
+    return paint("yes", "good") if yes else paint("no", "warning")
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def _say(text: str, stream: TextIO) -> None:
-    stream.write(plain(text, colours=Painter(stream).colours) + "\n")
+def _sections(heading: str, sections: Mapping[str, str], paint: Painter) -> str:
+    return "\n\n".join([heading, *(f"{paint(title, 'title')}\n{body}" for title, body in sections.items())])
 
 
 # --- The commands -------------------------------------------------------------------------------------------
 
 
-def _list_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--state", choices=[state.value for state in State], help="only the devices in this state")
-
-
-def _explain_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("thing", metavar="THING", help="the thing name of a client device")
-
-
-def _history_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("thing", metavar="THING", nargs="?", help="only what concerns this client device")
-
-
-def _report_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("file", metavar="FILE.html", type=Path, help="the file to write; one that exists is replaced")
-
-
-def _restore_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("things", metavar="THING", nargs="*", help="thing names of client devices")
-    one.add_argument("--cycle", metavar="ID", help="all that this cycle disassociated")
-    one.add_argument("--all", action="store_true", help="all that can be restored: of the last 90 days")
-
-
-def _approve_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("plan", metavar="PLAN", help="the id of the plan, as pruner status shows it")
-
-
 COMMANDS = (
     Command("status", "how the component is: sources, devices, guards, findings", teaching.STATUS, _status),
-    Command("list", "the client devices with state, absence and proof", teaching.LIST, _list, _list_arguments),
-    Command("explain", "why a device is, or is not, going to go", teaching.EXPLAIN, _explain, _explain_arguments),
+    Command(
+        "list",
+        "the client devices with state, absence and proof",
+        teaching.LIST,
+        _list,
+        {"--state": {"choices": [state.value for state in State], "help": "only the devices in this state"}},
+    ),
+    Command(
+        "explain",
+        "why a device is, or is not, going to go",
+        teaching.EXPLAIN,
+        _explain,
+        {"thing": {"metavar": "THING", "help": "the thing name of a client device"}},
+    ),
     Command(
         "history",
         "what was marked, disassociated, restored, and on what evidence",
         teaching.HISTORY,
         _history,
-        _history_arguments,
+        {"thing": {"metavar": "THING", "nargs": "?", "help": "only what concerns this client device"}},
     ),
     Command(
         "report",
         "one page for a browser: timelines of all devices, sources, guards and decisions",
         teaching.REPORT,
         _report,
-        _report_arguments,
+        {"file": {"metavar": "FILE.html", "type": Path, "help": "the file to write; one that exists is replaced"}},
     ),
-    Command("restore", "associate again what was disassociated", teaching.RESTORE, _restore, _restore_arguments),
-    Command("approve", "approve the plan that waits", teaching.APPROVE, _approve, _approve_arguments),
+    Command(
+        "restore",
+        "associate again what was disassociated",
+        teaching.RESTORE,
+        _restore,
+        {
+            "things": {"metavar": "THING", "nargs": "*", "help": "thing names of client devices"},
+            "--cycle": {"metavar": "ID", "help": "all that this cycle disassociated"},
+            "--all": {"action": "store_true", "help": "all that can be restored: of the last 90 days"},
+        },
+    ),
+    Command(
+        "approve",
+        "approve the plan that waits",
+        teaching.APPROVE,
+        _approve,
+        {"plan": {"metavar": "PLAN", "help": "the id of the plan, as pruner status shows it"}},
+    ),
 )
 """All commands, in the order of `--help`; one more is one more entry."""

@@ -10,7 +10,8 @@ from client_device_pruner.coverage import cover
 from client_device_pruner.model import Device, Proof, State
 from client_device_pruner.policy import Circumstances, Condition, Testimony, Verdict, assess, member, testify
 from client_device_pruner.settings import format_duration
-from client_device_pruner.snapshot import Snapshot
+from client_device_pruner.snapshot import Happening, Snapshot
+from client_device_pruner.tables import about
 
 PROOFS = {
     Proof.CENSUS: "the broker's own count of connections",
@@ -92,9 +93,7 @@ def _last(verdict: Verdict, testimonies: Sequence[Testimony], found: Snapshot) -
         approved = member(verdict.device) in found.approved_members
         text = f"lost together with others, none of whom has come back ({', '.join(outages)}): needs approval"
         conditions.append(Condition(f"{text}, and has it" if approved else text, approved))
-    conditions += [
-        Condition(f"{guard['guard']} holds: {guard['reason']}", False) for guard in _holding(verdict, found)
-    ]
+    conditions += [Condition(f"{guard['guard']} holds: {guard['reason']}", False) for guard in _holding(verdict, found)]
     if settings.dry_run:
         conditions.append(Condition("dryRun is on: nothing is ever disassociated", False))
     if not found.running:
@@ -183,3 +182,28 @@ def _conclude_due(verdict: Verdict, found: Snapshot) -> str:
 def _figure(seconds: float) -> str:
     """A duration to the second, or to a tenth where seconds matter."""
     return format_duration(round(seconds) if seconds >= 60 else round(seconds, 1))
+
+
+def evidence(happening: Happening) -> list[tuple[str, str]]:
+    """What is known of an event, for people: labels, and what there is to say under each."""
+    data, lines = happening.data, []
+    if "offlineSeconds" in data:
+        threshold = f" of {about(data['thresholdSeconds'])}" if "thresholdSeconds" in data else ""
+        lines.append(("absent", f"{about(data['offlineSeconds'])}{threshold}"))
+    if "proof" in data:
+        source = f", source {data['sourceName']}" if "sourceName" in data else ""
+        lines.append(("proof", f"{data['proof']}{source}"))
+    if "dueInSeconds" in data:
+        lines.append(("notice", about(data["dueInSeconds"])))
+    if happening.kind == "intended":
+        lines.append(("outcome", "not known yet"))
+    labels = {
+        "reason": "because",
+        "code": "code",
+        "message": "message",
+        "requestedBy": "requested by",
+        "disassociatedAt": "disassociated",
+        "restoredBy": "restored by",
+        "cycleId": "cycle",
+    }
+    return lines + [(label, str(data[key])) for key, label in labels.items() if data.get(key)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner import __version__
-from client_device_pruner.explanation import PROOFS, explain, nearest
+from client_device_pruner.explanation import PROOFS, evidence, explain, nearest
 from client_device_pruner.model import Device, Proof, State
 from client_device_pruner.policy import HABIT_MESSAGES, assess
 from client_device_pruner.reports import rfc3339
@@ -33,6 +33,8 @@ _DECISIONS = ("marked", "unmarked", "intended", "disassociated", "failed", "retu
 
 Span = tuple[float, float]
 """From and to, in seconds since the page's beginning."""
+Lines = list[tuple[str, str]]
+"""What is said of a moment: labels, and a text for each."""
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -85,9 +87,9 @@ def compose(found: Snapshot, record: Record, journal: Iterable[Happening]) -> di
         "held": [guard for guard in found.status["guards"] if not guard["guard"].startswith("source:")],
         "doctor": found.status["doctor"],
         "next": found.status["nextCheckInSeconds"],
-        "runs": _rounded(chart.runs),
+        "runs": _rounded(chart.running.spans),
         "cycles": [[round(at, 2), lines] for at, lines in chart.cycles],
-        "sources": [_source(name, found, chart) for name in _source_names(found, chart)],
+        "sources": [_source(name, found, chart) for name in {**found.status["sources"], **chart.vouching}],
         "guards": [
             {"name": name, "spans": [[*_pair(span), *texts] for span, texts in spans]}
             for name, spans in sorted(chart.guards.items())
@@ -148,7 +150,7 @@ class _Story:
     outage: _Lane = field(default_factory=_Lane)
     marked: _Lane = field(default_factory=_Lane)
     gone: _Lane = field(default_factory=_Lane)
-    decisions: list[tuple[float, str, list[list[str]]]] = field(default_factory=list)
+    decisions: list[tuple[float, str, Lines]] = field(default_factory=list)
     left: float = 0.0
     proved_by: str = ""
     ended_by_us: bool = False
@@ -161,6 +163,11 @@ class _Story:
         self.gone.close(at)
         self.ended_by_us = False
 
+    def is_unlisted(self, at: float) -> None:
+        self.absent_since(at)
+        self.outage.close(at)
+        self.marked.close(at)
+
 
 class _Chart:
     """Takes what happened, in order, and keeps it as spans."""
@@ -168,23 +175,19 @@ class _Chart:
     def __init__(self, end: float) -> None:
         self.end = end
         self.devices: dict[str, _Story] = {}
+        self.running = _Lane()
         self.vouching: dict[str, _Lane] = {}
-        self.source_events: dict[str, list[tuple[float, str, list[list[str]]]]] = {}
+        self.source_events: dict[str, list[tuple[float, str, Lines]]] = {}
         self.guards: dict[str, list[tuple[Span, tuple[str, str]]]] = {}
-        self.cycles: list[tuple[float, list[list[str]]]] = []
-        self._guard_lanes: dict[str, tuple[float, tuple[str, str]]] = {}
-        self._run = _Lane()
-
-    @property
-    def runs(self) -> list[Span]:
-        return self._run.spans
+        self.cycles: list[tuple[float, Lines]] = []
+        self._holding: dict[str, tuple[float, tuple[str, str]]] = {}
 
     def take(self, happening: Happening) -> None:
         kind, name, at, data = happening.kind, happening.name, happening.wall, happening.data
         if kind == "stopped":
             self._stop(at)
             return
-        self._run.open(at)
+        self.running.open(at)
         if kind in ("held", "released"):
             self._guard(kind, at, data)
         elif kind in ("vouching", "silent"):
@@ -193,11 +196,11 @@ class _Chart:
         elif kind in ("cycle", "configuration"):
             self.cycles.append((at, _cycle_lines(kind, data)))
         elif name is not None:
-            self._take_of_device(kind, name, at, data)
+            self._take_of_device(happening, self.devices.setdefault(name, _Story(at)))
 
-    def _take_of_device(self, kind: str, name: str, at: float, data: Mapping[str, Any]) -> None:
-        story = self.devices.setdefault(name, _Story(at))
-        match kind:
+    def _take_of_device(self, happening: Happening, story: _Story) -> None:
+        at, data = happening.wall, happening.data
+        match happening.kind:
             case "arrived":
                 story.is_listed(at)
                 story.outage.close(at)
@@ -205,12 +208,10 @@ class _Chart:
             case "left":
                 story.absent_since(at - data["agoSeconds"])
             case "unlisted":
-                story.absent_since(at)
-                story.outage.close(at)
-                story.marked.close(at)
+                story.is_unlisted(at)
             case "outage":
                 # Nobody knows of the time in which the component did not run.
-                story.outage.open(max(story.left, story.since, self._run.since or 0.0))
+                story.outage.open(max(story.left, story.since, self.running.since or 0.0))
             case "outageEnded":
                 story.outage.close(at)
             case "marked":
@@ -220,37 +221,35 @@ class _Chart:
             case "unmarked":
                 story.marked.close(at)
             case "disassociated":
-                story.absent_since(at)
-                story.outage.close(at)
-                story.marked.close(at)
+                story.is_unlisted(at)
                 story.gone.open(at)
                 story.ended_by_us, story.proved_by = True, data.get("sourceName", "")
             case "restored":
                 story.is_listed(at)
-        if kind in _DECISIONS:
-            story.decisions.append((at, kind, _evidence(data)))
+        if happening.kind in _DECISIONS:
+            story.decisions.append((at, happening.kind, evidence(happening)))
 
     def _guard(self, kind: str, at: float, data: Mapping[str, Any]) -> None:
         guard, reason, remedy = data["guard"], data["reason"], data["remedy"]
         if guard.startswith("source:"):
-            lines = [["why", reason], *([["what to do", remedy]] if kind == "held" else [])]
+            lines = [("why", reason), *([("what to do", remedy)] if kind == "held" else [])]
             self.source_events.setdefault(guard.removeprefix("source:"), []).append((at, kind, lines))
             return
         self._end_guard(guard, at)
         if kind == "held":
-            self._guard_lanes[guard] = (at, (reason, remedy))
+            self._holding[guard] = (at, (reason, remedy))
 
     def _end_guard(self, guard: str, at: float) -> None:
-        if guard in self._guard_lanes:
-            since, texts = self._guard_lanes.pop(guard)
+        if guard in self._holding:
+            since, texts = self._holding.pop(guard)
             self.guards.setdefault(guard, []).append(((since, max(since, at)), texts))
 
     def _stop(self, at: float) -> None:
         """The component ended: nothing is known from here on."""
-        self._run.close(at)
+        self.running.close(at)
         for lane in self.vouching.values():
             lane.close(at)
-        for guard in list(self._guard_lanes):
+        for guard in list(self._holding):
             self._end_guard(guard, at)
         for story in self.devices.values():
             if story.present.since is not None:
@@ -352,10 +351,6 @@ def _told(story: _Story, background: int) -> dict[str, Any]:
     }
 
 
-def _source_names(found: Snapshot, chart: _Chart) -> list[str]:
-    return list(dict.fromkeys([*found.status["sources"], *sorted(chart.vouching)]))
-
-
 def _source(name: str, found: Snapshot, chart: _Chart) -> dict[str, Any]:
     now = found.status["sources"].get(name, {"vouching": False, "reason": "it is no longer in force"})
     proof = next((w.proof for w in found.now.witnesses if w.name == name), None)
@@ -371,41 +366,17 @@ def _source(name: str, found: Snapshot, chart: _Chart) -> dict[str, Any]:
     }
 
 
-def _evidence(data: Mapping[str, Any]) -> list[list[str]]:
-    """The data of a decision, as label and text."""
-    lines = []
-    if "offlineSeconds" in data:
-        threshold = f" of {about(data['thresholdSeconds'])}" if "thresholdSeconds" in data else ""
-        lines.append(["absent", f"{about(data['offlineSeconds'])}{threshold}"])
-    if "proof" in data:
-        source = f", source {data['sourceName']}" if "sourceName" in data else ""
-        lines.append(["proof", f"{data['proof']}{source}"])
-    if "dueInSeconds" in data:
-        lines.append(["notice", about(data["dueInSeconds"])])
-    for key, label in (
-        ("reason", "because"),
-        ("code", "code"),
-        ("message", "message"),
-        ("requestedBy", "requested by"),
-        ("disassociatedAt", "disassociated"),
-        ("cycleId", "cycle"),
-    ):
-        if data.get(key):
-            lines.append([label, str(data[key])])
-    return lines
-
-
-def _cycle_lines(kind: str, data: Mapping[str, Any]) -> list[list[str]]:
+def _cycle_lines(kind: str, data: Mapping[str, Any]) -> Lines:
     if kind == "configuration":
-        lines = [["configuration", "taken over" if data["accepted"] else "refused"]]
-        return lines + [["", problem] for problem in data["problems"]]
+        lines = [("configuration", "taken over" if data["accepted"] else "refused")]
+        return lines + [("", problem) for problem in data["problems"]]
     states = ", ".join(f"{data[state.value]} {state.value}" for state in State if data.get(state.value))
-    lines = [["cycle", str(data.get("cycleId", ""))], ["devices", states or "none"]]
-    lines.append(["disassociated", str(data.get("disassociated", 0))])
+    lines = [("cycle", str(data.get("cycleId", ""))), ("devices", states or "none")]
+    lines.append(("disassociated", str(data.get("disassociated", 0))))
     if data.get("dryRun"):
-        lines.append(["dry run", f"would disassociate {data.get('wouldDisassociate', 0)}"])
+        lines.append(("dry run", f"would disassociate {data.get('wouldDisassociate', 0)}"))
     if data.get("held"):
-        lines.append(["held by", ", ".join(data["held"])])
+        lines.append(("held by", ", ".join(data["held"])))
     return lines
 
 
