@@ -1,10 +1,10 @@
-"""Reading a document of a nucleus or of Greengrass Lite by a table of its keys, with every problem told."""
+"""Reading a document of a nucleus or of Greengrass Lite by the classes that it fills, with every problem told."""
 
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 SHORTEST_SECONDS = 0.1
@@ -59,21 +59,35 @@ def step(name: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key whose value `read(value, short durations allowed)` reads; its ValueErrors say what to write.
+    """A key of a document, whose value `read(value, short durations allowed)` reads; its ValueErrors say what to write.
 
     Absent and null mean the default; without one (None) they are read as None, or refused when required.
     """
 
+    name: str
     default: object
     read: Callable[[Any, bool], Any]
     required: bool = False
 
 
-Schema = Mapping[str, "Key | Schema"]
-"""The keys of a document, and of its sections."""
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A key whose value is a map of the keys of a class."""
+
+    name: str
+    kind: type[Any]
 
 
-def duration(default: str | None, least: float, most: float, *, or_never: bool = False) -> Key:
+Keys = Mapping[str, Key | Section]
+"""The keys of a document or of a section, by the fields that they fill."""
+
+
+def keys_of(kind: type[Any]) -> Keys:
+    """Give the keys with which the fields of a dataclass are annotated."""
+    return {field.name: key for field in fields(kind) for key in getattr(field.type, "__metadata__", ())}
+
+
+def duration(name: str, default: str | None, least: float, most: float, *, or_never: bool = False) -> Key:
     """Make a key for a duration from `least` to `most` seconds, required if it has no default."""
 
     def read(value: Any, short: bool) -> float | None:
@@ -89,10 +103,10 @@ def duration(default: str | None, least: float, most: float, *, or_never: bool =
         never = ', or "" for never' if or_never else ""
         raise ValueError(f"{format_duration(lower)} to {format_duration(most)}{never}: {_DURATION_FORM}")
 
-    return Key(default, read, required=default is None)
+    return Key(name, default, read, required=default is None)
 
 
-def number(default: int | None, least: int, most: int, *, whole: bool = False) -> Key:
+def number(name: str, default: int | None, least: int, most: int, *, whole: bool = False) -> Key:
     """Make a key for a number from `least` to `most`; Greengrass Lite gives it as a text."""
 
     def read(value: Any, _: bool) -> float:
@@ -104,10 +118,10 @@ def number(default: int | None, least: int, most: int, *, whole: bool = False) -
             return int(found) if whole else float(found)
         raise ValueError(f"a {'whole ' if whole else ''}number from {least} to {most}")
 
-    return Key(default, read)
+    return Key(name, default, read)
 
 
-def flag(default: bool) -> Key:
+def flag(name: str, default: bool) -> Key:
     """Make a key for true or false; Greengrass Lite gives it as a text."""
 
     def read(value: Any, _: bool) -> bool:
@@ -116,10 +130,10 @@ def flag(default: bool) -> Key:
             return found
         raise ValueError("true or false")
 
-    return Key(default, read)
+    return Key(name, default, read)
 
 
-def text(default: str, accepts: Callable[[str], object], write: str, *, or_empty: bool = False) -> Key:
+def text(name: str, default: str, accepts: Callable[[str], object], write: str, *, or_empty: bool = False) -> Key:
     """Make a key for a text that `accepts` says yes to, or that is empty where that is allowed."""
 
     def read(value: Any, _: bool) -> str:
@@ -127,10 +141,10 @@ def text(default: str, accepts: Callable[[str], object], write: str, *, or_empty
             return value
         raise ValueError(f'{write}, or ""' if or_empty else write)
 
-    return Key(default, read)
+    return Key(name, default, read)
 
 
-def texts(default: list[str] | None, accepts: Callable[[str], object], write: str) -> Key:
+def texts(name: str, default: list[str] | None, accepts: Callable[[str], object], write: str) -> Key:
     """Make a key for a list of texts that `accepts` says yes to, required if it has no default."""
 
     def read(value: Any, _: bool) -> tuple[str, ...]:
@@ -141,18 +155,18 @@ def texts(default: list[str] | None, accepts: Callable[[str], object], write: st
             raise ValueError(f"{write}, instead of {', '.join(wrong[:5])}")
         return tuple(value)
 
-    return Key(default, read, required=default is None)
+    return Key(name, default, read, required=default is None)
 
 
-def anything(default: object) -> Key:
+def anything(name: str, default: object) -> Key:
     """Make a key whose value is left for later."""
-    return Key(default, lambda value, _: value)
+    return Key(name, default, lambda value, _: value)
 
 
-def defaults(schema: Schema) -> dict[str, Any]:
-    """Write the document of a schema's defaults."""
-    found = {key: entry.default if isinstance(entry, Key) else defaults(entry) for key, entry in schema.items()}
-    return {key: default for key, default in found.items() if default is not None}
+def defaults(keys: Keys) -> dict[str, Any]:
+    """Write the document of the defaults."""
+    found = {key.name: key.default if isinstance(key, Key) else defaults(keys_of(key.kind)) for key in keys.values()}
+    return {name: default for name, default in found.items() if default is not None}
 
 
 @dataclass(slots=True)
@@ -167,23 +181,17 @@ class Reading:
         """Keep a problem."""
         self.problems.append(f"{path or 'configuration'}: {what}; write {write}")
 
-    def section(self, schema: Schema, document: object, path: str = "") -> dict[str, Any]:
-        """Read all keys of a section."""
+    def section(self, keys: Keys, document: object, path: str = "") -> dict[str, Any]:
+        """Read all keys of a section, into the fields that they fill."""
         start = f"{path}." if path else ""
         if not isinstance(document, Mapping):
             self.problem(path, f"{shown(document)} will not do", "a map of keys and values")
             document = {}
-        for key in document:
-            if key not in schema:
-                self._unknown(key, schema, start)
-        values: dict[str, Any] = {}
-        for key, entry in schema.items():
-            given = document.get(key)
-            if isinstance(entry, Key):
-                values[key] = self._value(entry, given, start + key)
-            else:
-                values[key] = self.section(entry, {} if given is None else given, start + key)
-        return values
+        known = {key.name for key in keys.values()}
+        for name in document:
+            if name not in known:
+                self._unknown(name, keys, start)
+        return {field: self._value(key, document.get(key.name), start + key.name) for field, key in keys.items()}
 
     def names(self, document: object, path: str) -> dict[str, Any]:
         """Read a map of names, unique ignoring case; those of null are left out."""
@@ -202,25 +210,28 @@ class Reading:
                 self.problem(where, f"{step(same)} is the same name but for case", "another name")
         return {name: document[name] for name in found.values() if document[name] is not None}
 
-    def _value(self, entry: Key, given: object, path: str) -> Any:
-        value = entry.default if given is None else given
-        if value is None and not entry.required:
+    def _value(self, key: Key | Section, given: object, path: str) -> Any:
+        if isinstance(key, Section):
+            return key.kind(**self.section(keys_of(key.kind), {} if given is None else given, path))
+        value = key.default if given is None else given
+        if value is None and not key.required:
             return None
         try:
-            return entry.read(value, self.short)
+            return key.read(value, self.short)
         except ValueError as wrong:
             self.problem(path, "missing" if value is None else f"{shown(value)} will not do", str(wrong))
             return None
 
-    def _unknown(self, key: object, schema: Schema, start: str) -> None:
+    def _unknown(self, name: object, keys: Keys, start: str) -> None:
         import difflib  # a document in order has no use for it
 
-        known = {leaf.rpartition(".")[2].casefold(): leaf for leaf in _paths(schema)}
-        near = difflib.get_close_matches(key[:80].casefold(), known, n=1) if isinstance(key, str) else []
-        write = f"{known[near[0]]}, if that was meant" if near else f"only {', '.join(schema)}"
-        self.problem(f"{start}{step(key)}", "unknown key", write)
+        known = {path.rpartition(".")[2].casefold(): path for path in _paths(keys)}
+        near = difflib.get_close_matches(name[:80].casefold(), known, n=1) if isinstance(name, str) else []
+        only = f"only {', '.join(key.name for key in keys.values())}"
+        self.problem(f"{start}{step(name)}", "unknown key", f"{known[near[0]]}, if that was meant" if near else only)
 
 
-def _paths(schema: Schema) -> list[str]:
-    inner = [f"{key}.{leaf}" for key, entry in schema.items() if not isinstance(entry, Key) for leaf in entry]
-    return [*inner, *schema]
+def _paths(keys: Keys) -> list[str]:
+    sections = [key for key in keys.values() if isinstance(key, Section)]
+    inner = [f"{section.name}.{key.name}" for section in sections for key in keys_of(section.kind).values()]
+    return [*inner, *(key.name for key in keys.values())]

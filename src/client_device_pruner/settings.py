@@ -1,21 +1,23 @@
 """The component's configuration: a document is read whole, or refused with every problem that it has."""
 
+# Without `from __future__ import annotations`: the keys are read from the annotations.
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from client_device_pruner.document import (
     Key,
     Reading,
-    Schema,
+    Section,
     anything,
     defaults,
     duration,
     flag,
     format_duration,
+    keys_of,
     number,
     parse_duration,
     step,
@@ -50,6 +52,12 @@ __all__ = [
 
 _DAY = 86400.0
 _USUAL_QUIET_SECONDS = 180.0  # maxQuiet of `emqx` for which the times that are not configurable are made
+_GLOB_FORM = "a thing-name glob (letters, digits, : _ - and the wildcards * ? [ ])"
+_TOPIC_FORM = "a topic without wildcards"
+_URL_FORM = "an https URL, or http to a loopback host, without credentials"
+_SHADOW_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_MOST = 2**31 - 1
 
 
 class SettingsRefused(Exception):
@@ -58,133 +66,6 @@ class SettingsRefused(Exception):
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class RollCallSettings:
-    """How to ask EMQX's HTTP API who is connected."""
-
-    url: str
-    """Base of the API: https, or http to a loopback host."""
-    key_file: str
-    """Absolute path of a file that holds `key:secret`."""
-    interval_seconds: float
-    """Time between roll calls; 10s to 7d."""
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdRule:
-    """A threshold of their own for some client devices."""
-
-    name: str
-    clients: tuple[str, ...]
-    """Thing-name globs."""
-    offline_threshold_seconds: float
-    """Absence after which a device that matches is stale; 1d to 3650d."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much may be disassociated; 0 means nothing, never everything."""
-
-    max_per_cycle: int
-    """Most disassociations in one cycle."""
-    max_percent_per_day: float
-    """Most disassociations in 24 h of running time, as a percentage of the associated devices, rounded up."""
-    approval_percent: float
-    """More than 3 due devices, and more than this percentage of the associated ones, wait for approval."""
-
-
-@dataclass(frozen=True, slots=True)
-class MassLoss:
-    """When absences that began together are one outage."""
-
-    window_seconds: float
-    """Longest time between the beginnings of two of them; 10s to 7d."""
-    min_devices: int
-    """Fewest devices that are an outage; 1 or more."""
-    min_percent: float
-    """Smallest part, in percent, of the devices present then that is an outage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Where events and status go; an empty text switches one off."""
-
-    local_topic: str
-    """Topic of the events on local pub/sub."""
-    iot_core_topic: str
-    """Topic of the events on AWS IoT Core, `{thingName}` standing for the core device."""
-    shadow_name: str
-    """Named shadow of the core device that holds the status."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """A configuration that was accepted; all durations in seconds."""
-
-    offline_threshold_seconds: float
-    """Absence after which a client device is stale; 1d to 3650d."""
-    notice_seconds: float
-    """Time on the proving source's clock between marking and disassociating; 0s to 90d."""
-    check_interval_seconds: float
-    """Time between cycles; 5m to 7d."""
-    dry_run: bool
-    """Do all but the disassociation."""
-    inbound_prefix: str
-    """Prefix of the sources' topics on local pub/sub; empty: they are subscribed to as they are."""
-    sources: tuple[Source, ...]
-    """The enabled sources, by name."""
-    roll_call: RollCallSettings | None
-    """The roll call, None when it is off."""
-    thresholds: tuple[ThresholdRule, ...]
-    """Thresholds for some devices; where several match, the longest counts."""
-    protected_clients: tuple[str, ...]
-    """Thing-name globs that are never disassociated."""
-    never_seen_seconds: float | None
-    """Threshold of devices without any sign of life since they were associated (1d to 3650d); None: never."""
-    limits: Limits
-    """How much may be disassociated."""
-    approved_plan: str
-    """Id of the plan that is approved; empty: none."""
-    mass_loss: MassLoss
-    """What an outage is."""
-    restore_on_return: bool
-    """Associate a device again when it shows life after this component disassociated it."""
-    reports: Reports
-    """Where events and status go."""
-    allow_short_durations: bool
-    """Durations below their bounds, down to 100 ms, are accepted: for trials and tests."""
-    log_level: str
-    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
-    scale: float
-    """Factor of the times that are not configurable: 1, but `emqx`'s maxQuiet / 3m with short durations."""
-    _longest_first: tuple[tuple[re.Pattern[str], float], ...] = field(init=False, repr=False, compare=False)
-    _protected: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Compile the globs, once."""
-        rules = sorted(self.thresholds, key=lambda rule: -rule.offline_threshold_seconds)
-        compiled = tuple((_any_of(rule.clients), rule.offline_threshold_seconds) for rule in rules)
-        object.__setattr__(self, "_longest_first", compiled)
-        object.__setattr__(self, "_protected", _any_of(self.protected_clients))
-
-    def threshold_seconds(self, name: str) -> float:
-        """Give the threshold of a device: that of the longest rule that matches, else the general one."""
-        for pattern, seconds in self._longest_first:
-            if pattern.match(name):
-                return seconds
-        return self.offline_threshold_seconds
-
-    def is_protected(self, name: str) -> bool:
-        """Tell whether a device is never to be disassociated."""
-        return self._protected.match(name) is not None
-
-    def subscriptions(self) -> tuple[str, ...]:
-        """Give the filters to subscribe to on local pub/sub."""
-        if self.inbound_prefix:
-            return (f"{self.inbound_prefix}#",)
-        return tuple(dict.fromkeys(topic for source in self.sources for topic in source.topics))
 
 
 # --- What texts are accepted --------------------------------------------------------------------------------
@@ -233,63 +114,156 @@ def _any_of(globs: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, globs)) or r"(?!)")
 
 
-# --- The keys, with the defaults and bounds of the contract's tables ----------------------------------------
-
-_GLOB_FORM = "a thing-name glob (letters, digits, : _ - and the wildcards * ? [ ])"
-_TOPIC_FORM = "a topic without wildcards"
-_URL_FORM = "an https URL, or http to a loopback host, without credentials"
-_SHADOW_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_MOST = 2**31 - 1
+def _threshold(name: str, default: str | None, *, or_never: bool = False) -> Key:
+    return duration(name, default, _DAY, 3650 * _DAY, or_never=or_never)
 
 
-def _threshold(default: str | None, *, or_never: bool = False) -> Key:
-    return duration(default, _DAY, 3650 * _DAY, or_never=or_never)
+# --- The keys, with the defaults and bounds of the contract's tables, beside what they configure --------------
 
 
-_RULE: Schema = {"clients": texts(None, _is_glob, _GLOB_FORM), "offlineThreshold": _threshold(None)}
-_DOCUMENT: Schema = {
-    "offlineThreshold": _threshold("30d"),
-    "noticePeriod": duration("1d", 0, 90 * _DAY),
-    "checkInterval": duration("6h", 300, 7 * _DAY),
-    "dryRun": flag(False),
-    "inboundPrefix": text("client-device-pruner/in/", _is_prefix, 'a topic that ends in "/"', or_empty=True),
-    "sources": anything({}),
-    "rollCall": {
-        "url": text("", _is_api_url, _URL_FORM, or_empty=True),
-        "keyFile": text("", _is_absolute_path, "an absolute path", or_empty=True),
-        "interval": duration("15m", 10, 7 * _DAY),
-    },
-    "thresholds": anything({}),
-    "protectedClients": texts([], _is_glob, _GLOB_FORM),
-    "neverSeenThreshold": _threshold("", or_never=True),
-    "limits": {
-        "maxPerCycle": number(100, 0, _MOST, whole=True),
-        "maxPercentPerDay": number(10, 0, 100),
-        "approvalPercent": number(50, 0, 100),
-    },
-    "approvedPlan": text("", str.isprintable, "a plan's id in quotes", or_empty=True),
-    "massLoss": {
-        "window": duration("10m", 10, 7 * _DAY),
-        "minDevices": number(3, 1, _MOST, whole=True),
-        "minPercent": number(30, 0, 100),
-    },
-    "restoreOnReturn": flag(False),
-    "reports": {
-        "localTopic": text("client-device-pruner/events", is_topic, _TOPIC_FORM, or_empty=True),
-        "iotCoreTopic": text("", _is_iot_core_topic, f"{_TOPIC_FORM} or braces but {{thingName}}", or_empty=True),
-        "shadowName": text(
+@dataclass(frozen=True, slots=True)
+class RollCallSettings:
+    """How to ask EMQX's HTTP API who is connected."""
+
+    url: Annotated[str, text("url", "", _is_api_url, _URL_FORM, or_empty=True)]
+    """Base of the API: https, or http to a loopback host."""
+    key_file: Annotated[str, text("keyFile", "", _is_absolute_path, "an absolute path", or_empty=True)]
+    """Absolute path of a file that holds `key:secret`."""
+    interval_seconds: Annotated[float, duration("interval", "15m", 10, 7 * _DAY)]
+    """Time between roll calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRule:
+    """A threshold of their own for some client devices."""
+
+    name: str
+    clients: Annotated[tuple[str, ...], texts("clients", None, _is_glob, _GLOB_FORM)]
+    """Thing-name globs."""
+    offline_threshold_seconds: Annotated[float, _threshold("offlineThreshold", None)]
+    """Absence after which a device that matches is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may be disassociated; 0 means nothing, never everything."""
+
+    max_per_cycle: Annotated[int, number("maxPerCycle", 100, 0, _MOST, whole=True)]
+    """Most disassociations in one cycle."""
+    max_percent_per_day: Annotated[float, number("maxPercentPerDay", 10, 0, 100)]
+    """Most disassociations in 24 h of running time, as a percentage of the associated devices, rounded up."""
+    approval_percent: Annotated[float, number("approvalPercent", 50, 0, 100)]
+    """More than 3 due devices, and more than this percentage of the associated ones, wait for approval."""
+
+
+@dataclass(frozen=True, slots=True)
+class MassLoss:
+    """When absences that began together are one outage."""
+
+    window_seconds: Annotated[float, duration("window", "10m", 10, 7 * _DAY)]
+    """Longest time between the beginnings of two of them."""
+    min_devices: Annotated[int, number("minDevices", 3, 1, _MOST, whole=True)]
+    """Fewest devices that are an outage."""
+    min_percent: Annotated[float, number("minPercent", 30, 0, 100)]
+    """Smallest part, in percent, of the devices present then that is an outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where events and status go; an empty text switches one off."""
+
+    local_topic: Annotated[str, text("localTopic", "client-device-pruner/events", is_topic, _TOPIC_FORM, or_empty=True)]
+    """Topic of the events on local pub/sub."""
+    iot_core_topic: Annotated[
+        str,
+        text("iotCoreTopic", "", _is_iot_core_topic, f"{_TOPIC_FORM} or braces but {{thingName}}", or_empty=True),
+    ]
+    """Topic of the events on AWS IoT Core, `{thingName}` standing for the core device."""
+    shadow_name: Annotated[
+        str,
+        text(
+            "shadowName",
             "client-device-pruner",
             _SHADOW_NAME.fullmatch,
             "up to 64 letters, digits, : _ or -",
             or_empty=True,
         ),
-    },
-    "allowShortDurations": flag(False),
-    "logLevel": text("INFO", _LEVELS.__contains__, f"one of {', '.join(_LEVELS)}"),
-}
+    ]
+    """Named shadow of the core device that holds the status."""
 
-DEFAULTS: Mapping[str, Any] = MappingProxyType(defaults(_DOCUMENT) | {"sources": DEFAULT_SOURCES})
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration that was accepted; all durations in seconds."""
+
+    offline_threshold_seconds: Annotated[float, _threshold("offlineThreshold", "30d")]
+    """Absence after which a client device is stale."""
+    notice_seconds: Annotated[float, duration("noticePeriod", "1d", 0, 90 * _DAY)]
+    """Time on the proving source's clock between marking and disassociating."""
+    check_interval_seconds: Annotated[float, duration("checkInterval", "6h", 300, 7 * _DAY)]
+    """Time between cycles."""
+    dry_run: Annotated[bool, flag("dryRun", False)]
+    """Do all but the disassociation."""
+    inbound_prefix: Annotated[
+        str,
+        text("inboundPrefix", "client-device-pruner/in/", _is_prefix, 'a topic that ends in "/"', or_empty=True),
+    ]
+    """Prefix of the sources' topics on local pub/sub; empty: they are subscribed to as they are."""
+    sources: Annotated[tuple[Source, ...], anything("sources", {})]
+    """The enabled sources, by name."""
+    roll_call: Annotated[RollCallSettings | None, Section("rollCall", RollCallSettings)]
+    """The roll call, None when it is off."""
+    thresholds: Annotated[tuple[ThresholdRule, ...], anything("thresholds", {})]
+    """Thresholds for some devices; where several match, the longest counts."""
+    protected_clients: Annotated[tuple[str, ...], texts("protectedClients", [], _is_glob, _GLOB_FORM)]
+    """Thing-name globs that are never disassociated."""
+    never_seen_seconds: Annotated[float | None, _threshold("neverSeenThreshold", "", or_never=True)]
+    """Threshold of devices without any sign of life since they were associated; None: never."""
+    limits: Annotated[Limits, Section("limits", Limits)]
+    """How much may be disassociated."""
+    approved_plan: Annotated[str, text("approvedPlan", "", str.isprintable, "a plan's id in quotes", or_empty=True)]
+    """Id of the plan that is approved; empty: none."""
+    mass_loss: Annotated[MassLoss, Section("massLoss", MassLoss)]
+    """What an outage is."""
+    restore_on_return: Annotated[bool, flag("restoreOnReturn", False)]
+    """Associate a device again when it shows life after this component disassociated it."""
+    reports: Annotated[Reports, Section("reports", Reports)]
+    """Where events and status go."""
+    allow_short_durations: Annotated[bool, flag("allowShortDurations", False)]
+    """Durations below their bounds, down to 100 ms, are accepted: for trials and tests."""
+    log_level: Annotated[str, text("logLevel", "INFO", _LEVELS.__contains__, f"one of {', '.join(_LEVELS)}")]
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
+    scale: float
+    """Factor of the times that are not configurable: 1, but `emqx`'s maxQuiet / 3m with short durations."""
+    _longest_first: tuple[tuple[re.Pattern[str], float], ...] = field(init=False, repr=False, compare=False)
+    _protected: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the globs, once."""
+        rules = sorted(self.thresholds, key=lambda rule: -rule.offline_threshold_seconds)
+        compiled = tuple((_any_of(rule.clients), rule.offline_threshold_seconds) for rule in rules)
+        object.__setattr__(self, "_longest_first", compiled)
+        object.__setattr__(self, "_protected", _any_of(self.protected_clients))
+
+    def threshold_seconds(self, name: str) -> float:
+        """Give the threshold of a device: that of the longest rule that matches, else the general one."""
+        for pattern, seconds in self._longest_first:
+            if pattern.match(name):
+                return seconds
+        return self.offline_threshold_seconds
+
+    def is_protected(self, name: str) -> bool:
+        """Tell whether a device is never to be disassociated."""
+        return self._protected.match(name) is not None
+
+    def subscriptions(self) -> tuple[str, ...]:
+        """Give the filters to subscribe to on local pub/sub."""
+        if self.inbound_prefix:
+            return (f"{self.inbound_prefix}#",)
+        return tuple(dict.fromkeys(topic for source in self.sources for topic in source.topics))
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(defaults(keys_of(Settings)) | {"sources": DEFAULT_SOURCES})
 """The default document, as in the contract's tables and the recipe."""
 
 
@@ -308,34 +282,17 @@ def parse(document: object) -> Settings:
         document = {key: value for key, value in document.items() if key != "accessControl"}  # the nucleus'
         allow = document.get("allowShortDurations")
         reading.short = allow is True or (isinstance(allow, str) and allow.lower() == "true")
-    values = reading.section(_DOCUMENT, document)
-    sources, emqx_quiet_seconds = read_sources(reading, values["sources"], values["inboundPrefix"])
+    values = reading.section(keys_of(Settings), document)
+    sources, emqx_quiet_seconds = read_sources(reading, values["sources"], values["inbound_prefix"])
     thresholds = tuple(
-        ThresholdRule(name, *reading.section(_RULE, body, f"thresholds.{step(name)}").values())
+        ThresholdRule(name, **reading.section(keys_of(ThresholdRule), body, f"thresholds.{step(name)}"))
         for name, body in sorted(reading.names(values["thresholds"], "thresholds").items())
     )
-    url, key_file, interval_seconds = values["rollCall"].values()
-    if url and key_file == "":
+    roll_call: RollCallSettings = values["roll_call"]
+    if roll_call.url and roll_call.key_file == "":
         reading.problem("rollCall.keyFile", "missing", "the absolute path of a file that holds key:secret")
     if reading.problems:
         raise SettingsRefused(tuple(reading.problems))
-    return Settings(
-        offline_threshold_seconds=values["offlineThreshold"],
-        notice_seconds=values["noticePeriod"],
-        check_interval_seconds=values["checkInterval"],
-        dry_run=values["dryRun"],
-        inbound_prefix=values["inboundPrefix"],
-        sources=sources,
-        roll_call=RollCallSettings(url, key_file, interval_seconds) if url else None,
-        thresholds=thresholds,
-        protected_clients=values["protectedClients"],
-        never_seen_seconds=values["neverSeenThreshold"],
-        limits=Limits(*values["limits"].values()),
-        approved_plan=values["approvedPlan"],
-        mass_loss=MassLoss(*values["massLoss"].values()),
-        restore_on_return=values["restoreOnReturn"],
-        reports=Reports(*values["reports"].values()),
-        allow_short_durations=values["allowShortDurations"],
-        log_level=values["logLevel"],
-        scale=(emqx_quiet_seconds or _USUAL_QUIET_SECONDS) / _USUAL_QUIET_SECONDS if reading.short else 1.0,
-    )
+    scale = (emqx_quiet_seconds or _USUAL_QUIET_SECONDS) / _USUAL_QUIET_SECONDS if reading.short else 1.0
+    read = {"sources": sources, "thresholds": thresholds, "roll_call": roll_call if roll_call.url else None}
+    return Settings(**values | read, scale=scale)

@@ -1,18 +1,20 @@
 """The sources of a configuration: what they are, and how they are read."""
 
+# Without `from __future__ import annotations`: the keys are read from the annotations.
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from client_device_pruner.document import (
     Key,
+    Keys,
     Reading,
-    Schema,
     anything,
     defaults,
     duration,
     flag,
+    keys_of,
     number,
     shown,
     step,
@@ -22,135 +24,109 @@ from client_device_pruner.document import (
 from client_device_pruner.topics import is_filter, is_topic, level_of, topic_matches
 
 
+def _is_field(value: str) -> bool:
+    return all(value.split("."))
+
+
+def _filter(name: str, default: str) -> Key:
+    return text(name, default, is_filter, "a topic filter, in which + fills a level and # stands only at the end")
+
+
+def _max_quiet(default: str) -> Key:
+    return duration("maxQuiet", default, 10, 7 * 86400)
+
+
 @dataclass(frozen=True, slots=True)
-class EmqxSource:
+class _Source:
+    """What all sources have; the keys that configure a source stand beside the fields that they fill."""
+
+    type: ClassVar[str]
+    named_topics: ClassVar[tuple[str, ...]]
+    """The fields of the topics that hold the thing name,"""
+    nth_plus: ClassVar[int]
+    """and which of their `+` matches it."""
+
+    name: str
+    thing_name_level: Annotated[int, number("thingNameLevel", None, 0, 65535, whole=True)]
+    """Topic level (0-based) of the thing name."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The filters that the source needs, as on the broker."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> str:
+        """What the source is, whatever it is called."""
+        return json.dumps([self.type, *self.topics, self.thing_name_level])
+
+
+@dataclass(frozen=True, slots=True)
+class EmqxSource(_Source):
     """Sessions that an EMQX broker announces, and its own count of them."""
 
     type: ClassVar[str] = "emqx"
-    name: str
-    connected_topic: str
+    named_topics: ClassVar[tuple[str, ...]] = ("connected_topic", "disconnected_topic")
+    nth_plus: ClassVar[int] = 2
+
+    connected_topic: Annotated[str, _filter("connectedTopic", "$SYS/brokers/+/clients/+/connected")]
     """Filter of the events that open a session; its second `+` matches the thing name."""
-    disconnected_topic: str
+    disconnected_topic: Annotated[str, _filter("disconnectedTopic", "$SYS/brokers/+/clients/+/disconnected")]
     """Filter of the events that close one; the thing name is on the same level."""
-    count_topic: str
+    count_topic: Annotated[str, _filter("countTopic", "$SYS/brokers/+/stats/live_connections/count")]
     """Filter of the count of live connections, the census."""
-    uptime_topic: str
+    uptime_topic: Annotated[str, _filter("uptimeTopic", "$SYS/brokers/+/uptime")]
     """Filter of the broker's uptime."""
-    max_quiet_seconds: float
-    """Longest time between vouchers that is still vouched for; 10s to 7d."""
-    bridge_client_id: str
+    max_quiet_seconds: Annotated[float, _max_quiet("3m")]
+    """Longest time between vouchers that is still vouched for."""
+    bridge_client_id: Annotated[
+        str, text("bridgeClientId", "mqtt-bridge-*", str.isprintable, "a client id, in which * is a wildcard")
+    ]
     """Glob of the bridge's client id, used where the bridge's configuration does not name one."""
-    thing_name_level: int
-    """Topic level (0-based) of the thing name."""
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The filters that the source needs, as on the broker."""
         return (self.connected_topic, self.disconnected_topic, self.count_topic, self.uptime_topic)
 
-    @property
-    def identity(self) -> str:
-        """What the source is, whatever it is called."""
-        return _identity(self)
-
 
 @dataclass(frozen=True, slots=True)
-class ActivitySource:
+class ActivitySource(_Source):
     """Messages that only the devices themselves publish."""
 
     type: ClassVar[str] = "activity"
-    name: str
-    topic: str
+    named_topics: ClassVar[tuple[str, ...]] = ("topic",)
+    nth_plus: ClassVar[int] = 1
+
+    topic: Annotated[str, _filter("topic", "clients/+/#")]
     """Filter of the messages; its first `+` matches the thing name."""
-    max_quiet_seconds: float
-    """Longest time between messages that is still vouched for; 10s to 7d."""
-    canary_topic: str
+    max_quiet_seconds: Annotated[float, _max_quiet("1h")]
+    """Longest time between messages that is still vouched for."""
+    canary_topic: Annotated[
+        str, text("canaryTopic", "pruner-canary/telemetry", is_topic, "a topic without wildcards", or_empty=True)
+    ]
     """Topic on local pub/sub where the canary is published; empty: no canary."""
-    payload_field: str
+    payload_field: Annotated[
+        str, text("payloadField", "", _is_field, 'a dotted path such as "state.value"', or_empty=True)
+    ]
     """Dotted path in a JSON payload to the value that `ignored_values` names; empty: the whole payload."""
-    ignored_values: tuple[str, ...]
+    ignored_values: Annotated[tuple[str, ...], texts("ignoredValues", [], lambda _: True, "a text in quotes")]
     """Payloads that are no sign of life, a will's `offline` for instance."""
-    thing_name_level: int
-    """Topic level (0-based) of the thing name."""
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The filters that the source needs, as on the broker."""
         return (self.topic,)
 
-    @property
-    def identity(self) -> str:
-        """What the source is, whatever it is called."""
-        return _identity(self)
-
 
 Source = EmqxSource | ActivitySource
 
-
-def _identity(source: Source) -> str:
-    return json.dumps([source.type, *source.topics, source.thing_name_level])
-
-
-def _is_field(value: str) -> bool:
-    return all(value.split("."))
-
-
-def _filter(default: str) -> Key:
-    return text(default, is_filter, "a topic filter, in which + fills a level and # stands only at the end")
-
-
-def _max_quiet(default: str) -> Key:
-    return duration(default, 10, 7 * 86400)
-
-
-@dataclass(frozen=True, slots=True)
-class _Type:
-    """A type of source; its class takes the name, the values of `keys` in their order, and the level."""
-
-    make: Callable[..., Source]
-    keys: Schema
-    named_topics: tuple[str, ...]
-    """The keys of the topics that hold the thing name,"""
-    nth_plus: int
-    """and which of their `+` matches it."""
-
-
-_COMMON_KEYS: Schema = {
-    "type": anything(None),
-    "enabled": flag(True),
-    "thingNameLevel": number(None, 0, 65535, whole=True),
-}
-_TYPES = {
-    "emqx": _Type(
-        make=EmqxSource,
-        keys={
-            "connectedTopic": _filter("$SYS/brokers/+/clients/+/connected"),
-            "disconnectedTopic": _filter("$SYS/brokers/+/clients/+/disconnected"),
-            "countTopic": _filter("$SYS/brokers/+/stats/live_connections/count"),
-            "uptimeTopic": _filter("$SYS/brokers/+/uptime"),
-            "maxQuiet": _max_quiet("3m"),
-            "bridgeClientId": text("mqtt-bridge-*", str.isprintable, "a client id, in which * is a wildcard"),
-        },
-        named_topics=("connectedTopic", "disconnectedTopic"),
-        nth_plus=2,
-    ),
-    "activity": _Type(
-        make=ActivitySource,
-        keys={
-            "topic": _filter("clients/+/#"),
-            "maxQuiet": _max_quiet("1h"),
-            "canaryTopic": text("pruner-canary/telemetry", is_topic, "a topic without wildcards", or_empty=True),
-            "payloadField": text("", _is_field, 'a dotted path such as "state.value"', or_empty=True),
-            "ignoredValues": texts([], lambda _: True, "a text in quotes"),
-        },
-        named_topics=("topic",),
-        nth_plus=1,
-    ),
-}
+_TYPES: Mapping[str, type[Source]] = {kind.type: kind for kind in (EmqxSource, ActivitySource)}
 _DEFAULT_TYPES = {"emqx": "emqx", "messages": "activity"}
+_COMMON_KEYS: Keys = {"type": anything("type", None), "enabled": flag("enabled", True)}
 
 DEFAULT_SOURCES: Mapping[str, Any] = {
-    name: {"type": kind, **defaults(_COMMON_KEYS), **defaults(_TYPES[kind].keys)}
+    name: {"type": kind, **defaults(_COMMON_KEYS), **defaults(keys_of(_TYPES[kind]))}
     for name, kind in _DEFAULT_TYPES.items()
 }
 """The sources that exist unless they are switched off."""
@@ -176,15 +152,16 @@ def read_sources(reading: Reading, document: object, prefix: str | None) -> tupl
         kind = _type(reading, path, _DEFAULT_TYPES.get(name), body)
         if kind is None:
             continue
-        values = reading.section({**_COMMON_KEYS, **_TYPES[kind].keys}, body, path)
-        level = _thing_name_level(reading, path, _TYPES[kind], values)
+        keys = keys_of(kind)
+        values = reading.section({**_COMMON_KEYS, **keys}, body, path)
+        level = _thing_name_level(reading, path, kind, values)
         if len(reading.problems) > before:
             continue
-        source = _TYPES[kind].make(name, *(values[key] for key in _TYPES[kind].keys), level)
+        source = kind(**{field: values[field] for field in keys} | {"name": name, "thing_name_level": level})
         if name == "emqx":
             emqx_quiet_seconds = source.max_quiet_seconds
         if values["enabled"]:
-            twin = sources.setdefault((kind, *source.topics), source)
+            twin = sources.setdefault((kind.type, *source.topics), source)
             if twin is not source:
                 what = f"sources.{step(twin.name)} has the same type and topics"
                 reading.problem(path, what, "other topics, or enabled: false in one of them")
@@ -192,22 +169,22 @@ def read_sources(reading: Reading, document: object, prefix: str | None) -> tupl
     return tuple(sources.values()), emqx_quiet_seconds
 
 
-def _type(reading: Reading, path: str, usual: str | None, body: object) -> str | None:
+def _type(reading: Reading, path: str, usual: str | None, body: object) -> type[Source] | None:
     given = body.get("type") if isinstance(body, Mapping) else usual
     kind = usual if given is None else given
     if isinstance(kind, str) and kind in _TYPES and usual in {None, kind}:
-        return kind
+        return _TYPES[kind]
     what = "missing" if kind is None else f"{shown(kind)} will not do"
     write = f"{usual}, or give the source another name" if usual else f"one of {', '.join(_TYPES)}"
     reading.problem(f"{path}.type", what, write)
     return None
 
 
-def _thing_name_level(reading: Reading, path: str, kind: _Type, values: Mapping[str, Any]) -> int | None:
+def _thing_name_level(reading: Reading, path: str, kind: type[Source], values: Mapping[str, Any]) -> int | None:
     """Give the topic level of the thing name, which all of the source's topics with a thing name share."""
-    given, levels = values["thingNameLevel"], set()
-    for key in kind.named_topics:
-        topic = values[key]
+    given, levels, keys = values["thing_name_level"], set(), keys_of(kind)
+    for field in kind.named_topics:
+        key, topic = keys[field].name, values[field]
         if topic is None:
             continue  # it has a problem already
         level = level_of(topic, kind.nth_plus) if given is None else given
@@ -220,8 +197,9 @@ def _thing_name_level(reading: Reading, path: str, kind: _Type, values: Mapping[
         else:
             levels.add(level)
     if len(levels) > 1:
-        what = f"its thing name is not on the same level as that of {kind.named_topics[0]}"
-        reading.problem(f"{path}.{kind.named_topics[-1]}", what, "both with equal levels")
+        first, *_between, last_key = (keys[field].name for field in kind.named_topics)
+        what = f"its thing name is not on the same level as that of {first}"
+        reading.problem(f"{path}.{last_key}", what, "both with equal levels")
     return min(levels, default=None)
 
 
