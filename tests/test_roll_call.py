@@ -224,31 +224,6 @@ def test_what_is_no_http_server(site: Site, scheme: str) -> None:
         fetch(f"{scheme}://127.0.0.1:{port}", str(site.key_file))
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "http://",
-        "127.0.0.1:18083/api/v5",
-        "ftp://127.0.0.1/api/v5",
-        "file:///etc/passwd",
-        "http://broker.example/api/v5",
-        "http://127.0.0.1.example/api/v5",
-        "http://192.0.2.1:18083/api/v5",
-        "http://key:secret@127.0.0.1/api/v5",
-        "http://127.0.0.1:99999/api/v5",
-        "http://127.0.0.1:port/api/v5",
-        "http://[::1/api/v5",
-        "http://127.0.0.1/api/v5?limit=1",
-        "http://127.0.0.1/api/v5#clients",
-    ],
-)
-def test_refuses_an_url(site: Site, url: str) -> None:
-    """The key is sent in clear to loopback only, and the message names the setting."""
-    with pytest.raises(NoAnswer, match=r"rollCall\.url"):
-        fetch(url, str(site.key_file))
-
-
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "127.0.0.1"])
 def test_all_of_loopback_is_allowed(site: Site, host: str) -> None:
     """A connection is tried; where nobody listens, that is told."""

@@ -135,7 +135,6 @@ class Component:
         self._roll_call_wanted = False
         self._unread: dict[str | None, float] = {}
         self._told: object = None
-        self._refused_last: tuple[str, ...] = ()
         self._jitter = jitter
         self._changed: set[str | None] = set()
         self._bridge: dict[str, Any] | None = None
@@ -292,7 +291,6 @@ class Component:
                 self._apply(watch.last_settings())
             return
         corrected = watch.guards.holds("configuration")
-        self._refused_last = ()
         watch.guards.release("configuration")
         watch.keep_good(document)
         changed = settings != watch.settings or not watch.configured
@@ -302,18 +300,16 @@ class Component:
             watch.event("configuration", accepted=True, problems=[])
 
     def _refuse(self, problems: Sequence[str]) -> None:
-        if tuple(problems) != self._refused_last:
-            self._refused_last = tuple(problems)
+        hold = Hold(
+            "configuration",
+            f"the configuration was refused: {'; '.join(problems)}",
+            "correct it with a deployment; the last good one is in force for watching until then",
+        )
+        if hold not in self.watch.guards.in_force:
             for problem in problems:
                 LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
             self.watch.event("configuration", accepted=False, problems=list(problems))
-        self.watch.guards.hold(
-            Hold(
-                "configuration",
-                f"the configuration was refused: {'; '.join(problems)}",
-                "correct it with a deployment; the last good one is in force for watching until then",
-            )
-        )
+        self.watch.guards.hold(hold)
 
     def _apply(self, settings: Settings) -> None:
         watch, at = self.watch, self._clock.monotonic()

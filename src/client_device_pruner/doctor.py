@@ -111,34 +111,33 @@ def required_entries(settings: Settings) -> dict[str, dict[str, str]]:
     return found
 
 
-_COUNT_WITHOUT_EVENTS = ([False, False, True], [True, False, True], [False, True, True])
-
-
 def without_events(bridge: Mapping[str, Any] | None, settings: Settings) -> frozenset[str]:
     """Name the `emqx` sources of which the bridge carries the count, but not the connected and disconnected events."""
-    mapping = (bridge or {}).get("mqttTopicMapping") or {}
-    if bridge is None or not isinstance(mapping, Mapping):
-        return frozenset()
-    entries, _findings = _read(bridge, mapping, required_entries(settings))
-    return frozenset(
-        source.name
-        for source in settings.sources
-        if isinstance(source, EmqxSource)
-        and [any(map(need.met_by, entries)) for need in _needs(source, settings)][:3] in _COUNT_WITHOUT_EVENTS
-    )
+    entries = _entries(bridge, settings)
+    found = set()
+    for source in settings.sources:
+        if isinstance(source, EmqxSource):
+            connected, disconnected, count, _uptime = (
+                any(map(need.met_by, entries)) for need in _needs(source, settings)
+            )
+            if count and not (connected and disconnected):
+                found.add(source.name)
+    return frozenset(found)
 
 
 def feeds(bridge: Mapping[str, Any] | None, settings: Settings) -> dict[str, list[str]]:
     """Name the filters through which the bridge feeds each `activity` source; none where that cannot be read."""
-    mapping = (bridge or {}).get("mqttTopicMapping") or {}
-    if not isinstance(mapping, Mapping):
-        return {}
-    entries, _findings = _read(bridge or {}, mapping, required_entries(settings))
-    return {
-        source.name: sorted({entry.topic for entry in entries if any(need.met_by(entry) for need in needs)})
-        for source in settings.sources
-        if isinstance(source, ActivitySource) and (needs := _needs(source, settings))
-    }
+    entries, found = _entries(bridge, settings), {}
+    for source in settings.sources:
+        if isinstance(source, ActivitySource):
+            (need,) = _needs(source, settings)
+            found[source.name] = sorted({entry.topic for entry in entries if need.met_by(entry)})
+    return found
+
+
+def _entries(bridge: Mapping[str, Any] | None, settings: Settings) -> list[_Entry]:
+    mapping = (bridge or {}).get("mqttTopicMapping")
+    return _read(bridge or {}, mapping, required_entries(settings))[0] if isinstance(mapping, Mapping) else []
 
 
 # --- What a source needs ------------------------------------------------------------------------------------

@@ -43,15 +43,11 @@ def describe(
             for witness in now.witnesses
         },
         "counts": {state.value: counts[state.value] for state in State},
-        "coverage": {
-            "associated": coverage.associated,
-            "provable": coverage.provable,
-            "reasons": list(coverage.reasons),
-        },
+        "coverage": asdict(coverage),
         "guards": [{"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in held],
         "plan": {"id": plan_id, "devices": sorted({m.rpartition("@")[0] for m in plan[1]})} if plan_id else None,
         "nextCheckInSeconds": round(next_check_seconds, 3) if next_check_seconds != float("inf") else None,
-        "doctor": [{"finding": finding.finding, "remedy": finding.remedy} for finding in findings],
+        "doctor": [asdict(finding) for finding in findings],
         "witnesses": [asdict(witness) for witness in now.witnesses],
     }
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,10 @@ def _without_a_path(self: Reading, path: str, what: str, write: str) -> None:
     self.problems.append(f"{what}; write {write}")
 
 
+def _any_address(document: dict[str, Any]) -> Any:
+    return SimpleNamespace(roll_call=SimpleNamespace(url=document["rollCall"]["url"]))
+
+
 def _any_echo(self: SelfTest, payload: bytes) -> None:
     del payload
     self.alive = True
@@ -71,7 +76,7 @@ PLANTED: list[tuple[str, str | type, str, Callable[..., Any]]] = [
     ("topics", f"{FUZZ}.broker", "topic_matches", lambda topic_filter, topic: topic_filter == topic),
     ("roll-call-pages", f"{OURS}.roll_call", "_client", lambda entry, _page: (str(entry), True)),
     ("roll-call-http", f"{OURS}.roll_call", "_page", lambda *_: ({"a": True, "b": True, "c": True}, False)),
-    ("roll-call-url", f"{OURS}.roll_call", "_is_loopback", lambda _host: True),
+    ("roll-call-url", f"{FUZZ}.roll_calls", "parse", _any_address),
     ("cloud-request", Cloud, "_carry_out", lambda _self, _request: {}),
     ("cloud-reply", f"{OURS}.cloud_worker", "_entry_error", lambda _entry: EntryError("x", "", "")),
     ("cloud-service", f"{OURS}.cloud", "_association", lambda _device: ("x", None)),

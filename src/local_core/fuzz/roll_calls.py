@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 from client_device_pruner import roll_call
 from client_device_pruner.roll_call import NoAnswer, RollCall
+from client_device_pruner.settings import SettingsRefused, parse
 from local_core.fuzz.target import Target, document, folder, payload_of, require, seeds
 
 _URL = "http://127.0.0.1:18083/api/v5"
@@ -111,11 +113,16 @@ def check_http(data: bytes) -> None:
 
 def check_url(data: bytes) -> None:
     """An address is refused with a reason, or leads to loopback or through TLS, without credentials."""
+    url = data.decode("utf-8", "surrogateescape")
     try:
-        parts = roll_call._checked(data.decode("utf-8", "surrogateescape"))  # noqa: SLF001 - it decides where the key goes
-    except NoAnswer as no_answer:
-        require("rollCall.url" in no_answer.reason, f"refused without a reason: {no_answer.reason}")
+        accepted = parse({"rollCall": {"url": url, "keyFile": "/key"}}).roll_call
+    except SettingsRefused as refused:
+        require(refused.problems[0].startswith("rollCall.url: "), f"refused without a reason: {refused}")
         return
+    if accepted is None:
+        require(not url, "an address is taken for none")
+        return
+    parts = urlsplit(accepted.url)
     require(parts.username is None and parts.hostname, "credentials, or no host")
     require(parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or "")), "in clear")
 
