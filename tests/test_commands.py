@@ -52,6 +52,7 @@ HABIT = Witness(
     vouching=False,
     reason="nothing has been heard",
 )
+FINDING = Finding("the bridge lacks an entry", '{"mqttTopicMapping": {}}')
 
 
 @dataclass
@@ -89,9 +90,9 @@ class Core:
             ledger.status = describe(
                 now,
                 ledger.devices.values(),
-                coverage=cover(ledger.devices.values(), now),
+                coverage=cover(ledger.devices.values(), now, [str(FINDING)]),
                 holds=self.holds,
-                findings=[Finding("the bridge lacks an entry", '{"mqttTopicMapping": {}}')],
+                findings=[FINDING],
                 plan=self.plan,
                 next_check_seconds=7200.0,
                 wall=1_800_000_000.0,
@@ -352,6 +353,32 @@ def test_list_for_people_is_aligned_and_filtered(running: Core) -> None:
     assert running.run("list", "--state", "due")[1] == "No device is due.\n"
 
 
+def test_who_was_never_seen_has_no_threshold_unless_one_is_configured(running: Core) -> None:
+    """Silent for longer than the threshold of the others, it goes neither now nor later."""
+    quiet = next(device for device in running.json("list") if device["thingName"] == "quiet-1")
+    shown = next(line for line in running.run("list")[1].splitlines() if line.startswith("quiet-1"))
+    running.configuration["neverSeenThreshold"] = "90d"
+    running.write()
+    configured = next(device for device in running.json("list") if device["thingName"] == "quiet-1")
+
+    assert quiet["thresholdSeconds"] is None
+    assert shown.split()[:4] == ["quiet-1", "absent", "50d", "never"]
+    assert configured["thresholdSeconds"] == 90 * DAY
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["list"], ["explain", "press-2"]])
+def test_before_the_first_list_nobody_is_said_not_to_be_associated(running: Core, arguments: list[str]) -> None:
+    """Without a device the cloud may not have been asked yet: that is said, and nothing is claimed."""
+    running.work_dir.joinpath("pruner.db").unlink()
+    running.absent_days = {}
+    running.write()
+
+    _status, out, err = running.run(*arguments)
+
+    assert "No device is associated, or the first cycle has not listed them yet" in out + err
+    assert "is not associated" not in out + err
+
+
 def test_list_says_when_it_is_old(core: Core) -> None:
     """Without a running component the list says on standard error of when it is."""
     core.write()
@@ -466,6 +493,14 @@ def test_explain_of_an_unknown_name_names_near_ones(running: Core) -> None:
 
     assert (status, out) == (1, "")
     assert err.startswith("Pres-2 is not associated with this core device. Did you mean press-2")
+
+
+@pytest.mark.parametrize("command", ["explain", "history"])
+def test_an_unknown_name_without_near_ones_is_a_whole_sentence(running: Core, command: str) -> None:
+    """It says how to see the names that there are."""
+    _status, _out, err = running.run(command, "zzz")
+
+    assert err.endswith("pruner list shows the devices that are associated.\n")
 
 
 def test_explain_of_a_disassociated_name_says_how_to_undo_it(running: Core) -> None:
@@ -665,6 +700,19 @@ def test_status_for_people_says_what_to_do(running: Core) -> None:
         '  the bridge lacks an entry\n    → {"mqttTopicMapping": {}}\n',
     ):
         assert line in out
+    assert out.count("the bridge lacks an entry") == 1, "though coverage has it among its reasons"
+    assert any(str(FINDING) == reason for reason in running.json("status")["coverage"]["reasons"])
+
+
+def test_a_source_that_does_not_vouch_is_told_once(running: Core) -> None:
+    """Its guard says beside its reason where to look, other than here."""
+    running.holds = (Hold("source:messages", HABIT.reason, "README, Troubleshoot"),)
+    running.write()
+
+    out = running.run("status")[1]
+
+    assert "source messages does not vouch" not in out
+    assert "  source:messages: nothing has been heard\n    → README, Troubleshoot" in out
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_sources_that_do_not_vouch_are_named_with_what_the_doctor_found() -> Non
 def test_a_silenced_habit_covers_nobody() -> None:
     """Beside a broker whose count does not match no habit proves anything."""
     silenced = dataclasses.replace(HABIT, silenced="the count does not match")
-    assert covered([device(habit=SPEAKS)], deaf(CENSUS), silenced).provable == 0
+    found = covered([device(habit=SPEAKS)], deaf(CENSUS), silenced)
+    assert found.provable == 0
+    assert found.reasons[0] == "1 of 1 devices: the count does not match", "that source vouches all the same"
 
 
 def test_without_any_source_nothing_can_ever_be_proven() -> None:

@@ -33,6 +33,7 @@ _COLOURS = {
     State.PROTECTED: "faint",
     State.UNKNOWN: "faint",
 }
+_NONE = "No device is associated, or the first cycle has not listed them yet."
 _SOME = 10  # names in one sentence
 
 
@@ -133,12 +134,15 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
     running = paint("runs", "good") if found.running else paint("does not run", "bad")
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items())
     left = status["nextCheckInSeconds"]
+    # The doctor's findings, and what the sources wait for, have sections of their own.
+    told = (*(finding["finding"] for finding in status["doctor"]), *(f"source {name} " for name in status["sources"]))
+    devices = f"{coverage['associated']} associated: {counts}" if found.devices else _NONE
     summary = table(
         [
             ("Component", f"{running} on {found.core_device} ({age})"),
-            ("Devices", f"{coverage['associated']} associated: {counts}"),
+            ("Devices", devices),
             ("Coverage", f"{coverage['provable']} of {coverage['associated']} can be pruned once they are gone"),
-            *(("", reason) for reason in coverage["reasons"]),
+            *(("", reason) for reason in coverage["reasons"] if not reason.startswith(told)),
             ("Next cycle", f"in {about(left)}" if left else "now" if left == 0 else "none is planned"),
         ]
     )
@@ -171,19 +175,20 @@ def _list(options: argparse.Namespace) -> Answer:
     if not found.running:
         _say(f"The component does not run: this is how things stood at {moment(found.written)}.", sys.stderr)
     shown = [(verdict, nearest(verdict, found.now)) for verdict in verdicts]
+    never = found.now.settings.never_seen_seconds is None
 
     def text(paint: Painter) -> str:
         if shown:
-            rows = [_row(verdict, testimony, paint) for verdict, testimony in shown]
+            rows = [_row(verdict, testimony, paint, never=never) for verdict, testimony in shown]
             return table(rows, ("THING", "STATE", "ABSENT", "OF", "PROOF", "SOURCE", "DUE"))
         if options.state:
             return f"No device is {options.state}."
-        return "No device is associated, or the first cycle has not listed them yet (pruner status)."
+        return _NONE
 
-    return Answer([_listed(verdict, testimony) for verdict, testimony in shown], text)
+    return Answer([_listed(verdict, testimony, never=never) for verdict, testimony in shown], text)
 
 
-def _row(verdict: Verdict, shown: Testimony | None, paint: Painter) -> tuple[str, ...]:
+def _row(verdict: Verdict, shown: Testimony | None, paint: Painter, *, never: bool) -> tuple[str, ...]:
     state = paint(verdict.state_so_far.value, _COLOURS.get(verdict.state_so_far, ""))
     gone = verdict.state not in (State.PRESENT, State.PROTECTED)
     due = "-"
@@ -196,20 +201,21 @@ def _row(verdict: Verdict, shown: Testimony | None, paint: Painter) -> tuple[str
         verdict.device.name,
         state,
         about(shown.absence_seconds) if shown and gone else "-",
-        about(shown.threshold_seconds) if shown else "-",
+        "-" if shown is None else "never" if never and not verdict.device.seen else about(shown.threshold_seconds),
         verdict.testimony.witness.proof.value if verdict.testimony else "-",
         shown.witness.name if shown and gone else "-",
         due,
     )
 
 
-def _listed(verdict: Verdict, shown: Testimony | None) -> dict[str, Any]:
+def _listed(verdict: Verdict, shown: Testimony | None, *, never: bool) -> dict[str, Any]:
     gone = verdict.state is not State.PRESENT
+    threshold = None if shown is None or (never and not verdict.device.seen) else round(shown.threshold_seconds, 3)
     return {
         "thingName": verdict.device.name,
         "state": verdict.state_so_far.value,
         "offlineSeconds": round(shown.absence_seconds if gone else 0.0, 3) if shown else None,
-        "thresholdSeconds": round(shown.threshold_seconds, 3) if shown else None,
+        "thresholdSeconds": threshold,
         "proof": verdict.testimony.witness.proof.value if verdict.testimony else None,
         "sourceName": shown.witness.name if shown else None,
         "dueInSeconds": None if verdict.due_in_seconds is None else round(verdict.due_in_seconds, 3),
@@ -231,7 +237,8 @@ def _explain_absentee(options: argparse.Namespace, found: Snapshot) -> Answer:
     restorable, _ever = snapshot.read_journal(options.work_dir)
     intent = next((intent for intent in restorable if intent.name == name), None)
     if intent is None:
-        raise Failed(f"{name} is not associated with this core device.{_near(name, found.devices)}")
+        unknown = f"{name} is not associated with this core device.{_near(name, found.devices)}"
+        raise Failed(unknown if found.devices else _NONE)
     conclusion = (
         f"It was disassociated at {moment(intent.intended_wall)} in cycle {intent.cycle_id};"
         f" pruner restore {name} associates it again."
@@ -249,7 +256,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), folded, n=5)
     close += [one for one in folded if name.casefold() in one and one not in close]
     names = [one for key in close for one in folded[key]][:5]
-    return f" Did you mean {' or '.join(names)}?" if names else " pruner list shows those that are."
+    return f" Did you mean {' or '.join(names)}?" if names else " pruner list shows the devices that are associated."
 
 
 def _explanation_text(explanation: Explanation, paint: Painter) -> str:
@@ -449,7 +456,7 @@ COMMANDS = (
     ),
     Command(
         "explain",
-        "why a device is, or is not, going to go",
+        "why a device is, or is not, going to be disassociated",
         teaching.EXPLAIN,
         _explain,
         {"thing": {"metavar": "THING", "help": "the thing name of a client device"}},

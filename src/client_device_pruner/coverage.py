@@ -50,9 +50,10 @@ def _lacking(device: Device, now: Circumstances) -> str:
     """Why the device could not be pruned if it fell silent; "" if it could."""
     if now.settings.is_protected(device.name):
         return "protected by protectedClients"
+    silenced = [witness.silenced for witness in now.witnesses if witness.vouching]
     vouching = [witness for witness in now.witnesses if witness.vouching and not witness.silenced]
     if not vouching:
-        return "no source vouches at present"
+        return silenced[0] if silenced else "no source vouches at present"
     strong = any(witness.proof is not Proof.HABIT for witness in vouching)
     if not device.seen:
         if now.settings.never_seen_seconds is None:

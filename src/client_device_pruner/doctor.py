@@ -36,6 +36,10 @@ class Finding:
     remedy: str
     """JSON to merge into the bridge's configuration, or a sentence."""
 
+    def __str__(self) -> str:
+        """Both in one text, as coverage has it among its reasons."""
+        return f"{self.finding} → {self.remedy}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -250,7 +254,8 @@ def _blind(entries: list[_Entry], settings: Settings) -> Iterator[Finding]:
             finding = (
                 f"Nothing of the source {source.name} is mapped: devices without regular messages, and those "
                 "never seen, are not pruned for want of it. If that is meant, as for a broker without these "
-                f"events (Moquette), set sources.{source.name}.enabled of this component to false"
+                f"events (Moquette), set sources.{source.name}.enabled of this component to false; if not, merge into "
+                "the bridge"
             )
             yield _told(finding, (_remade(need, entries) for need in missing))
         elif missing:

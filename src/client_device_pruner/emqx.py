@@ -331,7 +331,7 @@ class EmqxSource:
             lasting = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
             return f"{figures}: {who} than known for {lasting}"
         if not self.clock.vouching(at):
-            return f"{figures}: they match; the next count starts the clock, if that is no accident"
+            return f"{figures}: they match; if they still do then, the next count starts the clock"
         doubted = self.doubted
         return f"{figures}: they match{', but ' if doubted else ''}{doubted}"
 

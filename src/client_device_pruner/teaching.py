@@ -3,7 +3,7 @@
 EXAMPLES = """\
 examples:
   pruner status                    is all well, and if not, what is to be done
-  pruner list --state marked       who goes next unless he shows life
+  pruner list --state marked       what goes next unless it shows life
   pruner explain press-7           why press-7 is, or is not, going to be disassociated
   pruner history                   what was done, and on what evidence
   pruner restore press-7           undo it
@@ -40,7 +40,8 @@ columns:
           due        the notice has run out: the next cycle disassociates it, unless a guard holds
           protected  protectedClients has it: it is never disassociated
   ABSENT  how long the source has vouched since its last sign of life (not the time on the wall)
-  OF      its threshold, by offlineThreshold, thresholds, neverSeenThreshold, or its own habit
+  OF      its threshold, by offlineThreshold, thresholds, neverSeenThreshold, or its own habit; never: it was
+          not seen yet, and neverSeenThreshold is empty
   PROOF   what proves it: census, rollCall or habit; - if nothing does yet
   SOURCE  the source whose clock ABSENT is measured on: the proof, or what comes nearest to one
   DUE     what is left of its notice on that clock, which stands still while the source does not vouch

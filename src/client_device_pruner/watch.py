@@ -32,6 +32,8 @@ MAX_PENDING_ROWS = 20_000
 """Changed rows kept in memory at most, some 5 MB: with more the ledger is written at once."""
 INSTANCE_SECONDS = 10.0
 """How often the state is asked for while another instance owns it."""
+SOURCE_REMEDY = "README, Troubleshoot, says what helps if it does not end by itself"
+"""What to do about a source that does not vouch: the reason says what it waits for."""
 COVERAGE_SECONDS = 600.0
 """When coverage is reported after a start, and how often at most it changes (CONTRACT, events)."""
 
@@ -208,7 +210,7 @@ class Watch:
                 continue
             since = self._not_vouching.setdefault(witness.name, at)
             patient = at - since <= self.sources.max_quiet_seconds(witness.source_id)
-            hold = Hold(guard, witness.reason, "pruner status says what is missing")
+            hold = Hold(guard, witness.reason, SOURCE_REMEDY)
             (self.guards.expect if patient else self.guards.hold)(hold)
         for name in [name for name in self._vouching if f"source:{name}" not in in_force]:
             self._note_source(name, vouching=False)
@@ -362,7 +364,7 @@ class Watch:
         """Bring the status up to date, to be written with the next commit, and say when coverage changed."""
         now = self.circumstances()
         self._note_outages(now)
-        coverage = cover(self.ledger.devices.values(), now, [f"{f.finding} {f.remedy}" for f in findings])
+        coverage = cover(self.ledger.devices.values(), now, map(str, findings))
         if running and at >= self._next_coverage:
             self._say_coverage(coverage, at)
         self.ledger.status = describe(
