@@ -15,7 +15,7 @@ from statistics import median
 
 from local_core.simulation.devices import DAY
 from local_core.simulation.edges import Disk
-from local_core.simulation.judge import EXCEPTION, FALSE, Dead, Figures, Finding
+from local_core.simulation.judge import EXCEPTION, FALSE, UNHEARD, Dead, Figures, Finding
 from local_core.simulation.world import Site, World
 
 OURS = "this component"
@@ -78,6 +78,7 @@ class Sum:
             ("disassociated: lives and keeps to its ways (FALSE)", f"{self.pruned['false']}"),
             ("  known exception of the census: lost and gained in one gap", f"{self.pruned[EXCEPTION]}"),
             ("disassociated: away for longer than its threshold", f"{self.pruned['honest']}"),
+            ("  back since, on a site without events, and silent", f"{self.pruned[UNHEARD]}"),
             ("disassociated: never came (neverSeenThreshold)", f"{self.pruned['neverCame']}"),
             ("devices that died, moved or were replaced", f"{len(self.dead):,}"),
             ("  of these with a proof, not taken off by others", f"{len(provable):,}"),

@@ -129,9 +129,11 @@ def _power_cut(world: World, rng: Random, seconds: float) -> None:
         return
     world.broker_down()
     world.bury()
+    world.powered = False
     was_up, world.bridge_up = world.bridge_up, False
 
     def boots() -> None:
+        world.powered = True
         world.clock.booted = world.now - 5.0
         if rng.random() < 0.4:
             # No battery behind the clock: it is wrong until somebody tells the time.

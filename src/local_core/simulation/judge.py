@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from local_core.simulation.world import World
 
 MAX_QUIET_SECONDS = 180.0
-FALSE, HONEST, GONE, NEVER_CAME = "false", "honest", "gone", "neverCame"
+FALSE, HONEST, UNHEARD, GONE, NEVER_CAME = "false", "honest", "unheard", "gone", "neverCame"
 EXCEPTION = "exception"
 
 
@@ -145,7 +145,7 @@ class Judge:
         if not device.came:
             return NEVER_CAME
         if device.away_since is not None and self._world.now - device.away_since >= threshold_seconds:
-            return HONEST
+            return UNHEARD if name in self._world.sessions else HONEST
         return FALSE
 
     def pruned(self, name: str) -> None:

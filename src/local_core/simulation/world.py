@@ -96,6 +96,7 @@ class World:
     fuse: Fuse = field(default_factory=Fuse)
     disk: Disk = field(default_factory=Disk)
     component: Component | None = None
+    powered: bool = True
     broker_up: bool = True
     bridge_up: bool = True
     api_silent: bool = False
@@ -388,7 +389,7 @@ class World:
 
     def start_component(self) -> None:
         """Start a run."""
-        if self.component is not None:
+        if self.component is not None or not self.powered:
             return
         self.runs += 1
         self.disturb()
@@ -599,7 +600,7 @@ class World:
         """A device says a word, if it is connected."""
         if device.name not in self.sessions or not device.alive:
             return
-        device.last_there = self.now
+        device.last_there, device.away_since = self.now, None
         self.retell(device.name)
 
     def retell(self, name: str) -> None:
@@ -646,7 +647,9 @@ class World:
         if not device.alive:
             return
         self.say(f"{device.name} returns")
-        device.wants, device.away_since = True, None
+        device.wants = True
+        if self.kind != "messages":
+            device.away_since = None
         self.connect(device)
         self._leave_later(device)
         if device.name not in self.cloud.associations:
