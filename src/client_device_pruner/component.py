@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from client_device_pruner.ipc import (
     Subscribed,
 )
 from client_device_pruner.job import Worker
-from client_device_pruner.ledger import get_meta, set_meta, transaction
 from client_device_pruner.model import Clock, Hold
 from client_device_pruner.moment import Moment
 from client_device_pruner.pruning import Pruning
@@ -156,15 +154,8 @@ class Component:
     def turn(self, patience_seconds: float) -> None:
         """Take what has arrived, waiting for it up to the given time; then do what is due."""
         for item in self.inbox.take_all(patience_seconds):
-            self._guarded(self._take, item)
-        self._guarded(self._do_due)
-
-    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
-        try:
-            step(*arguments, self._clock.monotonic())
-        except sqlite3.Error as error:
-            self.watch.failed(error)
+            self.watch.attempt(self._take, item, self._clock.monotonic())
+        self.watch.attempt(self._do_due, self._clock.monotonic())
 
     def stop(self) -> None:
         """Ask the loop to end; safe in a signal handler."""
@@ -376,18 +367,10 @@ class Component:
 
     def _give_up(self, reason: str) -> None:
         """End the process so that the nucleus starts it anew, at most once an hour of running time."""
-        connection = self.watch.ledger.connection
-        running = self.watch.running_seconds()
-        if connection is None:
-            # What cannot be kept cannot be counted.
-            return
-        try:
-            last = get_meta(connection, "gave_up_running_seconds")
-            if last is not None and running - last < EXIT_SECONDS * self.watch.settings.scale:
-                return
-            with transaction(connection) as write:
-                set_meta(write, gave_up_running_seconds=running)
-        except sqlite3.Error:
+        running, last = self.watch.running_seconds(), self.watch.kept("gave_up_running_seconds")
+        lately = last is not None and running - last < EXIT_SECONDS * self.watch.settings.scale
+        # What cannot be kept cannot be counted.
+        if lately or not self.watch.keep(gave_up_running_seconds=running):
             return
         LOGGER.error("ending, to be started anew", extra={"fields": {"reason": reason}})
         self._status, self._stopping = 1, True

@@ -60,16 +60,13 @@ class Connection:
     def lost(self, reason: str, at: float, *, refused: bool = False) -> None:
         """The connection ended, or could not be had at all (`refused`)."""
         LOGGER.error("no connection to Greengrass", extra={"fields": {"reason": reason}})
-        self._drop()
+        self.close()
         self._reconnect_at = at + RECONNECT_SECONDS * self.self_test.scale * (6 if refused else 1)
         if refused:
             self._give_up("Greengrass does not let this process connect: after its restart the token is void")
 
     def close(self) -> None:
         """End the connection."""
-        self._drop()
-
-    def _drop(self) -> None:
         if self._ipc is not None:
             self._ipc.close()
             self._ipc = None
@@ -128,10 +125,10 @@ class Connection:
             self._ipc.unsubscribe()
             self._subscribe(at)
             return
+        self.close()
+        self._connect()
         if remedy is Remedy.EXIT:
             self._give_up("the subscription stays dead, also on a new connection")
-        self._drop()
-        self._connect()
 
     def _subscribe(self, at: float) -> None:
         if self._ipc is not None and self._topics:

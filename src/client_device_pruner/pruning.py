@@ -105,11 +105,11 @@ class Pruning:
     def tick(self, at: float) -> None:
         """Do what is due."""
         for job in list(self._jobs.values()):
-            self._run(job.tick, at)
+            self._watch.attempt(job.tick, at)
         self._jobs = {number: job for number, job in self._jobs.items() if not job.over}
         if at >= self._next_requests:
             self._next_requests = at + REQUEST_SECONDS * min(1.0, self._watch.settings.scale)
-            self._heed_requests()
+            self._watch.attempt(self._heed_requests)
         if at >= self._next_cycle and self._cycle is None:
             self._begin_cycle(at)
 
@@ -117,7 +117,7 @@ class Pruning:
         """Take what a child process answered."""
         job = self._jobs.get(number)
         if job is not None:
-            self._run(job.reply, reply, at)
+            self._watch.attempt(job.reply, reply, at)
 
     def end(self) -> None:
         """End all children; what was begun stays journalled and is settled by the next cycle."""
@@ -147,14 +147,7 @@ class Pruning:
     def _add_job(self, steps: Steps, at: float) -> None:
         self._job_number += 1
         job = self._jobs[self._job_number] = Job(steps, self._worker(self._job_number), self._check)
-        self._run(job.begin, at)
-
-    def _run(self, step: Callable[..., object], *arguments: Any) -> None:
-        """Take a step of a job; a state file that refuses ends the job and holds pruning."""
-        try:
-            step(*arguments)
-        except sqlite3.Error as error:
-            self._watch.failed(error)
+        self._watch.attempt(job.begin, at)
 
     # Signs of life that matter at once
 
@@ -170,7 +163,7 @@ class Pruning:
             if self._cycle is not None and in_flight:
                 self._cycle.lively.add(name)
             if ledger.connection is not None:
-                self._run(self._heed_begun if in_flight else self._heed_return, name)
+                self._watch.attempt(self._heed_begun if in_flight else self._heed_return, name)
 
     def _heed_begun(self, name: str) -> bool:
         """Keep it in the journal that a device in flight showed life, so that it outlives a crash."""
@@ -202,24 +195,21 @@ class Pruning:
         connection = self._watch.ledger.connection
         if connection is None:
             return
-        try:
-            if connection is not self._resumed:
-                self._resumed = connection
-                self._restore_now(self.journal.wanted())
-            rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
-            if not rows:
-                return
-            # Wanted before the request goes: a crash between leaves it to be asked for twice, never lost.
-            for row in rows:
-                if row["kind"] == "restore":
-                    self._restore(self._wanted(_argument(row)), "command")
-            with transaction(connection, through=True) as write:
-                write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
-                approvals = [_argument(row) for row in rows if row["kind"] == "approve"]
-                if approved := [plan_id for plan_id in approvals if isinstance(plan_id, str)]:
-                    set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
-        except sqlite3.Error as error:
-            self._watch.failed(error)
+        if connection is not self._resumed:
+            self._resumed = connection
+            self._restore_now(self.journal.wanted())
+        rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
+        if not rows:
+            return
+        # Wanted before the request goes: a crash between leaves it to be asked for twice, never lost.
+        for row in rows:
+            if row["kind"] == "restore":
+                self._restore(self._wanted(_argument(row)), "command")
+        with transaction(connection, through=True) as write:
+            write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
+            approvals = [_argument(row) for row in rows if row["kind"] == "approve"]
+            if approved := [plan_id for plan_id in approvals if isinstance(plan_id, str)]:
+                set_meta(write, approved=[*get_meta(write, "approved", []), *approved][-MAX_PLANS:])
 
     def _wanted(self, argument: Any) -> list[Intent]:
         """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
@@ -309,37 +299,33 @@ class Pruning:
         return (plans[-1][0], frozenset(plans[-1][1])) if plans else ("", frozenset())
 
     def _plans(self) -> list[tuple[str, list[str]]]:
-        connection = self._watch.ledger.connection
-        return get_meta(connection, "plans", []) if connection is not None else []
+        plans: list[tuple[str, list[str]]] = self._watch.kept("plans", [])
+        return plans
 
     def _approved(self) -> set[str]:
         """The members of all plans that were approved, by the configuration or by command."""
-        connection = self._watch.ledger.connection
-        ids = {self._watch.settings.approved_plan}
-        if connection is not None:
-            ids.update(get_meta(connection, "approved", []))
+        ids = {self._watch.settings.approved_plan, *self._watch.kept("approved", [])}
         return {name for plan_id, names in self._plans() if plan_id in ids for name in names}
 
     def _remember_plan(self, plan_id: str, members: set[str]) -> None:
         plans = [plan for plan in self._plans() if plan[0] != plan_id]
-        plans = [*plans, (plan_id, sorted(members))][-MAX_PLANS:]
-        self._watch.write(lambda connection: set_meta(connection, plans=plans))
+        self._watch.keep(plans=[*plans, (plan_id, sorted(members))][-MAX_PLANS:])
 
     def plausible(self, listed: Sequence[Association]) -> bool:
         """See `cycle.Desk`: not less than half of last time after our own removals, or three times the same."""
         watch = self._watch
         expected = len(watch.ledger.devices) - len(watch.journal.open_intents())
         names = sorted(association.name for association in listed)
-        before, times, last_cycle = get_meta(watch.journal.connection, "implausible", ([], 0, ""))
+        before, times, last_cycle = watch.kept("implausible", ([], 0, ""))
         if len(listed) * 2 >= expected:
             if times:
-                watch.write(lambda connection: set_meta(connection, implausible=([], 0, "")))
+                watch.keep(implausible=([], 0, ""))
             watch.guards.release("list")
             return True
         cycle_id = self._cycle.cycle_id if self._cycle else ""
         if before != names or cycle_id != last_cycle:
             times = times + 1 if before == names else 1
-            watch.write(lambda connection: set_meta(connection, implausible=(names, times, cycle_id)))
+            watch.keep(implausible=(names, times, cycle_id))
         if times >= BELIEVED_AFTER:
             watch.guards.release("list")
             return True

@@ -139,8 +139,7 @@ class Watch:
 
     def last_good(self) -> Any:
         """The last configuration that was accepted, in this run or an earlier one."""
-        connection = self.ledger.connection
-        return get_meta(connection, "configuration", DEFAULTS) if connection is not None else DEFAULTS
+        return self.kept("configuration", DEFAULTS)
 
     def last_settings(self) -> Settings:
         """The settings of the last configuration that was accepted."""
@@ -154,7 +153,7 @@ class Watch:
         """Keep an accepted configuration for the next start."""
         document = {key: value for key, value in document.items() if key != "accessControl"}
         if document != self.last_good():
-            self.write(lambda connection: set_meta(connection, configuration=document))
+            self.keep(configuration=document)
 
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: sources that stay what they are keep what they know."""
@@ -173,10 +172,7 @@ class Watch:
         Whoever spoke through a filter that is gone would be silent for ever: habits on its source start anew. A source
         that nothing feeds vouches for nothing, so what fed it is kept to be compared with what feeds it next.
         """
-        connection = self.ledger.connection
-        if connection is None:
-            return
-        before = get_meta(connection, "feeds", {})
+        before = self.kept("feeds", {})
         identities = self.sources.identities
         now = {identity: before[identity] for identity in identities.values() if identity in before}
         for name, filters in feeds.items():
@@ -189,7 +185,7 @@ class Watch:
                     )
                 now[identities[name]] = list(filters)
         if now != before:
-            self.write(lambda connection: set_meta(connection, feeds=now))
+            self.keep(feeds=now)
 
     # Time
 
@@ -309,13 +305,27 @@ class Watch:
         """What the status tells people, without its figures."""
         return re.sub(r"[\d.]+", "", json.dumps({**(self.ledger.status or {}), "witnesses": None}))
 
-    def write(self, change: Callable[[sqlite3.Connection], None]) -> None:
-        """Write single values at once; while the file refuses, pruning holds."""
+    def kept(self, key: str, default: Any = None) -> Any:
+        """A single value of the state file; the default while none is open."""
+        connection = self.ledger.connection
+        return default if connection is None else get_meta(connection, key, default)
+
+    def keep(self, **values: Any) -> bool:
+        """Write single values at once; while the file refuses, pruning holds. Returns whether they are kept."""
         if self.ledger.connection is None:
-            return
+            return False
         try:
             with transaction(self.ledger.connection) as write:
-                change(write)
+                set_meta(write, **values)
+        except sqlite3.Error as error:
+            self.failed(error)
+            return False
+        return True
+
+    def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
+        try:
+            step(*arguments)
         except sqlite3.Error as error:
             self.failed(error)
 
