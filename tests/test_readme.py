@@ -20,6 +20,7 @@ from botocore.session import get_session
 from client_device_pruner import commands as command_line
 from client_device_pruner.doctor import required_entries
 from client_device_pruner.settings import DEFAULTS, parse
+from client_device_pruner.source_settings import DEFAULT_SOURCES
 from local_core.core import BRIDGE
 from readme import LANGUAGES, PROJECT, Command, blocks, commands, headings, rows, tokens
 from trial_site import COMPONENT, EVENT_DATA
@@ -244,11 +245,29 @@ def test_guard_table_has_every_guard() -> None:
         assert re.search(f'"{guard}[:"]', code), guard
 
 
-def test_events_are_all_named() -> None:
-    """In the sentence that lists them."""
-    (sentence,) = (token.content for token in tokens("README.md") if token.content.startswith("Events are CloudEvents"))
-    assert set(re.findall("`(\\w+)`", sentence)) - {"configuration"} == EVENT_DATA.keys() - {"configuration"}
-    assert "`configuration`" in sentence.replace("\n", " ")
+def test_source_table_has_every_key_and_its_default() -> None:
+    """Of both types; the topics of `emqx` are known to whoever has that broker, and not written out."""
+    table = rows("README.md", "key", "`emqx`", "`activity`")
+    for column, name in enumerate(DEFAULT_SOURCES, 1):
+        keys = {key for row in table if row[column] for key in re.findall("`(\\w+)`", f"{row[0]} {row[column]}")}
+        told = {default for row in table for default in re.findall("`(.*?)`", row[column])}
+        for key, value in DEFAULT_SOURCES[name].items():
+            if key not in {"type", "enabled"}:
+                assert key in keys
+                default = value if isinstance(value, str) else json.dumps(value)
+                assert (default or '""') in told or default.startswith("$SYS/brokers/")
+
+
+def test_event_table_has_every_event_and_its_data() -> None:
+    """At least what every one of them has."""
+    told = {
+        kind: set(re.findall("`(\\w+)`", data))
+        for kinds, _, data in rows("README.md", "event", "when", "data")
+        for kind in re.findall("`(\\w+)`", kinds)
+    }
+    assert told.keys() == EVENT_DATA.keys()
+    for kind, data in EVENT_DATA.items():
+        assert told[kind] >= data
 
 
 def test_every_symptom_has_command_cause_and_remedy() -> None:
