@@ -95,7 +95,7 @@ async def _start(options: argparse.Namespace) -> None:
 
 
 def _greet(core: LocalCore, root: Path) -> None:
-    command = f"python -m local_core {{}} --root {root}"
+    command = f"PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m local_core {{}} --root {root}"
     lines = [
         f"Core device {core.thing_name} is up; Ctrl-C ends it.",
         f"  MQTT broker      127.0.0.1:{core.broker.port}  (attach your devices: client id = thing name)",
