@@ -147,10 +147,9 @@ class FakeRollCaller(RollCaller):
         super().__init__(lambda _outcome: None, machine.clock.monotonic)
         self._machine = machine
 
-    def call(self, url: str, key_file: str) -> bool:
+    def call(self, url: str, key_file: str) -> None:
         """Note the call."""
         self._machine.roll_calls.append((url, key_file))
-        return True
 
 
 @dataclass

@@ -260,11 +260,10 @@ class TestCompose:
         site.run_until(lambda: site.of_type("disassociated"), 3600)
         site.run(300)
         found, record = snapshot.read(site._work_dir), snapshot.read_record(site._work_dir)
-        half = len(record.happenings) // 2
-        wrong = tuple(replace(one, wall=one.wall + jump) for one in record.happenings[:half])
-        record = replace(record, happenings=wrong + record.happenings[half:])
+        half = len(record) // 2
+        wrong = tuple(replace(one, wall=one.wall + jump) for one in record[:half])
 
-        data = report.compose(found, record, ())
+        data = report.compose(found, wrong + record[half:], ())
 
         check_spans(data)
         assert data["end"] <= report.LONGEST_SECONDS
@@ -274,7 +273,7 @@ class TestCompose:
         """A state of before the first note is shown as it stands."""
         found = snapshot.read(site._work_dir)
 
-        data = report.compose(found, snapshot.Record((), 0.0), ())
+        data = report.compose(found, (), ())
 
         check_spans(data)
         assert {one["name"] for one in data["devices"]} == set(DEVICES)
@@ -288,7 +287,7 @@ class TestCompose:
             Happening(found.written, "brandNew", "lamp", {"what": 1}),
         )
 
-        data = report.compose(found, replace(record, happenings=record.happenings + odd), ())
+        data = report.compose(found, record + odd, ())
 
         assert [kind for _at, kind, _lines in device(data, "lamp")["decisions"]] == ["failed"]
 

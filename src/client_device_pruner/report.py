@@ -23,7 +23,7 @@ from client_device_pruner.explanation import PROOFS, evidence, explain, nearest
 from client_device_pruner.model import Device, Proof, State
 from client_device_pruner.policy import HABIT_MESSAGES, assess
 from client_device_pruner.reports import rfc3339
-from client_device_pruner.snapshot import Happening, Record, Snapshot
+from client_device_pruner.snapshot import Happening, Snapshot
 from client_device_pruner.tables import about
 
 LONGEST_SECONDS = 400 * 86_400.0
@@ -54,7 +54,7 @@ def render(data: Mapping[str, Any]) -> str:
     return re.sub(r"\{\{(policy|core|data)\}\}", lambda slot: filled[slot[1]], page)
 
 
-def compose(found: Snapshot, record: Record, journal: Iterable[Happening]) -> dict[str, Any]:
+def compose(found: Snapshot, record: Sequence[Happening], journal: Iterable[Happening]) -> dict[str, Any]:
     """What the page shows, ready for JSON; moments are seconds since `start`, which is in epoch seconds.
 
     Args:
@@ -67,7 +67,7 @@ def compose(found: Snapshot, record: Record, journal: Iterable[Happening]) -> di
     chart = _Chart(end)
     for happening in happenings:
         chart.take(happening)
-    chart.close(found, record.running_seconds)
+    chart.close(found)
     backgrounds = _Backgrounds(chart)
     devices = [_device(device, found, chart, backgrounds) for _name, device in sorted(found.devices.items())]
     devices += [
@@ -99,7 +99,9 @@ def compose(found: Snapshot, record: Record, journal: Iterable[Happening]) -> di
     }
 
 
-def _on_one_time(found: Snapshot, record: Record, journal: Iterable[Happening]) -> tuple[float, list[Happening]]:
+def _on_one_time(
+    found: Snapshot, record: Sequence[Happening], journal: Iterable[Happening]
+) -> tuple[float, list[Happening]]:
     """All that happened, in order, and when the page begins (epoch seconds); walls become seconds since then.
 
     The wall clock may have been set in between. The order in which things happened is known, and the latest wall is
@@ -107,7 +109,7 @@ def _on_one_time(found: Snapshot, record: Record, journal: Iterable[Happening]) 
     """
     at = found.written
     repaired: list[Happening] = []
-    for happening in reversed(record.happenings):
+    for happening in reversed(record):
         at = min(at, happening.wall)
         repaired.append(Happening(at, happening.kind, happening.name, happening.data))
     known = {(h.name, h.data.get("cycleId")) for h in repaired if h.kind == "disassociated"}
@@ -256,13 +258,13 @@ class _Chart:
                 story.absent_since(at)
             story.outage.close(at)
 
-    def close(self, found: Snapshot, running_seconds: float) -> None:
+    def close(self, found: Snapshot) -> None:
         """End all that lasts; who was heard last some time ago was present until then."""
         for name, device in found.devices.items():
             story = self.devices.setdefault(name, _Story(0.0))
             if name not in found.now.present and device.habits and assess(device, found.now).state is not State.PRESENT:
                 heard = max(habit.last_running_seconds for habit in device.habits.values())
-                story.absent_since(max(0.0, self.end - (running_seconds - heard)))
+                story.absent_since(max(0.0, self.end - (found.running_seconds - heard)))
         self._stop(self.end)
         for story in self.devices.values():
             story.marked.close(self.end)

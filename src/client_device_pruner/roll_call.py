@@ -105,31 +105,21 @@ class RollCaller:
     Args:
         deliver: Called in that thread with what came of each call; it must not block.
         clock: Monotonic seconds.
+
+    Attributes:
+        busy: Whether a call is in progress.
     """
 
     def __init__(self, deliver: Callable[[RollCall | NoAnswer], None], clock: Callable[[], float]) -> None:
+        self.busy = False
         self._deliver = deliver
         self._clock = clock
-        self._thread: threading.Thread | None = None
-        self._busy = threading.Event()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a call is in progress."""
-        return self._busy.is_set()
-
-    def call(self, url: str, key_file: str) -> bool:
-        """Begin a call (see `fetch`).
-
-        Returns:
-            False if nothing was begun, because a call is in progress: its outcome will be delivered.
-        """
-        if self.busy:
-            return False
-        self._busy.set()
-        self._thread = threading.Thread(target=self._run, args=(url, key_file), name="roll-call", daemon=True)
-        self._thread.start()
-        return True
+    def call(self, url: str, key_file: str) -> None:
+        """Begin a call (see `fetch`), unless one is in progress: its outcome will be delivered."""
+        if not self.busy:
+            self.busy = True
+            threading.Thread(target=self._run, args=(url, key_file), name="roll-call", daemon=True).start()
 
     def _run(self, url: str, key_file: str) -> None:
         outcome: RollCall | NoAnswer
@@ -140,7 +130,7 @@ class RollCaller:
         except Exception as error:  # noqa: BLE001 - whoever waits for the outcome must get one
             outcome = NoAnswer(f"the roll call of {url} failed: {error!r}")
         # Before the delivery, so that whoever gets the outcome can call again.
-        self._busy.clear()
+        self.busy = False
         self._deliver(outcome)
 
 

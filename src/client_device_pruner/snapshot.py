@@ -39,6 +39,7 @@ class Snapshot:
         core_device: thing name of the core device.
         running: whether the component runs now.
         written: when the status was written, in epoch seconds.
+        running_seconds: the component's running time then.
         status: the contract's status, without `running`; no source in it vouches while the component does not run.
         now: by what devices are judged, as things stood when the status was written.
         devices: the associated devices, by name.
@@ -49,6 +50,7 @@ class Snapshot:
     core_device: str
     running: bool
     written: float
+    running_seconds: float
     status: dict[str, Any]
     now: Circumstances
     devices: Mapping[str, Device]
@@ -69,18 +71,6 @@ class Happening:
     kind: str
     name: str | None
     data: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """All that is kept of what happened: every event, and what timelines are drawn from, in order of happening.
-
-    The order holds whatever the wall clock did. Transitions carry `turns` and `agoSeconds` (see `ledger.Transition`)
-    as data. `running_seconds` is the component's running time when it last wrote.
-    """
-
-    happenings: tuple[Happening, ...]
-    running_seconds: float
 
 
 def read(work_dir: Path) -> Snapshot:
@@ -106,8 +96,10 @@ def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ..
         return tuple(sorted(_happenings(connection, name), key=lambda happening: happening.wall))
 
 
-def read_record(work_dir: Path) -> Record:
-    """Read all that happened.
+def read_record(work_dir: Path) -> tuple[Happening, ...]:
+    """Read all that happened, in order, whatever the wall clock did: every event, and what timelines are drawn from.
+
+    Transitions carry `turns` and `agoSeconds` (see `ledger.Transition`) as data.
 
     Raises:
         StateUnreadable: there is no state, or it cannot be read.
@@ -117,7 +109,7 @@ def read_record(work_dir: Path) -> Record:
             "SELECT id, wall, type, name, data, NULL AS turns, NULL AS ago_seconds FROM history"
             " UNION ALL SELECT id, wall, type, name, NULL, turns, ago_seconds FROM transitions ORDER BY id"
         )
-        happenings = tuple(
+        return tuple(
             Happening(
                 row["wall"],
                 row["type"],
@@ -128,7 +120,6 @@ def read_record(work_dir: Path) -> Record:
             )
             for row in rows
         )
-        return Record(happenings, get_meta(connection, "running_seconds", 0.0))
 
 
 def read_journal(work_dir: Path) -> tuple[tuple[Intent, ...], frozenset[str]]:
@@ -236,6 +227,7 @@ def _read(connection: sqlite3.Connection, *, running: bool) -> Snapshot:
         core_device=get_meta(connection, "core", ""),
         running=running,
         written=written,
+        running_seconds=get_meta(connection, "running_seconds", 0.0),
         status=_status(document, written, running=running),
         now=Circumstances(settings, witnesses, present, outages=outages),
         devices=ledger.devices,

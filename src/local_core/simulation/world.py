@@ -822,16 +822,15 @@ class Api:
         self._world = world
         self._deliver = deliver
 
-    def call(self, url: str, key_file: str) -> bool:
+    def call(self, url: str, key_file: str) -> None:
         """Name all who are connected."""
         del url, key_file
         world = self._world
         if not world.broker_up or world.api_silent:
             self._deliver(NoAnswer("simulated"))
-            return True
+            return
         names = {*world.sessions, BRIDGE} if world.bridge_up else {*world.sessions}
         at = world.clock.monotonic()
         self._deliver(RollCall(frozenset(names), at, at))
         world.received.voucher("rollCall", world.now)
         world.received.present(names, world.now)
-        return True
