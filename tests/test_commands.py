@@ -761,6 +761,26 @@ def test_a_reader_that_leaves_early_is_no_failure(core: Core) -> None:
     assert "BrokenPipe" not in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that is always full")
+@pytest.mark.parametrize("command", ["status", "list --json"])
+def test_an_answer_that_cannot_be_written_is_a_sentence(core: Core, command: str) -> None:
+    """`pruner list > FILE` where there is no room: status 1 and no traceback."""
+    core.write()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "client_device_pruner", *command.split(), "--work-dir", str(core.work_dir)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={"PYTHONPATH": str(Path(state_file.__file__).parents[1])},
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "The answer cannot be written: No space left on device."
+    assert "Traceback" not in done.stderr
+
+
 def test_commands_import_neither_the_sdk_nor_boto3(core: Core) -> None:
     """A command on a small device loads only the standard library and the package itself."""
     core.write()

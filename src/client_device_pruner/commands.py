@@ -101,17 +101,22 @@ def carry_out(options: argparse.Namespace) -> int:
             stream.reconfigure(errors="replace")
     try:
         answer: Answer = options.run(options)
+    except (Failed, StateUnreadable) as failure:
+        _say(str(failure), sys.stderr)
+        return 1
+    try:
         if options.json:
             sys.stdout.write(json.dumps(answer.value, indent=2) + "\n")
         else:
             _say(answer.text(Painter(sys.stdout)), sys.stdout)
         sys.stdout.flush()
-    except (Failed, StateUnreadable) as failure:
-        _say(str(failure), sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # Whoever read has what he wanted; Python's own flush at the end is to find nothing broken.
+    except OSError as error:
+        # Python's own flush at the end is to find nothing broken.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 0  # whoever read has what he wanted
+        _say(f"The answer cannot be written: {error.strerror}.", sys.stderr)
+        return 1
     return 0
 
 
