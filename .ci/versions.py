@@ -19,13 +19,13 @@ from pathlib import Path
 
 MINORS = range(10, 15)
 LONG = {
-    "crash": ("test_wherever", "test_a_sign_of_life", "test_a_restore"),
+    "crash": ("test_budgets", "test_wherever", "test_who_is_gone", "test_a_sign_of_life", "test_a_restore"),
     "environment": ("test_broken", "test_complete", "test_index", "test_without"),
-    "install": ("test_externally", "test_keeps", "test_makes", "test_no_home", "test_other_shells", "test_settings"),
+    "install": ("test_",),
     "invariants": ("TestInvariants",),
     "mutations": ("test_search",),
     "packaging": ("test_bill", "test_fresh", "test_wheelhouse"),
-    "simulation": ("test_folding", "test_some_hundred"),
+    "simulation": ("test_folding", "test_some_hundred", "test_the_judge", "test_without_a_bug"),
 }
 """What of the unit tests only the whole suite runs, by how their names begin: long searches, and scripts that look
 for a Python by themselves. They take most of the time, and show little about the Python that runs the tests."""
