@@ -140,3 +140,31 @@ def test_the_clock_never_goes_back_nor_ahead_of_time(steps: list[tuple[str, floa
         for signed, marker in signs:
             assert clock.credit_seconds - marker <= at - signed + 1e-6
         signs.append((at, clock.reading(at)))
+
+
+def test_a_voucher_older_than_a_sign_begins_a_stretch_at_the_sign() -> None:
+    """A roll call vouches up to where it began, and a device may have left after that."""
+    clock = clock_with()
+    sign = clock.reading(100.0)
+    for at in (90.0, 140.0):
+        clock.vouch(at)
+    assert clock.credit_seconds - sign == 40.0
+
+
+def test_a_voucher_from_within_the_longest_quiet_counts_nothing_before_a_sign_after_it() -> None:
+    """The sign came when the source seemed silent for too long, so its absence begins with what is counted then."""
+    clock = clock_with(0.0)
+    sign = clock.reading(61.0)
+    for at in (59.0, 100.0):
+        clock.vouch(at)
+    assert clock.credit_seconds - sign == 39.0
+
+
+def test_a_longer_max_quiet_counts_nothing_before_a_sign() -> None:
+    """What a change of the configuration vouches for afterwards is not held against who was there meanwhile."""
+    clock = clock_with(0.0)
+    sign = clock.reading(500.0)
+    clock.max_quiet_seconds = 3600.0
+    for at in (700.0, 750.0):
+        clock.vouch(at)
+    assert clock.credit_seconds - sign == 50.0

@@ -19,6 +19,7 @@ class SourceClock:
         "_last",
         "_latest",
         "_pauses",
+        "_read",
         "credit_seconds",
         "floor_seconds",
         "max_quiet_seconds",
@@ -31,7 +32,7 @@ class SourceClock:
         self.floor_seconds = floor_seconds
         self.stretch_seconds = credit_seconds
         self._last: float | None = None
-        self._latest = float("-inf")
+        self._latest = self._read = float("-inf")
         self._pauses: list[tuple[float, float]] = []
 
     def vouch(self, at: float) -> None:
@@ -42,6 +43,8 @@ class SourceClock:
         last, self._latest = self._last, at
         if last is None or at - last > self.max_quiet_seconds:
             self.break_stretch()
+            # A voucher can be older than a sign that was heard before it: of the time before that nothing counts.
+            at = self._latest = max(at, self._read)
         else:
             pause = at - last
             self.credit_seconds += pause
@@ -66,7 +69,11 @@ class SourceClock:
         The sign lies between two vouchers; counting the interval so far keeps the absence from ever exceeding the
         true time since the sign.
         """
-        if self._last is None or not 0.0 <= at - self._last <= self.max_quiet_seconds:
+        self._read = at
+        if self._last is not None and at - self._last > self.max_quiet_seconds:
+            # Whatever voucher comes, and however long a quiet it may end by then, this sign's absence begins here.
+            self.break_stretch()
+        if self._last is None or at < self._last:
             return self.credit_seconds
         return self.credit_seconds + (at - self._last)
 
