@@ -20,7 +20,7 @@ class Doubt:
     next one comes.
     """
 
-    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_judged", "_most", "_recent", "names", "since")
+    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_most", "_recent", "names", "since")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -31,7 +31,6 @@ class Doubt:
         """Begin anew, with so many sessions known: what was counted before was compared with another set."""
         self._believed: tuple[int, int] | None = None
         self._count: tuple[float, int] | None = None
-        self._judged = float("-inf")
         self._most = self._fewest = known
         self._recent = deque([(float("-inf"), known)])
         self._accounts: list[tuple[float, int, int]] = []
@@ -86,7 +85,6 @@ class Doubt:
             low, high = self._shifted(at, apart_seconds)
             both = (max(low, shown[0]), min(high, shown[1]))
             self._believed = both if both[0] <= both[1] else shown
-        self._judged = at
         self._accounts = [account for account in self._accounts if account[0] > at - apart_seconds]
         if before is None or self._believed != shown or both[0] <= both[1]:
             return False

@@ -794,7 +794,6 @@ def _skip_counts(emqx: EmqxSource, seconds: float) -> None:
     if doubt._count is not None:  # noqa: SLF001
         taken, clients = doubt._count  # noqa: SLF001
         doubt._count = taken + seconds, clients  # noqa: SLF001
-        doubt._judged += seconds  # noqa: SLF001
 
 
 def _skip_vouchers(clock: SourceClock, seconds: float) -> None:
