@@ -425,19 +425,22 @@ def test_a_canary_must_go_through_the_bridge(prefix: str) -> None:
 
 
 def test_identity_is_what_a_source_is() -> None:
-    """The identity tells type, topics and thing name level apart, and nothing else."""
+    """The identity tells type, topics, thing name level and what is ignored apart, and nothing else."""
     base = {"type": "activity", "topic": "a/+/+"}
     changes: list[dict[str, Any]] = [
         {},
         {"maxQuiet": "5m"},
         {"canaryTopic": ""},
+        {"payloadField": "state"},
         {"topic": "b/+/+"},
         {"thingNameLevel": 2},
+        {"ignoredValues": ["offline"]},
+        {"ignoredValues": ["offline"], "payloadField": "state"},
     ]
     found = [parse({"sources": {f"s{n}": base | change}}).sources[-1] for n, change in enumerate(changes)]
     identities = [source.identity for source in found]
-    assert identities[0] == identities[1] == identities[2]
-    assert len(set(identities)) == 3
+    assert len(set(identities[:4])) == 1
+    assert len(set(identities)) == 5
     assert parse({}).sources[0].identity != parse({}).sources[1].identity
 
 

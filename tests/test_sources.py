@@ -160,6 +160,19 @@ class TestTogether:
         core.count(2, 222.0, 282.0)
         assert core.witness("emqx", 282.0).vouching
 
+    def test_activity_opens_none_beside_a_second_broker(self) -> None:
+        """Which of them it is connected to is not told; on the other one its session would stand for somebody else."""
+        topics = {"connectedTopic": "b/+/c/+/up", "disconnectedTopic": "b/+/c/+/down"}
+        second = {"type": "emqx", **topics, "countTopic": "b/+/count", "uptimeTopic": "b/+/uptime"}
+        core = Core(sources={"second": second})
+        core.event("a", "connected", 1, -10.0)
+        core.count(2, 2.0, 62.0)
+        core.take("b/n/count", 3.0, 2)
+        for at in (4.0, 64.0, 124.0):
+            core.take("clients/a/x", at)
+        core.take("b/n/count", 125.0, 2)
+        assert "does not match" in core.witness("emqx", 125.0).silenced
+
     def test_the_canary_opens_none(self, core: Core) -> None:
         """Not even if a client of that name was announced; and it is no device."""
         core.event("pruner-canary", "disconnected", 1, -10.0)
@@ -316,6 +329,19 @@ class TestChanges:
         assert not core.witness("messages", 62.0).vouching
         assert not core.ledger.devices["b"].habits
         assert core.absence("a", "messages") == core.absence("b", "messages") == 0.0
+
+    @pytest.mark.parametrize("change", [{"ignoredValues": ["ok", "off"]}, {"payloadField": "state"}])
+    def test_a_source_that_ignores_other_messages_starts_habits_anew(self, change: dict[str, Any]) -> None:
+        """Whoever says what is ignored now keeps speaking, and would be silent for ever."""
+        core = Core(sources={"messages": {"ignoredValues": ["off"]}})
+        for at in (1.0, 61.0):
+            core.take("clients/b/x", at, b"ok")
+        core.take("clients/a/x", 121.0, b"ok")
+        assert core.absence("b", "messages") == 60.0
+        core.change(122.0, sources={"messages": {"ignoredValues": ["off"], **change}})
+        assert core.witness("messages", 122.0).clock_seconds == 120.0
+        assert not core.ledger.devices["b"].habits
+        assert core.absence("b", "messages") == 0.0
 
     def test_changed_topics_let_the_known_sessions_go(self, core: Core) -> None:
         """Those of other topics say nothing of the new ones; who was present was so until now."""

@@ -56,9 +56,14 @@ class _Source:
         raise NotImplementedError
 
     @property
+    def ignored(self) -> tuple[str, ...]:
+        """What it does not take for a sign of life, and where that stands; empty if it takes everything."""
+        return ()
+
+    @property
     def identity(self) -> str:
-        """What the source is, whatever it is called."""
-        return json.dumps([self.type, *self.topics, self.thing_name_level])
+        """What the source is, whatever it is called; one that ignores something else hears others."""
+        return json.dumps([self.type, *self.topics, self.thing_name_level, *self.ignored])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,11 @@ class ActivitySource(_Source):
     def topics(self) -> tuple[str, ...]:
         """The filters that the source needs, as on the broker."""
         return (self.topic,)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """See `_Source`."""
+        return (self.payload_field, *sorted(self.ignored_values)) if self.ignored_values else ()
 
 
 Source = EmqxSource | ActivitySource
