@@ -533,6 +533,20 @@ def test_a_lost_connection_is_tried_again_after_five_seconds(machine: Machine) -
     assert not machine.component._stopping
 
 
+def test_who_came_as_another_left_while_there_was_no_connection_stays(machine: Machine) -> None:
+    """The count agrees by accident, and the connection that was lost shows it: who is known is in doubt."""
+    with_a_gone_device(machine, "returns")
+    machine.run(0.5 * DAY)
+    machine.take(Disconnected("gone"))
+    machine.online["returns"] = machine.online.pop("alive")
+    machine.run(MINUTE, step=1.0)
+    machine.take(Subscribed(f"{IN}#"))
+    machine.run(2 * DAY)
+
+    assert not machine.batches()
+    assert "in doubt" in machine.status["sources"]["emqx"]["reason"]
+
+
 def test_a_stream_that_closes_is_found_by_the_self_test(machine: Machine) -> None:
     """A closed stream alone ends nothing: the next self-test that stays away renews it."""
     machine.start()

@@ -23,6 +23,7 @@ class FakeSigns:
         self.last_alive: dict[str, float] = {}
         self.last_held: dict[str, float] = {}
         self.names: set[str] = set()
+        self.associations: set[str] = set()
         self.gone: list[str] = []
 
     def alive(self, name: str, at: float) -> None:
@@ -46,6 +47,10 @@ class FakeSigns:
         """Tell whether the name was kept."""
         return name in self.names
 
+    def associated(self, name: str) -> bool:
+        """Tell whether it was said to be."""
+        return name in self.associations
+
 
 class Watch:
     """An `emqx` source with a broker that speaks to it; times are seconds, sessions are named by `connected_at`."""
@@ -53,7 +58,7 @@ class Watch:
     def __init__(self, *, bridge: str = "mqtt-bridge-*", scale: float = 1.0) -> None:
         self.signs = FakeSigns()
         self.clock = SourceClock(MAX_QUIET)
-        self.source = EmqxSource(self.clock, self.signs, bridge_client_id=bridge, scale=scale)
+        self.source = EmqxSource(self.clock, self.signs, 0.0, bridge_client_id=bridge, scale=scale)
 
     def connected(self, name: str, session: Any, at: float, node: str = NODE) -> None:
         """Take the event that a session was opened."""
@@ -654,17 +659,32 @@ class TestOneRun:
         assert not matching.clock.vouching(150.0)
 
     def test_a_broker_that_began_after_it_was_last_heard_has_restarted(self, matching: Watch) -> None:
-        """Its uptime may have risen past the old one unheard: up 60 s, and 100 s later up 95 s, is another run."""
-        matching.uptime(60_000, 125.0)
-        matching.count(3, 180.0)
-        matching.uptime(95_000, 225.0)
+        """Its uptime may have risen past the old one unheard: up 130 s, and 200 s later up 150 s, is another run."""
+        matching.uptime(130_000, 125.0)
+        matching.counts(3, 180.0, 300.0)
+        matching.uptime(150_000, 325.0)
+        assert matching.open == set()
+
+    def test_a_broker_that_began_after_its_first_word_has_restarted(self, watch: Watch) -> None:
+        """Its uptime comes every 30 s; before the first one, too, what was known is of the one before."""
+        watch.connected("a", 1, 100.0)
+        watch.uptime(10_000, 125.0)
+        assert watch.open == set()
+
+    def test_words_from_before_count_for_nothing_afterwards(self, matching: Watch) -> None:
+        """A device spoke once, and died with the broker; its retained message comes with the bridge's return."""
+        matching.signs.names.add("quiet")
+        matching.uptime(1_000_000, 130.0)
+        matching.source.spoke("quiet", 131.0)
+        matching.uptime(4_000, 150.0)
+        matching.source.spoke("quiet", 131.0 + MAX_QUIET / 3)
         assert matching.open == set()
 
     def test_a_late_uptime_is_no_restart(self, matching: Watch) -> None:
         """What was under way for half a minute still speaks of a broker that began long before."""
-        matching.uptime(60_000, 125.0)
+        matching.uptime(160_000, 125.0)
         matching.count(3, 180.0)
-        matching.uptime(90_000, 185.0)
+        matching.uptime(190_000, 185.0)
         assert matching.open == {"a", "b"}
 
     def test_who_was_announced_by_the_new_broker_stays_known(self, matching: Watch) -> None:
@@ -794,6 +814,17 @@ class TestBridge:
         watch.counts(2, 480.0, 540.0)
         assert watch.credit == 60.0
 
+    def test_an_associated_thing_is_a_device_whatever_its_name(self, watch: Watch) -> None:
+        """`bridgeClientId` names devices by mistake, and the bridge counts as one of them: none of them is the bridge."""
+        watch.signs.associations.add("mqtt-bridge-of-hall-7")
+        watch.connected("the-bridge", 1, 0.0)
+        watch.connected("mqtt-bridge-of-hall-7", 2, 0.0)
+        watch.count(2, 60.0)
+        assert not watch.source.matching
+        assert watch.source.holds("mqtt-bridge-of-hall-7")
+        watch.disconnected("mqtt-bridge-of-hall-7", 2, 70.0)
+        assert not watch.source.holds("mqtt-bridge-of-hall-7")
+
     def test_the_glob_respects_case(self, watch: Watch) -> None:
         """`MQTT-Bridge-1` is a stranger."""
         watch.connected("MQTT-Bridge-1", 1, 0.0)
@@ -878,13 +909,13 @@ class TestNodes:
 
     def test_an_uptime_that_fell_empties_only_its_node(self, cluster: Watch) -> None:
         """The sessions of the other nodes are still open."""
-        cluster.uptime(9000, 220.0, OTHER)
+        cluster.uptime(9_000_000, 220.0, OTHER)
         cluster.uptime(10, 221.0, OTHER)
         assert cluster.open == {"a"}
 
     def test_a_count_from_before_a_restart_does_not_vouch_after_it(self, cluster: Watch) -> None:
         """The other node's next count must not be compared with what this one counted before it restarted."""
-        cluster.uptime(9000, 220.0, OTHER)
+        cluster.uptime(9_000_000, 220.0, OTHER)
         cluster.uptime(10, 221.0, OTHER)
         credit = cluster.credit
         cluster.count(2, 240.0)
@@ -1051,8 +1082,9 @@ class TestHabitBesideIt:
     """While a broker is heard whose count does not match, no habit proves anything."""
 
     def test_a_broker_that_was_never_heard_says_nothing(self, watch: Watch) -> None:
-        """On Moquette habits stand alone."""
-        assert watch.source.objects(1e6) == ""
+        """On Moquette habits stand alone, once a broker that counts would have been heard."""
+        assert watch.source.objects(MAX_QUIET)
+        assert watch.source.objects(MAX_QUIET + 0.1) == ""
 
     def test_a_broker_that_has_not_matched_yet_objects(self, watch: Watch) -> None:
         """From the first word of the broker until its first match in this run."""

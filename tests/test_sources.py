@@ -183,8 +183,9 @@ class TestTogether:
         assert core.witness("messages", 150.0).clock_seconds == 140.0
 
     def test_a_broker_that_does_not_match_silences_habits(self, core: Core) -> None:
-        """Until its count matches; where no broker is heard nothing is silenced."""
-        assert core.witness("messages", 0.0).silenced == ""
+        """Until its count matches; where no broker is heard nothing is silenced, once one would have been."""
+        assert core.witness("messages", 0.0).silenced
+        assert core.witness("messages", 181.0).silenced == ""
         core.count(2, 1.0)
         assert core.witness("messages", 1.0).silenced
         core.count(1, 61.0, 121.0)
@@ -195,12 +196,13 @@ class TestTogether:
         topics = {"connectedTopic": "b/+/c/+/up", "disconnectedTopic": "b/+/c/+/down"}
         second = {"type": "emqx", **topics, "countTopic": "b/+/count", "uptimeTopic": "b/+/uptime"}
         core = Core(sources={"second": second})
-        core.count(1, 60.0, 120.0)
-        assert core.witness("emqx", 120.0).vouching
-        assert core.witness("emqx", 120.0).silenced == ""
-        core.take("b/n/count", 121.0, 2)
-        assert "does not match" in core.witness("emqx", 121.0).silenced
-        assert core.witness("second", 121.0).silenced == ""
+        core.count(1, 60.0, 120.0, 180.0)
+        assert core.witness("emqx", 180.0).silenced
+        assert core.witness("emqx", 181.0).vouching
+        assert core.witness("emqx", 181.0).silenced == ""
+        core.take("b/n/count", 182.0, 2)
+        assert "does not match" in core.witness("emqx", 182.0).silenced
+        assert core.witness("second", 182.0).silenced == ""
 
     def test_doubt_is_told_with_where_each_clock_stood(self, core: Core) -> None:
         """Until those in doubt are confirmed; the clocks go on meanwhile."""
@@ -477,6 +479,25 @@ class TestRollCall:
         assert not core.sources.present("b")
         assert core.absence("b", ROLL_CALL) == 0.0
         assert "the connection was refused" in core.witness(ROLL_CALL, 3000.0).reason
+
+    def test_a_roll_call_that_fails_after_it_was_believed_silences_habits(self) -> None:
+        """Who is connected without a word was named by it, and keeps no habit; one that never worked is no witness."""
+        core = Core(**CALL, sources={"emqx": {"enabled": False}})
+        core.sources.roll_call_failed("the connection was refused")
+        assert core.witness("messages", 1.0).silenced == ""
+        assert self.call(core, 10.0, "a", "mqtt-bridge-1")
+        assert self.call(core, 100.0, "a", "mqtt-bridge-1")
+        core.sources.roll_call_failed("the connection was refused")
+        assert core.witness("messages", 100.0 + 2700.0).silenced == ""
+        assert "not answered any more" in core.witness("messages", 100.1 + 2700.0).silenced
+        assert self.call(core, 2900.0, "a", "mqtt-bridge-1")
+        assert core.witness("messages", 2900.0).silenced == ""
+
+    def test_an_associated_thing_is_not_the_bridge(self) -> None:
+        """Whatever its name: it shows nothing of which broker answered."""
+        core = Core(**CALL)
+        core.ledger.reconcile([Association("mqtt-bridge-of-hall-7", 1.0)], 0.0)
+        assert not self.call(core, 10.0, "mqtt-bridge-of-hall-7")
 
     def test_an_answer_when_it_is_off_says_nothing(self) -> None:
         """A late answer after a change of the configuration is dropped."""

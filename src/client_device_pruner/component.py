@@ -238,6 +238,7 @@ class Component:
                 self.connection.lost(reason, at, refused=True)
             case Subscribed(topic):
                 self.connection.granted("SubscribeToTopic", topic)
+                self.watch.sources.listens_anew(at)
             case Refused():
                 self.connection.refused(item)
                 if item.resource.startswith("$aws/things/"):

@@ -46,6 +46,9 @@ class Signs(Protocol):
     def announced(self, name: str) -> bool:
         """Whether an event or a roll call ever named it."""
 
+    def associated(self, name: str) -> bool:
+        """Whether a device of that name is associated with this core."""
+
 
 @dataclass(slots=True)
 class _Node:
@@ -53,10 +56,10 @@ class _Node:
 
     heard: float
     counted: float
+    uptime_heard: float
+    uptime: int = 0
     count: int | None = None
     difference: int = 0
-    uptime: int | None = None
-    uptime_heard: float = 0.0
     deaf: bool = False
     counted_since_break: bool = False
     sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
@@ -70,11 +73,14 @@ class EmqxSource:
     Args:
         clock: this source's clock.
         signs: told of every name's signs of life.
+        began: since when it listens.
         bridge_client_id: the glob that the bridge's client id matches.
         scale: what the fixed times (5 s, 10 minutes) are multiplied by.
     """
 
-    def __init__(self, clock: SourceClock, signs: Signs, *, bridge_client_id: str, scale: float = 1.0) -> None:
+    def __init__(
+        self, clock: SourceClock, signs: Signs, began: float, *, bridge_client_id: str, scale: float = 1.0
+    ) -> None:
         self.clock = clock
         self.bridge_client_id = bridge_client_id
         self.bridge_known = True
@@ -96,6 +102,7 @@ class EmqxSource:
         self._surplus_before = 0
         self._unmapped = False
         self._lower_since: float | None = None
+        self._began = began
         self._last_heard: float | None = None
         self.matching = False
 
@@ -183,20 +190,18 @@ class EmqxSource:
         if value is None:
             return
         node = self._node(node_name, at)
-        if node.uptime is not None:
-            fell = value < node.uptime
-            # It may have risen again past what was heard last: then it began after that was heard.
-            if fell or at - value / 1000 > node.uptime_heard:
-                # Opened since it was heard last, well after the new one began, and well before now, lest they were
-                # read late together with it: these sessions are of the new one.
-                apart = 5.0 * self.scale
-                since = max(node.uptime_heard, at - value / 1000 * min(1.0, self.scale) + apart)
-                until = at - apart
-                kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
-                kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
-                self._forget(node, at)
-                node.sessions = {name: (number,) for name, number in kept.items()}
-                self._known(node, at)
+        # It may have risen again past what was heard last: then it began after that, or after the node's first word.
+        if value < node.uptime or at - value / 1000 > node.uptime_heard:
+            # Opened since it was heard last, well after the new one began, and well before now, lest they were read
+            # late together with it: these sessions are of the new one.
+            apart = 5.0 * self.scale
+            since = max(node.uptime_heard, at - value / 1000 * min(1.0, self.scale) + apart)
+            until = at - apart
+            kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
+            kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
+            self._forget(node, at)
+            node.sessions = {name: (number,) for name, number in kept.items()}
+            self._known(node, at)
         node.uptime, node.uptime_heard = value, at
         node.opened = {name: opening for name, opening in node.opened.items() if at - opening[1] < 5.0 * self.scale}
 
@@ -238,7 +243,7 @@ class EmqxSource:
         if not mapped:
             self._event_heard = False
         for node_name, node in self._nodes.items():
-            for name in [name for name in node.sessions if fnmatchcase(name, client_id)]:
+            for name in [name for name in node.sessions if self.is_bridge(name)]:
                 del node.sessions[name]
                 self._bridge_node = node_name
                 self._doubt.confirm(name)
@@ -249,6 +254,12 @@ class EmqxSource:
         self._break()
         for node in self._nodes.values():
             self._forget(node, at)
+
+    def doubt_all(self, at: float) -> None:
+        """Of those who are known any may have gone unheard, while somebody else came."""
+        self._doubt.raise_for(self.sessions(), at)
+        for name in self._doubt.names:
+            self._spoken.pop(name, None)
 
     def tick(self, at: float) -> None:
         """Let what was not heard for too long go: a node's sessions without a count, and the node itself."""
@@ -271,8 +282,8 @@ class EmqxSource:
     # What it knows
 
     def is_bridge(self, name: str) -> bool:
-        """Whether a client of that name is the bridge."""
-        return fnmatchcase(name, self.bridge_client_id)
+        """Whether a client of that name is the bridge; an associated thing never is, however wide the glob."""
+        return fnmatchcase(name, self.bridge_client_id) and not self._signs.associated(name)
 
     def holds(self, name: str) -> bool:
         """Whether the name has a session known to be open."""
@@ -300,13 +311,16 @@ class EmqxSource:
 
     def objects(self, at: float) -> str:
         """Why neither a habit nor another broker's census proves anything now; "" where this one does not object."""
-        if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
+        listened = at - (self._began if self._last_heard is None else self._last_heard)
+        if listened > self.clock.max_quiet_seconds:
             if self.clock.credit_seconds == 0.0:
                 return ""
             # It has vouched before: who is connected to it without a word would be heard, if it were.
             return (
                 "the broker, whose count has matched before, is not heard any more: map its topics again, or disable it"
             )
+        if self._last_heard is None:
+            return "a broker that counts its connections may be there, and not be heard yet"
         if not self.matching:
             return "the broker is heard, but its count does not match the sessions known to be open"
         return ""
@@ -385,9 +399,7 @@ class EmqxSource:
             sure = True
         self._surplus_before = surplus
         if unaccounted:
-            self._doubt.raise_for(self.sessions(), at)
-            for name in self._doubt.names:
-                self._spoken.pop(name, None)
+            self.doubt_all(at)
         return sure
 
     def _surplus(self) -> int:
@@ -407,7 +419,7 @@ class EmqxSource:
         self.tick(at)
         node = self._nodes.get(node_name)
         if node is None:
-            node = self._nodes[node_name] = _Node(heard=at, counted=at)
+            node = self._nodes[node_name] = _Node(heard=at, counted=at, uptime_heard=at)
             self._begin_figures()
             # One more node to agree: the stretch ends until its count is known.
             self._break()
@@ -480,6 +492,8 @@ class EmqxSource:
         """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
         names, node.sessions, node.count = node.sessions, {}, None
         node.opened.clear()
+        # What was said before may have been said by somebody who is gone since.
+        self._spoken.clear()
         for name in names:
             self._signs.held_until(name, at)
             self._doubt.confirm(name)

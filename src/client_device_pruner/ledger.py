@@ -219,6 +219,10 @@ class Ledger:
         device = self.devices.get(name)
         return device.announced if device is not None else name in self._strangers
 
+    def associated(self, name: str) -> bool:
+        """Whether a device of that name is associated with this core."""
+        return name in self.devices
+
     def _mark_present(self, device: Device, at: float) -> None:
         self._extend(device, at)
         markers = device.markers

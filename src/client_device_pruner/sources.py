@@ -83,6 +83,13 @@ class RollCallSource:
             return f"the last roll call named {len(self.names)} clients"
         return self.remark
 
+    def objects(self, at: float) -> str:
+        """Why no habit proves anything now; "" where it does not object."""
+        if self.clock.credit_seconds == 0.0 or not self.outdated(at):
+            return ""
+        # It has vouched before: who is connected without a word would be named, if it were answered.
+        return "the roll call, which has been believed before, is not answered any more: mend it, or switch it off"
+
 
 class Sources:
     """Takes every message that the subscription brings, and answers for all sources together.
@@ -119,7 +126,7 @@ class Sources:
         kept = {before.identities[name]: emqx for name, emqx in before.emqx.items()} if before else {}
         for source in settings.sources:
             if isinstance(source, configured.EmqxSource):
-                self._add_emqx(source, records[source.name], kept, settings.scale)
+                self._add_emqx(source, records[source.name], kept, settings.scale, at)
             else:
                 self._add_activity(source, records[source.name])
         deepest = max((route.depth for route in self._routes), default=0)
@@ -141,11 +148,12 @@ class Sources:
         record: SourceRecord,
         kept: dict[str, EmqxSource],
         scale: float,
+        at: float,
     ) -> None:
         clock = record.clock
         emqx = kept.get(source.identity)
         if emqx is None:
-            emqx = EmqxSource(clock, self._ledger, bridge_client_id=source.bridge_client_id, scale=scale)
+            emqx = EmqxSource(clock, self._ledger, at, bridge_client_id=source.bridge_client_id, scale=scale)
         emqx.scale = scale
         self.emqx[source.name] = emqx
         name_level, known_name = source.thing_name_level, self._ledger.known_name
@@ -232,6 +240,11 @@ class Sources:
         if self.roll_call:
             self.roll_call.clock.break_stretch()
 
+    def listens_anew(self, at: float) -> None:
+        """A subscription stands: what came between it and the one before was not heard."""
+        for emqx in self.emqx.values():
+            emqx.doubt_all(at)
+
     def tick(self, at: float) -> None:
         """Let what has not been heard for too long go."""
         for emqx in self.emqx.values():
@@ -273,7 +286,7 @@ class Sources:
         missing = (self.roll_call_sessions & open_now) - names
         if missing:
             roll_call.remark = f"the answer lacks {len(missing)} clients that are connected: {min(missing)}, …"
-        elif not (names & open_now or fnmatch.filter(names, self._bridge_glob)):
+        elif not (names & open_now or self._names_bridge(names)):
             roll_call.remark = "the answer names neither the bridge nor a session known to be open"
         else:
             roll_call.remark = "the next believed answer starts the clock"
@@ -287,6 +300,9 @@ class Sources:
             return True
         roll_call.clock.break_stretch()
         return False
+
+    def _names_bridge(self, names: frozenset[str]) -> bool:
+        return not all(map(self._ledger.associated, fnmatch.filter(names, self._bridge_glob)))
 
     def release_roll_call(self, at: float) -> None:
         """Let go of whom the last believed answer named."""
@@ -323,7 +339,8 @@ class Sources:
         """What the policy hears, the strongest proof first."""
         self._heed_doubt()
         objections = {name: emqx.objects(at) for name, emqx in self.emqx.items()}
-        silenced = next(filter(None, objections.values()), "")
+        calling = self.roll_call.objects(at) if self.roll_call else ""
+        silenced = next(filter(None, (*objections.values(), calling)), "")
         found = [
             self._witness(
                 name,
