@@ -815,7 +815,7 @@ class TestBridge:
         assert watch.credit == 60.0
 
     def test_an_associated_thing_is_a_device_whatever_its_name(self, watch: Watch) -> None:
-        """`bridgeClientId` names devices by mistake, and the bridge counts as one of them: none of them is the bridge."""
+        """`bridgeClientId` names devices by mistake, and the bridge counts as one of them: none is the bridge."""
         watch.signs.associations.add("mqtt-bridge-of-hall-7")
         watch.connected("the-bridge", 1, 0.0)
         watch.connected("mqtt-bridge-of-hall-7", 2, 0.0)
