@@ -696,8 +696,8 @@ class Site:
         if self.process is not None:
             for emqx in self.process.sources.emqx.values():
                 for node in emqx._nodes.values():
-                    for name, sessions in node.sessions.items():
-                        found.setdefault(name, set()).update(0 if s is None else s for s in sessions)
+                    for name in node.sessions:
+                        found.setdefault(name, set()).update(0 if s is None else s for s in node.held(name))
         return found
 
     def _known(self) -> dict[str, set[Any]]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from client_device_pruner.model import Association, Device, Habit, Mark, Proof, Witness
+from client_device_pruner.model import Device, Habit, Mark, Proof, Witness
 from client_device_pruner.policy import Circumstances, assess
 from site_simulation import (
     ASSOCIATED,
@@ -256,7 +256,7 @@ MARKS = st.builds(
 DEVICES = st.builds(
     Device,
     name=st.just("a1"),
-    association=st.just(Association("a1", None)),
+    associated_at=st.none(),
     seen=st.booleans(),
     announced=st.booleans(),
     markers=st.lists(SECONDS, max_size=3).map(lambda values: array("d", values)),

@@ -94,7 +94,7 @@ def test_marks_and_habits_outlive_a_run(connection: sqlite3.Connection) -> None:
     again = Ledger(connection, 0.0)
 
     before, after = ledger.devices["a"], again.devices["a"]
-    assert (after.mark, after.habits, after.association) == (mark, before.habits, before.association)
+    assert (after.mark, after.habits, after.associated_at) == (mark, before.habits, before.associated_at)
     assert (after.seen, list(after.markers)) == (True, list(before.markers))
     assert "a" in again.watched, "its next sign of life unmarks it"
     assert again.running_seconds(0.0) == 100.0

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_device_pruner import policy
-from client_device_pruner.model import Association, Device, Habit, Hold, Mark, Proof, State, Witness
+from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness
 from client_device_pruner.outages import Outages
 from client_device_pruner.policy import (
     Budget,
@@ -43,7 +43,7 @@ def device(
     """Make a device that has been absent for so many seconds on each of the three sources above."""
     markers = array("d", [w.clock_seconds - absent for w in (CENSUS, ROLL_CALL, HABIT)])
     habits = {HABIT.source_id: habit} if habit else None
-    return Device("a", Association("a", 7.0), seen=seen, markers=markers, mark=mark, habits=habits)
+    return Device("a", 7.0, seen=seen, markers=markers, mark=mark, habits=habits)
 
 
 def now(*witnesses: Witness, present: Collection[str] = (), returns: Any = None, **settings: Any) -> Circumstances:
@@ -330,7 +330,7 @@ class TestState:
 def due(name: str, absent: float = 31 * DAY, source_id: int = 0) -> Verdict:
     """Make the verdict of a due device."""
     witness = with_(CENSUS, source_id=source_id)
-    gone = Device(name, Association(name, 7.0), seen=True)
+    gone = Device(name, 7.0, seen=True)
     return Verdict(gone, State.DUE, policy.Testimony(witness, absent, 30 * DAY, (), applies=True, proves=True))
 
 
@@ -465,8 +465,8 @@ class TestPlan:
 
 def test_members_and_plan_ids_name_incarnations() -> None:
     """The same members make the same id, in whatever order; another incarnation is another member."""
-    assert member(Device("a", Association("a", 7.0))) == "a@7.0"
-    assert member(Device("a", Association("a", None))) == "a@"
+    assert member(Device("a", 7.0)) == "a@7.0"
+    assert member(Device("a")) == "a@"
     assert new_plan_id(["a@7.0", "b@"]) == new_plan_id(["b@", "a@7.0"]) != new_plan_id(["a@8.0", "b@"])
 
 

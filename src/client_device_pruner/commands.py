@@ -287,11 +287,10 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
         return [{"text": condition.text, "met": condition.met} for condition in given]
 
     verdict = explanation.verdict
-    association = verdict.device.association
     return {
         "thingName": verdict.device.name,
         "state": verdict.state_so_far.value,
-        "associatedAt": rfc3339(association.timestamp) if association and association.timestamp else None,
+        "associatedAt": rfc3339(verdict.device.associated_at) if verdict.device.associated_at else None,
         "seen": verdict.device.seen,
         "conditions": conditions(explanation.general),
         "sources": {

@@ -288,7 +288,7 @@ class Cycle:
         issued = desk.clock.monotonic()
         intents = desk.journal.intend(
             self.cycle_id,
-            [(v.device.association or Association(v.device.name, None), evidence(v)) for v in taken],
+            [(v.device.association, evidence(v)) for v in taken],
             wall=desk.clock.wall(),
             running_seconds=desk.ledger.running_seconds(issued),
         )

@@ -62,9 +62,20 @@ class _Node:
     difference: int = 0
     deaf: bool = False
     counted_since_break: bool = False
-    sessions: dict[str, tuple[SessionId, ...]] = field(default_factory=dict)
+    sessions: dict[str, SessionId | tuple[SessionId, ...]] = field(default_factory=dict)
+    """By name, see `held` and `keep`."""
     opened: dict[str, tuple[SessionId, float]] = field(default_factory=dict)
     """Opened since the last uptime, or within seconds, with the moment."""
+
+    def held(self, name: str) -> tuple[SessionId, ...]:
+        """The name's sessions known to be open, the oldest first."""
+        kept = self.sessions.get(name, ())
+        return kept if isinstance(kept, tuple) else (kept,)
+
+    def keep(self, name: str, held: tuple[SessionId, ...]) -> None:
+        """Take these, one or more, for the name's sessions."""
+        # Nearly every name has one: without a tuple around it, it takes half as much memory.
+        self.sessions[name] = held[0] if len(held) == 1 else held
 
 
 class EmqxSource:
@@ -121,7 +132,7 @@ class EmqxSource:
         number = _session_id(event)
         if node.deaf or (number is not None and hash((name, number)) in self._ended):
             return
-        before = node.sessions.get(name, ())
+        before = node.held(name)
         if not before and len(node.sessions) >= MAX_SESSIONS:
             self.overflow(at)
             return
@@ -134,7 +145,7 @@ class EmqxSource:
             before = self._replace(node, name, before, at)
         else:
             _remember(self._arrived, name, at)
-        node.sessions[name] = (*before, number)
+        node.keep(name, (*before, number))
         node.opened[name] = (number, at)
         self._known(node, at)
         self._doubt.confirm(name)
@@ -149,7 +160,7 @@ class EmqxSource:
             return
         number = _session_id(event)
         taken_over = event.get("reason") in ("takenover", "discarded")
-        held = node.sessions.get(name, ())
+        held = node.held(name)
         self._account_for_end(node, name, number, taken_over, at)
         if number is None:
             remaining = held if taken_over else ()
@@ -159,10 +170,10 @@ class EmqxSource:
         remaining = tuple(s for s in remaining if s != UNHEARD)
         for other in self._nodes.values():
             # It was opened where the only node was heard, and may have been on another one.
-            if other.sessions.get(name) == (UNHEARD,):
+            if other.held(name) == (UNHEARD,):
                 del other.sessions[name]
         if remaining:
-            node.sessions[name] = remaining
+            node.keep(name, remaining)
             self._signs.alive(name, at)
         else:
             node.sessions.pop(name, None)
@@ -198,9 +209,9 @@ class EmqxSource:
             since = max(node.uptime_heard, at - value / 1000 * min(1.0, self.scale) + apart)
             until = at - apart
             kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
-            kept = {name: number for name, number in kept.items() if number in node.sessions.get(name, ())}
+            kept = {name: number for name, number in kept.items() if number in node.held(name)}
             self._forget(node, at)
-            node.sessions = {name: (number,) for name, number in kept.items()}
+            node.sessions = dict(kept)
             self._known(node, at)
         node.uptime, node.uptime_heard = value, at
         node.opened = {name: opening for name, opening in node.opened.items() if at - opening[1] < 5.0 * self.scale}
@@ -227,7 +238,7 @@ class EmqxSource:
             if doubted:
                 self._doubt.confirm(name)
             else:
-                node.sessions[name] = (UNHEARD,)
+                node.keep(name, (UNHEARD,))
                 self._last_event = at
                 self._known(node, at)
                 self._account(node, at, fewer=1)
@@ -459,7 +470,7 @@ class EmqxSource:
     # What accounts for a surplus
 
     def _account_for_end(self, node: _Node, name: str, number: SessionId, taken_over: bool, at: float) -> None:
-        held, replaced = node.sessions.get(name, ()), self._replaced.get(name, ())
+        held, replaced = node.held(name), self._replaced.get(name, ())
         takeover = number in replaced or (taken_over and UNHEARD in replaced)
         if takeover or (number in held and len(held) > 1):
             # It was there until it connected anew, so that accounts for nobody.

@@ -259,12 +259,13 @@ class Ledger:
             self._gone.add(name)
         for name, association in listed.items():
             known = self.devices.get(name)
-            if known is not None and known.association == association:
+            if known is not None and known.associated_at == association.timestamp:
                 continue
             if known is not None and known.mark:
                 unmarked.append(name)
             present = self.present(name)
-            device = Device(name, association, seen=present, announced=self.announced(name), away=not present)
+            announced = self.announced(name)
+            device = Device(name, association.timestamp, seen=present, announced=announced, away=not present)
             self.devices[name] = device
             self._gone.discard(name)
             self._strangers.pop(name, None)
@@ -423,7 +424,7 @@ class Ledger:
         mark = device.mark
         return (
             device.name,
-            device.association.timestamp if device.association else None,
+            device.associated_at,
             device.seen,
             device.announced,
             self.present(device.name),
@@ -458,7 +459,7 @@ class Ledger:
     def _device(row: sqlite3.Row) -> Device:
         return Device(
             name=row["name"],
-            association=Association(row["name"], row["associated_at"]),
+            associated_at=row["associated_at"],
             seen=bool(row["seen"]),
             announced=bool(row["announced"]),
             markers=state_documents.markers(row["markers"]),

@@ -86,13 +86,14 @@ class Habit:
 class Device:
     """What the ledger keeps of one name.
 
+    `associated_at` is the timestamp of the association (see `Association`), which is what tells incarnations apart.
     `markers[source_id]` is that source's clock at the last sign of life on any source (or when the association was
     first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether a broker's
     event or a roll call ever named it; `away` whether its next sign of life is a return; `here` what the timeline says.
     """
 
     name: str
-    association: Association | None = None
+    associated_at: float | None = None
     seen: bool = False
     announced: bool = False
     markers: array[float] = field(default_factory=lambda: array("d"))
@@ -100,6 +101,11 @@ class Device:
     mark: Mark | None = None
     away: bool = True
     here: bool = False
+
+    @property
+    def association(self) -> Association:
+        """The incarnation; made when it is asked for, since there are many devices."""
+        return Association(self.name, self.associated_at)
 
     def marker(self, source_id: int) -> float:
         """The source's clock at the last sign of life; 0 where the source is younger than that sign."""

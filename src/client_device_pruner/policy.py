@@ -342,7 +342,7 @@ def day_allowance(base: int, settings: Settings) -> int:
 
 def member(device: Device) -> str:
     """The key under which an approval names a device and its incarnation."""
-    timestamp = device.association.timestamp if device.association else None
+    timestamp = device.associated_at
     return f"{device.name}@{'' if timestamp is None else repr(timestamp)}"
 
 

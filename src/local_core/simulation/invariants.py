@@ -94,8 +94,7 @@ class Invariants:
                 world.judge.find("clock", witness.name, f"it shows {more:.3f} s more than was vouched for")
         for device in component.watch.ledger.devices.values():
             name = device.name
-            stamp = device.association.timestamp if device.association else None
-            if world.cloud.associations.get(name) != stamp or sources.present(name):
+            if world.cloud.associations.get(name) != device.associated_at or sources.present(name):
                 continue
             since = world.now - received.last_sign(name).now
             for witness in witnesses:
@@ -111,8 +110,8 @@ class Invariants:
         known: dict[str, set[object]] = {}
         for emqx in component.watch.sources.emqx.values():
             for node in emqx._nodes.values():  # noqa: SLF001 - what it believes is nobody else's business
-                for name, numbers in node.sessions.items():
-                    known.setdefault(name, set()).update(numbers)
+                for name in node.sessions:
+                    known.setdefault(name, set()).update(node.held(name))
         for name, believed in known.items():
             told: set[object] = {number or UNHEARD for number in received.told.get(name, {})}
             if not believed <= told:

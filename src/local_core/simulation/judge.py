@@ -129,8 +129,8 @@ class Judge:
             self._missed.get((believed, "disconnected", number))  # type: ignore[arg-type]
             for emqx in world.component.watch.sources.emqx.values()
             for node in emqx._nodes.values()  # noqa: SLF001 - what it believes is nobody else's business
-            for believed, numbers in node.sessions.items()
-            for number in numbers
+            for believed in node.sessions
+            for number in node.held(believed)
             if believed not in world.sessions
         ]
         return any(moment is not None and moment[1] == gained[1] and moment[0] not in self._shown for moment in lost)
