@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import NamedTuple
 
 from client_device_pruner.model import Absence, Device
 from client_device_pruner.settings import MassLoss
+
+_Loss = tuple[float, str, float | None]
+"""When it began, whose it is and when it was back, on one source's clock; a plain tuple, since 100,000 may be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,55 +52,48 @@ def find_outages(
     if len(away) + len(ended) < limits.min_devices:
         return Outages()
     for source_id in source_ids:
-        losses = [_Loss(device.marker(source_id), device.name, None) for device in away]
+        losses: list[_Loss] = [(device.marker(source_id), device.name, None) for device in away]
         losses += [
-            _Loss(absence.began[source_id], absence.name, absence.ended[source_id])
+            (absence.began[source_id], absence.name, absence.ended[source_id])
             for absence in ended
             if source_id < len(absence.began)
         ]
         losses = _sharing(losses, limits.window_seconds)
         losses.sort(key=itemgetter(0))
         for outage in _clusters(losses, len(seen) - len(away), limits):
-            ends = sorted(loss.ended for loss in outage if loss.ended is not None)
-            for loss in outage:
-                if loss.ended is not None:
+            ends = sorted(back for _began, _name, back in outage if back is not None)
+            for began, name, back in outage:
+                if back is not None:
                     continue
                 # Who was back before this one was lost has no part in it.
-                earlier = bisect_right(ends, loss.began)
+                earlier = bisect_right(ends, began)
                 if earlier < len(ends):
-                    returns.setdefault(loss.name, {})[source_id] = ends[earlier]
+                    returns.setdefault(name, {})[source_id] = ends[earlier]
                 elif len(outage) - earlier >= limits.min_devices:
-                    unexplained.add((loss.name, source_id))
+                    unexplained.add((name, source_id))
     return Outages(returns, frozenset(unexplained))
-
-
-class _Loss(NamedTuple):
-    # Made by the hundred thousand, which a dataclass would take four times as long for.
-    began: float
-    name: str
-    ended: float | None
 
 
 def _sharing(losses: Sequence[_Loss], window_seconds: float) -> list[_Loss]:
     """The losses that last, and of those that ended the ones during which another that lasts may have begun."""
-    lasting = sorted(loss.began for loss in losses if loss.ended is None)
+    lasting = sorted(began for began, _name, back in losses if back is None)
 
-    def is_shared(loss: _Loss) -> bool:
-        first = bisect_left(lasting, loss.began - window_seconds)
-        return first < len(lasting) and (loss.ended is None or lasting[first] < loss.ended)
+    def is_shared(began: float, back: float) -> bool:
+        first = bisect_left(lasting, began - window_seconds)
+        return first < len(lasting) and lasting[first] < back
 
-    return [loss for loss in losses if loss.ended is None or is_shared(loss)]
+    return [loss for loss in losses if (back := loss[2]) is None or is_shared(loss[0], back)]
 
 
 def _clusters(losses: Sequence[_Loss], present: int, limits: MassLoss) -> list[Sequence[_Loss]]:
     """The outages among losses in order of their beginning; windows that overlap are one outage."""
     ranges: list[list[int]] = []
-    names: Counter[str] = Counter()
+    names: defaultdict[str, int] = defaultdict(int)
     end = 0
-    still_away = sum(loss.ended is None for loss in losses)
-    for start, first in enumerate(losses):
-        while end < len(losses) and losses[end].began - first.began <= limits.window_seconds:
-            names[losses[end].name] += 1
+    still_away = sum(back is None for _began, _name, back in losses)
+    for start, (began, name, back) in enumerate(losses):
+        while end < len(losses) and losses[end][0] - began <= limits.window_seconds:
+            names[losses[end][1]] += 1
             end += 1
         # Present when the window began: who is present now, and who was lost since.
         then = present + still_away
@@ -107,8 +102,8 @@ def _clusters(losses: Sequence[_Loss], present: int, limits: MassLoss) -> list[S
                 ranges[-1][1] = end
             else:
                 ranges.append([start, end])
-        still_away -= first.ended is None
-        names[first.name] -= 1
-        if not names[first.name]:
-            del names[first.name]
+        still_away -= back is None
+        names[name] -= 1
+        if not names[name]:
+            del names[name]
     return [losses[start:end] for start, end in ranges]

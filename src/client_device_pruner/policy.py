@@ -114,7 +114,7 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
         conditions += known
         momentary += unbroken
         lasting = lasting and all(condition.met for condition in known)
-    else:
+    elif device.habits:
         # Who visits now and then keeps that habit, though one visit may fall into a gap that no census and no roll
         # call shows.
         threshold = max(threshold, *(_raised(habit, threshold) for habit in _kept(device, threshold)), 0.0)
