@@ -27,15 +27,8 @@ def cover(devices: Iterable[Device], now: Circumstances, findings: Iterable[str]
         now: by what they are judged.
         findings: what the doctor found, for when nothing can be proven.
     """
-    lacking: Counter[str] = Counter()
-    associated = provable = 0
-    for device in devices:
-        associated += 1
-        reason = _lacking(device, now)
-        if reason:
-            lacking[reason] += 1
-        else:
-            provable += 1
+    lacking = Counter(lacks(device, now) for device in devices)
+    associated, provable = lacking.total(), lacking.pop("", 0)
     reasons = [f"{number} of {associated} devices: {reason}" for reason, number in lacking.most_common()]
     if provable < associated:
         reasons += [f"source {w.name} does not vouch: {w.reason}" for w in now.witnesses if not w.vouching]
@@ -46,7 +39,7 @@ def cover(devices: Iterable[Device], now: Circumstances, findings: Iterable[str]
     return Coverage(associated, provable, tuple(reasons))
 
 
-def _lacking(device: Device, now: Circumstances) -> str:
+def lacks(device: Device, now: Circumstances) -> str:
     """Why the device could not be pruned if it fell silent; "" if it could."""
     if now.settings.is_protected(device.name):
         return "protected by protectedClients"
@@ -61,8 +54,5 @@ def _lacking(device: Device, now: Circumstances) -> str:
         return "" if strong else "no sign of life since it was associated: that takes a census or a roll call"
     if strong:
         return ""
-    for witness in vouching:
-        unmet = [c for c in testify(device, witness, now).conditions[:2] if not c.met]
-        if not unmet:
-            return ""
-    return "not heard often and long enough to have a habit: a heartbeat, or more time"
+    known = (all(c.met for c in testify(device, witness, now).conditions[:2]) for witness in vouching)
+    return "" if any(known) else "not heard often and long enough to have a habit: a heartbeat, or more time"

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client_device_pruner.coverage import cover
+from client_device_pruner.coverage import lacks
 from client_device_pruner.model import Device, Proof, State
 from client_device_pruner.policy import Circumstances, Condition, Testimony, Verdict, assess, member, testify
 from client_device_pruner.settings import format_duration
@@ -121,8 +121,7 @@ def _conclude(verdict: Verdict, testimonies: Sequence[Testimony], found: Snapsho
         return _conclude_due(verdict, found)
     if verdict.state is State.MARKED and verdict.testimony:
         return _conclude_marked(verdict, verdict.testimony, now)
-    coverage = cover([verdict.device], now)
-    never = "" if coverage.provable else coverage.reasons[0].removeprefix("1 of 1 devices: ")
+    never = lacks(verdict.device, now)
     notice = format_duration(settings.notice_seconds)
     if verdict.state is State.PRESENT:
         why = "it is connected" if verdict.device.name in now.present else "it was heard of late"
