@@ -33,7 +33,7 @@ from typing import Any
 
 from client_device_pruner import policy, state_file
 from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, Listed, ListPage, Ready
-from client_device_pruner.cycle import Check, Cycle, Start, Steps
+from client_device_pruner.cycle import Check, Cycle, Known, Start, Steps
 from client_device_pruner.emqx import UNHEARD
 from client_device_pruner.journal import Journal
 from client_device_pruner.ledger import Ledger
@@ -241,6 +241,11 @@ class Process:
             answer = self.site.answer(step)
 
     # The desk
+
+    @property
+    def watch(self) -> Known:
+        """See `cycle.Desk`."""
+        return self
 
     @property
     def journal(self) -> Journal:

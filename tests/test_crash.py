@@ -402,8 +402,8 @@ def notice_begins_anew(patch: Patch) -> None:
     real = cycle.Cycle._judge
 
     def planted(self: cycle.Cycle) -> list[Verdict]:
-        for name in self.desk.ledger.devices:
-            self.desk.ledger.set_mark(name, None)
+        for name in self.watch.ledger.devices:
+            self.watch.ledger.set_mark(name, None)
         return real(self)
 
     patch.setattr(cycle.Cycle, "_judge", planted)

@@ -47,8 +47,8 @@ Step = Start | ListPage | Batch | Check
 Steps = Generator[Step, Any, None]
 
 
-class Desk(Protocol):
-    """What a cycle needs from the component around it."""
+class Known(Protocol):
+    """What a cycle needs to know and to tell, as `watch.Watch`."""
 
     @property
     def clock(self) -> Clock:
@@ -65,14 +65,22 @@ class Desk(Protocol):
     def circumstances(self, cycle_id: str) -> Circumstances:
         """By what devices are judged at this moment."""
 
+    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+        """Publish an event of the contract."""
+
+
+class Desk(Protocol):
+    """What a cycle asks of the component around it, as `pruning.Pruning`."""
+
+    @property
+    def watch(self) -> Known:
+        """What is known."""
+
     def plan(self, due: Sequence[Verdict]) -> Plan:
         """The due devices after all guards."""
 
     def plausible(self, listed: Sequence[Association]) -> bool:
         """Whether a list of associations can be believed; the guard `list` holds if not."""
-
-    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
-        """Publish an event of the contract."""
 
     def failed(self, failure: CallFailed, cycle_id: str, operation: str = START, *, names: Sequence[str] = ()) -> None:
         """A call failed: guards, back-off, and one event for each kind of failure of an operation."""
@@ -114,6 +122,7 @@ class Cycle:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.watch = desk.watch
         self.cycle_id = os.urandom(5).hex()
         self.tally = Tally()
         self.in_flight: dict[str, Intent] = {}
@@ -133,7 +142,7 @@ class Cycle:
             self.desk.ended(self)
 
     def _run(self) -> Steps:
-        desk = self.desk
+        watch, desk = self.watch, self.desk
         ready: Ready | CallFailed = yield Start()
         if isinstance(ready, CallFailed):
             self._failed(ready, START)
@@ -141,14 +150,14 @@ class Cycle:
         listed = yield from self._list()
         if listed is None or not desk.plausible(listed):
             return
-        begun = desk.journal.open_intents()
+        begun = watch.journal.open_intents()
         self._settle(begun, listed)
         self._reconcile(listed, {intent.name for intent in begun})
         yield from self._restore_wanted()
         due = self._judge()
         plan = desk.plan(due)
         self.tally.held = plan.holds
-        settings = desk.circumstances(self.cycle_id).settings
+        settings = watch.circumstances(self.cycle_id).settings
         attempted = False
         if settings.dry_run:
             self.tally.would_disassociate = len(plan.take)
@@ -199,25 +208,25 @@ class Cycle:
 
     def _reconcile(self, listed: Iterable[Association], ours: Collection[str]) -> None:
         """Take the list over; what became of our own disassociations is said elsewhere."""
-        for name in self.desk.ledger.reconcile(listed, self.desk.clock.monotonic()):
+        for name in self.watch.ledger.reconcile(listed, self.watch.clock.monotonic()):
             if name not in ours:
-                self.desk.event("unmarked", name, reason="its association ended or was made anew")
+                self.watch.event("unmarked", name, reason="its association ended or was made anew")
 
     def _settle(self, intents: Sequence[Intent], listed: Iterable[Association]) -> None:
         """Close open intents by what the list says: no longer listed, done; still listed, not done."""
         if not intents:
             return
-        desk = self.desk
+        watch = self.watch
         still = {association.name: association for association in listed}
         not_done = [i for i in intents if _is_same(still.get(i.name), i.association)]
         done = [i for i in intents if i not in not_done]
-        wall = desk.clock.wall()
-        desk.journal.settle(done, "done", wall)
-        desk.journal.settle(not_done, "notDone", wall)
+        wall = watch.clock.wall()
+        watch.journal.settle(done, "done", wall)
+        watch.journal.settle(not_done, "notDone", wall)
         for intent in done:
             self.tally.disassociated += 1
-            desk.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
-            desk.ledger.watched.add(intent.name)
+            watch.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
+            watch.ledger.watched.add(intent.name)
         for intent in not_done:
             self.in_flight.pop(intent.name, None)
 
@@ -225,10 +234,10 @@ class Cycle:
 
     def _judge(self) -> list[Verdict]:
         """Judge all devices, and return those that are due; marks are set and taken off, and said so."""
-        desk = self.desk
-        now = desk.circumstances(self.cycle_id)
+        watch = self.watch
+        now = watch.circumstances(self.cycle_id)
         due = []
-        for device in list(desk.ledger.devices.values()):
+        for device in list(watch.ledger.devices.values()):
             verdict = assess(device, now)
             if verdict.mark != device.mark:
                 self._change_mark(device, verdict, now)
@@ -236,16 +245,16 @@ class Cycle:
                     verdict = assess(device, now)
             if verdict.state is State.DUE:
                 due.append(verdict)
-        desk.ledger.commit(desk.clock.monotonic())
+        watch.ledger.commit(watch.clock.monotonic())
         return due
 
     def _change_mark(self, device: Device, verdict: Verdict, now: Circumstances) -> None:
-        desk = self.desk
-        desk.ledger.set_mark(device.name, verdict.mark)
+        watch = self.watch
+        watch.ledger.set_mark(device.name, verdict.mark)
         if verdict.mark is None:
-            desk.event("unmarked", device.name, reason=verdict.reason)
+            watch.event("unmarked", device.name, reason=verdict.reason)
         else:
-            desk.event(
+            watch.event(
                 "marked",
                 device.name,
                 **evidence(verdict),
@@ -253,29 +262,29 @@ class Cycle:
             )
 
     def _count_states(self) -> None:
-        now = self.desk.circumstances(self.cycle_id)
+        now = self.watch.circumstances(self.cycle_id)
         self.tally.states = {state.value: 0 for state in State}
-        for device in self.desk.ledger.devices.values():
+        for device in self.watch.ledger.devices.values():
             self.tally.states[assess(device, now).state.value] += 1
 
     # Disassociating
 
     def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool | None]:
         """Send one batch: True if the next may follow, False if not, None if nothing was sent."""
-        desk = self.desk
+        watch, desk = self.watch, self.desk
         sources = frozenset(v.testimony.witness.source_id for v in batch if v.testimony)
         obstacle: Hold | None = yield Check(sources)
         if obstacle:
             self.tally.held = (*self.tally.held, obstacle)
             LOGGER.warning("held in the last moment", extra={"fields": {"reason": obstacle.reason}})
             return None
-        now = desk.circumstances(self.cycle_id)
+        now = watch.circumstances(self.cycle_id)
         if now.settings.dry_run:
             # Deployed while the check was under way.
             return None
         proven = []
         for verdict in batch:
-            device = desk.ledger.devices.get(verdict.device.name)
+            device = watch.ledger.devices.get(verdict.device.name)
             if device is not None and member(device) == member(verdict.device):
                 again = assess(device, now)
                 if again.state is State.DUE and again.mark == device.mark:
@@ -285,17 +294,17 @@ class Cycle:
         taken = [v for v in proven if v.device.name in allowed][:left]
         if not taken:
             return None
-        issued = desk.clock.monotonic()
-        intents = desk.journal.intend(
+        issued = watch.clock.monotonic()
+        intents = watch.journal.intend(
             self.cycle_id,
             [(v.device.association, evidence(v)) for v in taken],
-            wall=desk.clock.wall(),
-            running_seconds=desk.ledger.running_seconds(issued),
+            wall=watch.clock.wall(),
+            running_seconds=watch.ledger.running_seconds(issued),
         )
         self.sent += len(intents)
         for intent in intents:
             self.in_flight[intent.name] = intent
-            desk.ledger.watched.add(intent.name)
+            watch.ledger.watched.add(intent.name)
         reply: Reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
         if isinstance(reply, Batched):
             desk.succeeded(DISASSOCIATE)
@@ -305,7 +314,7 @@ class Cycle:
         failure = _as_failure(reply)
         self._failed(failure, DISASSOCIATE)
         if failure.kind in NOT_CARRIED_OUT:
-            desk.journal.settle(intents, "refused", desk.clock.wall())
+            watch.journal.settle(intents, "refused", watch.clock.wall())
             for intent in intents:
                 self.in_flight.pop(intent.name, None)
             return None
@@ -313,13 +322,13 @@ class Cycle:
 
     def _refused(self, intents: Sequence[Intent], reply: Batched) -> None:
         """Take the entries that the cloud refused; names that were not asked for say nothing."""
-        desk = self.desk
+        watch = self.watch
         errors = {error.thing_name: error for error in reply.errors}
         refused = [intent for intent in intents if intent.name in errors]
-        desk.journal.settle(refused, "refused", desk.clock.wall())
+        watch.journal.settle(refused, "refused", watch.clock.wall())
         for intent in refused:
             self.in_flight.pop(intent.name, None)
-            desk.refused(errors[intent.name], self.cycle_id, DISASSOCIATE)
+            self.desk.refused(errors[intent.name], self.cycle_id, DISASSOCIATE)
 
     def _restore_lively(self) -> Generator[Step, Any, None]:
         """Associate again at once who showed life between check and confirmation."""
@@ -327,14 +336,14 @@ class Cycle:
             names = sorted(self.lively & self.in_flight.keys())
             intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
             self.lively.clear()
-            self.desk.journal.settle(intents, "done", self.desk.clock.wall())
+            self.watch.journal.settle(intents, "done", self.watch.clock.wall())
             restored = yield from associate(self.desk, intents, self._requests, self.cycle_id)
             # Whom the cloud did not take back is confirmed, and told, as any other.
             self.in_flight.update({intent.name: intent for intent in intents if intent.name not in restored})
 
     def _restore_wanted(self) -> Generator[Step, Any, None]:
         """Associate again what is still to be restored: a crash or a refusal came between."""
-        yield from associate(self.desk, self.desk.journal.wanted(), self._requests, self.cycle_id)
+        yield from associate(self.desk, self.watch.journal.wanted(), self._requests, self.cycle_id)
 
 
 def restore_steps(desk: Desk, intents: Sequence[Intent]) -> Steps:
@@ -353,11 +362,11 @@ def associate(
 
     An entry that the cloud refuses is given up; after a call that failed, the next cycle tries again.
     """
-    restored: set[str] = set()
+    watch, restored = desk.watch, set[str]()
     for start in range(0, len(intents), BATCH):
         part = intents[start : start + BATCH]
         names = tuple(intent.name for intent in part)
-        reply: Reply = yield Batch(next(requests), "associate", names, desk.clock.monotonic())
+        reply: Reply = yield Batch(next(requests), "associate", names, watch.clock.monotonic())
         if not isinstance(reply, Batched):
             desk.failed(_as_failure(reply), cycle_id, ASSOCIATE, names=names)
             break
@@ -365,12 +374,12 @@ def associate(
         for intent in part:
             requested_by = intent.restore_for or "command"
             if intent.name in errors:
-                desk.journal.want([intent], None)
+                watch.journal.want([intent], None)
                 desk.refused(errors[intent.name], cycle_id, ASSOCIATE)
                 continue
             restored.add(intent.name)
-            if desk.journal.restored(intent, requested_by):
-                desk.event("restored", intent.name, requestedBy=requested_by)
+            if watch.journal.restored(intent, requested_by):
+                watch.event("restored", intent.name, requestedBy=requested_by)
     return frozenset(restored)
 
 

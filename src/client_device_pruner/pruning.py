@@ -12,10 +12,10 @@ from client_device_pruner import policy
 from client_device_pruner.cloud_worker import CallFailed, EntryError, Reply
 from client_device_pruner.cycle import ASSOCIATE, DISASSOCIATE, LIST, START, Check, Cycle, Steps, restore_steps
 from client_device_pruner.job import Job, MomentCheck, Worker
-from client_device_pruner.journal import Intent, Journal
-from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
-from client_device_pruner.model import Association, Clock, Hold
-from client_device_pruner.policy import Circumstances, Plan, Verdict, assess
+from client_device_pruner.journal import Intent
+from client_device_pruner.ledger import get_meta, set_meta, transaction
+from client_device_pruner.model import Association, Hold
+from client_device_pruner.policy import Plan, Verdict, assess
 from client_device_pruner.reports import LOGGER, rfc3339
 from client_device_pruner.settings import Settings
 from client_device_pruner.watch import COVERAGE_SECONDS, Watch
@@ -79,7 +79,7 @@ class Pruning:
         check: Callable[[Check, float], MomentCheck],
         jitter: Callable[[], float],
     ) -> None:
-        self._watch = watch
+        self.watch = watch
         self._worker = worker
         self._check = check
         self._jitter = jitter
@@ -99,17 +99,17 @@ class Pruning:
 
     def schedule(self, at: float) -> None:
         """Set the time of the next cycle, after a start or when the interval changed."""
-        listed = bool(self._watch.ledger.devices)
-        self._next_cycle = at + first_delay_seconds(self._watch.settings, self._jitter(), listed=listed)
+        listed = bool(self.watch.ledger.devices)
+        self._next_cycle = at + first_delay_seconds(self.watch.settings, self._jitter(), listed=listed)
 
     def tick(self, at: float) -> None:
         """Do what is due."""
         for job in list(self._jobs.values()):
-            self._watch.attempt(job.tick, at)
+            self.watch.attempt(job.tick, at)
         self._jobs = {number: job for number, job in self._jobs.items() if not job.over}
         if at >= self._next_requests:
-            self._next_requests = at + REQUEST_SECONDS * min(1.0, self._watch.settings.scale)
-            self._watch.attempt(self._heed_requests)
+            self._next_requests = at + REQUEST_SECONDS * min(1.0, self.watch.settings.scale)
+            self.watch.attempt(self._heed_requests)
         if at >= self._next_cycle and self._cycle is None:
             self._begin_cycle(at)
 
@@ -117,7 +117,7 @@ class Pruning:
         """Take what a child process answered."""
         job = self._jobs.get(number)
         if job is not None:
-            self._watch.attempt(job.reply, reply, at)
+            self.watch.attempt(job.reply, reply, at)
 
     def end(self) -> None:
         """End all children; what was begun stays journalled and is settled by the next cycle."""
@@ -136,8 +136,8 @@ class Pruning:
         return 0.0 if self._cycle else max(0.0, self._next_cycle - at)
 
     def _begin_cycle(self, at: float) -> None:
-        if self._watch.ledger.connection is None:
-            settings = self._watch.settings
+        if self.watch.ledger.connection is None:
+            settings = self.watch.settings
             self._next_cycle = at + min(BACK_OFF_SECONDS[0] * settings.scale, settings.check_interval_seconds)
             return
         self._next_cycle = float("inf")
@@ -147,32 +147,32 @@ class Pruning:
     def _add_job(self, steps: Steps, at: float) -> None:
         self._job_number += 1
         job = self._jobs[self._job_number] = Job(steps, self._worker(self._job_number), self._check)
-        self._watch.attempt(job.begin, at)
+        self.watch.attempt(job.begin, at)
 
     # Signs of life that matter at once
 
     def heed_returned(self) -> None:
         """Act on signs of life of marked devices, of those in flight, and of those disassociated."""
-        ledger = self._watch.ledger
+        ledger = self.watch.ledger
         if not ledger.returned:
             return
         names, ledger.returned = dict.fromkeys(ledger.returned), []
         for name in names:
-            self._watch.unmark(name, "it showed life")
+            self.watch.unmark(name, "it showed life")
             in_flight = self._cycle is not None and name in self._cycle.in_flight
             if self._cycle is not None and in_flight:
                 self._cycle.lively.add(name)
             if ledger.connection is not None:
-                self._watch.attempt(self._heed_begun if in_flight else self._heed_return, name)
+                self.watch.attempt(self._heed_begun if in_flight else self._heed_return, name)
 
     def _heed_begun(self, name: str) -> bool:
         """Keep it in the journal that a device in flight showed life, so that it outlives a crash."""
-        begun = [intent for intent in self.journal.open_intents() if intent.name == name]
-        self.journal.want(begun, "lastMoment")
+        begun = [intent for intent in self.watch.journal.open_intents() if intent.name == name]
+        self.watch.journal.want(begun, "lastMoment")
         return bool(begun)
 
     def _heed_return(self, name: str) -> None:
-        watch = self._watch
+        watch = self.watch
         if self._heed_begun(name):
             return
         intents = [i for i in watch.journal.restorable(watch.running_seconds()) if i.name == name]
@@ -192,12 +192,12 @@ class Pruning:
     # Requests of the command line
 
     def _heed_requests(self) -> None:
-        connection = self._watch.ledger.connection
+        connection = self.watch.ledger.connection
         if connection is None:
             return
         if connection is not self._resumed:
             self._resumed = connection
-            self._restore_now(self.journal.wanted())
+            self._restore_now(self.watch.journal.wanted())
         rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
         if not rows:
             return
@@ -213,7 +213,7 @@ class Pruning:
 
     def _wanted(self, argument: Any) -> list[Intent]:
         """The intents that a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
-        intents = self._watch.journal.restorable(self._watch.running_seconds())
+        intents = self.watch.journal.restorable(self.watch.running_seconds())
         match argument:
             case {"all": True}:
                 return list(intents)
@@ -226,42 +226,19 @@ class Pruning:
     def _restore(self, intents: Sequence[Intent], requested_by: str) -> None:
         if not intents:
             return
-        self.journal.want(intents, requested_by)
+        self.watch.journal.want(intents, requested_by)
         self._forget_failures(ASSOCIATE, {intent.name for intent in intents})
         self._restore_now([replace(intent, restore_for=requested_by) for intent in intents])
 
     def _restore_now(self, intents: Sequence[Intent]) -> None:
         if intents:
-            self._add_job(restore_steps(self, intents), self.clock.monotonic())
+            self._add_job(restore_steps(self, intents), self.watch.clock.monotonic())
 
     # The desk
 
-    @property
-    def clock(self) -> Clock:
-        """See `cycle.Desk`."""
-        return self._watch.clock
-
-    @property
-    def ledger(self) -> Ledger:
-        """See `cycle.Desk`."""
-        return self._watch.ledger
-
-    @property
-    def journal(self) -> Journal:
-        """See `cycle.Desk`."""
-        return self._watch.journal
-
-    def circumstances(self, cycle_id: str) -> Circumstances:
-        """See `cycle.Desk`."""
-        return self._watch.circumstances(cycle_id)
-
-    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
-        """See `cycle.Desk`."""
-        self._watch.event(kind, name, **data)
-
     def plan(self, due: Sequence[Verdict]) -> Plan:
         """See `cycle.Desk`."""
-        watch = self._watch
+        watch = self.watch
         associated = len(watch.ledger.devices)
         budget = watch.journal.budget(associated, watch.running_seconds())
         unexplained = watch.circumstances().outages.unexplained
@@ -299,21 +276,21 @@ class Pruning:
         return (plans[-1][0], frozenset(plans[-1][1])) if plans else ("", frozenset())
 
     def _plans(self) -> list[tuple[str, list[str]]]:
-        plans: list[tuple[str, list[str]]] = self._watch.kept("plans", [])
+        plans: list[tuple[str, list[str]]] = self.watch.kept("plans", [])
         return plans
 
     def _approved(self) -> set[str]:
         """The members of all plans that were approved, by the configuration or by command."""
-        ids = {self._watch.settings.approved_plan, *self._watch.kept("approved", [])}
+        ids = {self.watch.settings.approved_plan, *self.watch.kept("approved", [])}
         return {name for plan_id, names in self._plans() if plan_id in ids for name in names}
 
     def _remember_plan(self, plan_id: str, members: set[str]) -> None:
         plans = [plan for plan in self._plans() if plan[0] != plan_id]
-        self._watch.keep(plans=[*plans, (plan_id, sorted(members))][-MAX_PLANS:])
+        self.watch.keep(plans=[*plans, (plan_id, sorted(members))][-MAX_PLANS:])
 
     def plausible(self, listed: Sequence[Association]) -> bool:
         """See `cycle.Desk`: not less than half of last time after our own removals, or three times the same."""
-        watch = self._watch
+        watch = self.watch
         expected = len(watch.ledger.devices) - len(watch.journal.open_intents())
         names = sorted(association.name for association in listed)
         before, times, last_cycle = watch.kept("implausible", ([], 0, ""))
@@ -340,12 +317,12 @@ class Pruning:
 
     def failed(self, failure: CallFailed, cycle_id: str, operation: str = START, *, names: Sequence[str] = ()) -> None:
         """See `cycle.Desk`; a restore that failed names its devices, and holds no disassociation back."""
-        watch = self._watch
+        watch = self.watch
         remedy = {"remedy": iam_permission(operation)} if failure.kind == "accessDenied" else {}
         code = failure.code or failure.kind
         for name in names or (None,):
             if self._is_news(operation, failure.kind, name):
-                self.event("failed", name, code=code, message=failure.message, cycleId=cycle_id, **remedy)
+                self.watch.event("failed", name, code=code, message=failure.message, cycleId=cycle_id, **remedy)
         if operation == ASSOCIATE:
             return
         self._failures += 1
@@ -361,7 +338,7 @@ class Pruning:
     def refused(self, error: EntryError, cycle_id: str, operation: str) -> None:
         """See `cycle.Desk`; an entry refused in each cycle with the same code is said once."""
         if self._is_news(operation, f"entry {error.code}", error.thing_name) or operation == ASSOCIATE:
-            self.event("failed", error.thing_name, code=error.code, message=error.message, cycleId=cycle_id)
+            self.watch.event("failed", error.thing_name, code=error.code, message=error.message, cycleId=cycle_id)
 
     def _is_news(self, operation: str, kind: str, name: str | None) -> bool:
         key = (operation, kind, name or "")
@@ -374,15 +351,15 @@ class Pruning:
 
     def succeeded(self, operation: str) -> None:
         """See `cycle.Desk`; access denied to one operation is not granted by another."""
-        self._watch.guards.release("coreNotFound")
+        self.watch.guards.release("coreNotFound")
         self._denied.pop(operation, None)
         self._denied.pop(START, None)
         if not self._denied:
-            self._watch.guards.release("accessDenied")
+            self.watch.guards.release("accessDenied")
 
     def ended(self, cycle: Cycle) -> None:
         """See `cycle.Desk`."""
-        watch, tally, at = self._watch, cycle.tally, self.clock.monotonic()
+        watch, tally, at = self.watch, cycle.tally, self.watch.clock.monotonic()
         self._cycle = None
         if tally.complete and not tally.failed:
             self._failures = 0
@@ -398,7 +375,7 @@ class Pruning:
         counts: dict[str, Any] = dict(tally.states)
         if watch.settings.dry_run:
             counts["wouldDisassociate"] = tally.would_disassociate
-        self.event(
+        self.watch.event(
             "cycle",
             cycleId=cycle.cycle_id,
             complete=tally.complete,
@@ -411,10 +388,10 @@ class Pruning:
 
     def spare(self) -> None:
         """Take the marks off that changed settings no longer allow."""
-        now = self._watch.circumstances()
-        for device in list(self._watch.ledger.devices.values()):
+        now = self.watch.circumstances()
+        for device in list(self.watch.ledger.devices.values()):
             if device.mark is not None and assess(device, now).mark is None:
-                self._watch.unmark(device.name, "the settings spare it")
+                self.watch.unmark(device.name, "the settings spare it")
 
 
 def _argument(row: sqlite3.Row) -> Any:

@@ -63,7 +63,7 @@ def _any_echo(self: SelfTest, payload: bytes) -> None:
 
 def _all_of_them(self: Pruning, argument: Any) -> Any:
     del argument
-    return list(self.journal.restorable(0.0))
+    return list(self.watch.journal.restorable(0.0))
 
 
 FUZZ = "local_core.fuzz"
