@@ -58,7 +58,7 @@ class Watch:
     def __init__(self, *, bridge: str = "mqtt-bridge-*", scale: float = 1.0) -> None:
         self.signs = FakeSigns()
         self.clock = SourceClock(MAX_QUIET)
-        self.source = EmqxSource(self.clock, self.signs, 0.0, bridge_client_id=bridge, scale=scale)
+        self.source = EmqxSource(self.clock, self.signs, bridge_client_id=bridge, scale=scale)
 
     def connected(self, name: str, session: Any, at: float, node: str = NODE) -> None:
         """Take the event that a session was opened."""
@@ -1082,9 +1082,9 @@ class TestHabitBesideIt:
     """While a broker is heard whose count does not match, no habit proves anything."""
 
     def test_a_broker_that_was_never_heard_says_nothing(self, watch: Watch) -> None:
-        """On Moquette habits stand alone, once a broker that counts would have been heard."""
-        assert watch.source.objects(MAX_QUIET)
-        assert watch.source.objects(MAX_QUIET + 0.1) == ""
+        """On Moquette habits stand alone."""
+        assert watch.source.objects(1.0) == ""
+        assert watch.source.objects(1e6) == ""
 
     def test_a_broker_that_has_not_matched_yet_objects(self, watch: Watch) -> None:
         """From the first word of the broker until its first match in this run."""

@@ -84,14 +84,11 @@ class EmqxSource:
     Args:
         clock: this source's clock.
         signs: told of every name's signs of life.
-        began: since when it listens.
         bridge_client_id: the glob that the bridge's client id matches.
         scale: what the fixed times (5 s, 10 minutes) are multiplied by.
     """
 
-    def __init__(
-        self, clock: SourceClock, signs: Signs, began: float, *, bridge_client_id: str, scale: float = 1.0
-    ) -> None:
+    def __init__(self, clock: SourceClock, signs: Signs, *, bridge_client_id: str, scale: float = 1.0) -> None:
         self.clock = clock
         self.bridge_client_id = bridge_client_id
         self.bridge_known = True
@@ -113,7 +110,6 @@ class EmqxSource:
         self._surplus_before = 0
         self._unmapped = False
         self._lower_since: float | None = None
-        self._began = began
         self._last_heard: float | None = None
         self.matching = False
 
@@ -322,16 +318,13 @@ class EmqxSource:
 
     def objects(self, at: float) -> str:
         """Why neither a habit nor another broker's census proves anything now; "" where this one does not object."""
-        listened = at - (self._began if self._last_heard is None else self._last_heard)
-        if listened > self.clock.max_quiet_seconds:
+        if self._last_heard is None or at - self._last_heard > self.clock.max_quiet_seconds:
             if self.clock.credit_seconds == 0.0:
                 return ""
             # It has vouched before: who is connected to it without a word would be heard, if it were.
             return (
                 "the broker, whose count has matched before, is not heard any more: map its topics again, or disable it"
             )
-        if self._last_heard is None:
-            return "a broker that counts its connections may be there, and not be heard yet"
         if not self.matching:
             return "the broker is heard, but its count does not match the sessions known to be open"
         return ""

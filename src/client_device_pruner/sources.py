@@ -126,7 +126,7 @@ class Sources:
         kept = {before.identities[name]: emqx for name, emqx in before.emqx.items()} if before else {}
         for source in settings.sources:
             if isinstance(source, configured.EmqxSource):
-                self._add_emqx(source, records[source.name], kept, settings.scale, at)
+                self._add_emqx(source, records[source.name], kept, settings.scale)
             else:
                 self._add_activity(source, records[source.name])
         deepest = max((route.depth for route in self._routes), default=0)
@@ -148,12 +148,11 @@ class Sources:
         record: SourceRecord,
         kept: dict[str, EmqxSource],
         scale: float,
-        at: float,
     ) -> None:
         clock = record.clock
         emqx = kept.get(source.identity)
         if emqx is None:
-            emqx = EmqxSource(clock, self._ledger, at, bridge_client_id=source.bridge_client_id, scale=scale)
+            emqx = EmqxSource(clock, self._ledger, bridge_client_id=source.bridge_client_id, scale=scale)
         emqx.scale = scale
         self.emqx[source.name] = emqx
         name_level, known_name = source.thing_name_level, self._ledger.known_name

@@ -91,7 +91,7 @@ def check_emqx(data: bytes) -> None:
     if not isinstance(steps, list):
         return
     signs, at, credit = _Signs(), 0.0, 0.0
-    source = EmqxSource(SourceClock(180.0), signs, 0.0, bridge_client_id="mqtt-bridge-*")
+    source = EmqxSource(SourceClock(180.0), signs, bridge_client_id="mqtt-bridge-*")
     for step in steps[:_MOST_STEPS]:
         match step:
             case [int() | float() as seconds, str(kind), str(node), str(name), payload] if 0 <= seconds <= 1e6:
