@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -33,6 +34,7 @@ from client_device_pruner.ipc import (
 )
 from client_device_pruner.ledger import get_meta
 from client_device_pruner.model import Habit
+from client_device_pruner.reports import LOGGER
 from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
 from desk import Clock
 
@@ -622,6 +624,9 @@ def test_a_refused_change_leaves_the_old_one_in_force(machine: Machine) -> None:
 
     assert machine.of_type("cycle")[-1]["protected"] == 1
     assert [data["accepted"] for data in machine.of_type("configuration")] == [True, False]
+    machine.document = {**PLAIN, "protectedClients": ["gone"]}
+    machine.take(ConfigurationChanged(None))
+    assert [data["accepted"] for data in machine.of_type("configuration")] == [True, False, True], "as it was before"
 
 
 @pytest.mark.parametrize(("document", "error"), [({"limits": []}, ""), (None, "time-out")])
@@ -717,6 +722,30 @@ def test_what_greengrass_lite_lacks_is_said_once(machine: Machine, caplog: pytes
     ]
     machine.run(2 * MINUTE)
     assert not any("refuses" in found["finding"] for found in machine.status["doctor"])
+
+
+def test_short_durations_are_warned_about_at_every_start(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """They are for trials: who left them in a deployment finds that in each log."""
+    machine.document = {**PLAIN, "allowShortDurations": True}
+    caplog.set_level("INFO", "client_device_pruner")
+    machine.start()
+    machine.restart()
+    machine.document = dict(PLAIN)
+    machine.restart()
+
+    warned = [r.levelname for r in caplog.records if "allowShortDurations is on" in r.message]
+    assert warned == ["WARNING", "WARNING"]
+
+
+def test_the_log_has_the_level_that_is_configured(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """From the start, and as soon as it changes."""
+    caplog.set_level("INFO", "client_device_pruner")  # and back, after the test
+    machine.document = {**PLAIN, "logLevel": "ERROR"}
+    machine.start()
+    assert LOGGER.level == logging.ERROR
+    machine.document = dict(PLAIN)
+    machine.take(ConfigurationChanged(None))
+    assert LOGGER.level == logging.INFO
 
 
 def test_a_changed_prefix_moves_the_subscription(machine: Machine) -> None:
