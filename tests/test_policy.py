@@ -38,10 +38,22 @@ SPEAKS = Habit(heard=100, first_seconds=0.0, last_seconds=60 * DAY, longest_sile
 
 
 def device(
-    absent: float = 31 * DAY, *, seen: bool = True, mark: Mark | None = None, habit: Habit | None = None
+    absent: float = 31 * DAY,
+    *,
+    seen: bool = True,
+    mark: Mark | None = None,
+    habit: Habit | None = None,
+    outlived: float = 0.0,
 ) -> Device:
-    """Make a device that has been absent for so many seconds on each of the three sources above."""
+    """Make a device that has been absent for so many seconds on each of the three sources above.
+
+    Its last sign of life is the last message of its habit, or one of another source, so many seconds later.
+    """
     markers = array("d", [w.clock_seconds - absent for w in (CENSUS, ROLL_CALL, HABIT)])
+    if habit:
+        last = markers[HABIT.source_id] - outlived
+        first = last - (habit.last_seconds - habit.first_seconds)
+        habit = dataclasses.replace(habit, first_seconds=first, last_seconds=last)
     habits = {HABIT.source_id: habit} if habit else None
     return Device("a", 7.0, seen=seen, markers=markers, mark=mark, habits=habits)
 
@@ -137,6 +149,11 @@ class TestProof:
         assert assess(device(2 * DAY, seen=False), now(CENSUS, neverSeenThreshold="2d")).state is State.MARKED
         assert assess(device(2 * DAY), now(CENSUS, neverSeenThreshold="2d")).state is State.ABSENT
 
+    def test_a_device_that_was_seen_has_nothing_to_do_with_it(self) -> None:
+        """Be it shorter or longer."""
+        assert assess(device(30 * DAY), now(CENSUS, neverSeenThreshold="90d")).mark is not None
+        assert assess(device(29 * DAY), now(CENSUS, neverSeenThreshold="2d")).mark is None
+
     def test_no_habit_proves_the_absence_of_a_device_never_seen(self) -> None:
         """That takes a census or a roll call."""
         circumstances = now(HABIT, neverSeenThreshold="2d")
@@ -177,6 +194,13 @@ class TestHabit:
         assert assess(device(40 * DAY - 1, habit=habit), now(HABIT)).mark is None
         assert assess(device(40 * DAY, habit=habit), now(HABIT)).mark is not None
 
+    @pytest.mark.parametrize(("absent", "proven"), [(40 * DAY - 1, False), (40 * DAY, True)])
+    def test_a_silence_that_it_outlived_is_a_silence_of_its_habit(self, absent: float, proven: bool) -> None:
+        """It was silent there for 20 days when another source heard it, which may be switched off since."""
+        silent = device(absent, habit=SPEAKS, outlived=20 * DAY)
+        assert policy.testify(silent, HABIT, now()).proves is proven
+        assert policy.testify(silent, CENSUS, now()).proves, "which would have shown it"
+
     def test_its_threshold_is_raised_to_at_most_four_times_the_configured_one(self) -> None:
         """The longest silence, a year for instance, raises it to no more than that; the watch must be as long still."""
         habit = dataclasses.replace(SPEAKS, last_seconds=300 * DAY, longest_silence_seconds=65 * DAY)
@@ -199,6 +223,10 @@ class TestHabit:
         assert assess(device(40 * DAY, habit=rare), now(witness)).mark is not None
         twice = dataclasses.replace(rare, heard=4)
         assert assess(device(31 * DAY, habit=twice), now(witness)).mark is not None, "too few words for a habit"
+        begun = dataclasses.replace(rare, first_seconds=rare.last_seconds - 7.5 * DAY, heard=5)
+        assert assess(device(31 * DAY, habit=begun), now(witness)).mark is None
+        brief = dataclasses.replace(begun, first_seconds=begun.first_seconds + 1)
+        assert assess(device(31 * DAY, habit=brief), now(witness)).mark is not None, "too short a time for a habit"
 
     def test_the_raise_is_measured_from_its_own_threshold(self) -> None:
         """A rule for the device counts for its habit too."""
@@ -280,6 +308,8 @@ class TestMark:
         mark = marked(CENSUS, 2 * DAY)
         verdict = assess(device(mark=mark), now(with_(CENSUS, vouching=False)))
         assert (verdict.state, verdict.mark, verdict.due_in_seconds) == (State.MARKED, mark, 0.0)
+        verdict = assess(device(mark=marked(CENSUS, HOUR)), now(with_(CENSUS, vouching=False)))
+        assert verdict.due_in_seconds == DAY - HOUR
 
     def test_the_notice_starts_anew_if_the_proof_changes_source(self) -> None:
         """The clock of another source has nothing to do with the first one's."""
@@ -293,6 +323,8 @@ class TestMark:
         mark = marked(HABIT, DAY)
         verdict = assess(device(mark=mark, habit=SPEAKS), now(CENSUS, ROLL_CALL, HABIT))
         assert (verdict.state, verdict.mark) == (State.DUE, mark)
+        assert verdict.testimony
+        assert verdict.testimony.witness is HABIT
 
     @pytest.mark.parametrize(
         "circumstances",
@@ -310,6 +342,10 @@ class TestMark:
         assert (verdict.mark, verdict.testimony) == (None, None)
         assert verdict.reason
 
+    def test_a_mark_goes_when_its_habit_is_gone(self) -> None:
+        """The threshold is reached still, and there is nothing left that would have shown the device."""
+        assert assess(device(mark=marked(HABIT, 2 * DAY)), now(HABIT)).mark is None
+
 
 class TestState:
     """What is said of devices that nothing is proven of."""
@@ -324,6 +360,7 @@ class TestState:
         assert assess(device(HOUR), now(HABIT)).state is State.PRESENT
         assert assess(device(HOUR + 1, habit=SPEAKS), now(HABIT)).state is State.ABSENT
         assert assess(device(HOUR + 1), now(HABIT)).state is State.UNKNOWN
+        assert assess(device(HOUR + 1, habit=SPEAKS), now(with_(HABIT, source_id=1))).state is State.UNKNOWN
         assert assess(device(HOUR, seen=False), now(HABIT)).state is State.UNKNOWN
 
 

@@ -117,7 +117,8 @@ def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
     elif device.habits:
         # Who visits now and then keeps that habit, though one visit may fall into a gap that no census and no roll
         # call shows.
-        threshold = max(threshold, *(_raised(habit, threshold) for habit in _kept(device, threshold)), 0.0)
+        silences = [habit.longest_silence_seconds for habit in _kept(device, threshold)]
+        threshold = max(threshold, _raised(max(silences, default=0.0), threshold))
     if witness.silenced:
         momentary.append(Condition(witness.silenced, False))
     if witness.doubted:
@@ -143,6 +144,8 @@ def _habit(
     heard = habit.heard if habit else 0
     span = habit.last_seconds - habit.first_seconds if habit else 0.0
     silence = habit.longest_silence_seconds if habit else 0.0
+    # Silent there as it may have been since, it lived when another source heard it last.
+    outlived = device.marker(witness.source_id) - habit.last_seconds if habit else 0.0
     # The component's own vouchers come no faster than its cadence: a shorter silence cannot be told from it.
     limit = max(silence, 2 * witness.cadence_seconds)
     unbroken = min(absence, witness.clock_seconds - witness.unbroken_since(limit))
@@ -153,8 +156,7 @@ def _habit(
     momentary = [
         Condition("unbroken watch of {} since, {} needed", unbroken >= 2 * limit, (unbroken, 2 * limit)),
     ]
-    raised = _raised(habit, threshold) if habit else threshold
-    return max(threshold, raised), known, momentary
+    return max(threshold, _raised(max(silence, outlived), threshold)), known, momentary
 
 
 def _kept(device: Device, threshold: float) -> Iterable[Habit]:
@@ -166,9 +168,9 @@ def _kept(device: Device, threshold: float) -> Iterable[Habit]:
     )
 
 
-def _raised(habit: Habit, threshold: float) -> float:
-    """The threshold that the habit asks for: twice its longest silence, within bounds."""
-    return min(2 * habit.longest_silence_seconds, HABIT_RAISE * threshold)
+def _raised(silence: float, threshold: float) -> float:
+    """The threshold that a habit with such a longest silence asks for: twice that, within bounds."""
+    return min(2 * silence, HABIT_RAISE * threshold)
 
 
 def absence_seconds(device: Device, witness: Witness, now: Circumstances) -> float:
