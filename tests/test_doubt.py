@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from client_device_pruner.doubt import Doubt
+from client_device_pruner import doubt
+from client_device_pruner.doubt import Doubt, Figures
 
 APART = 5.0
 
 
 class Broker:
-    """A doubt, told of 10 sessions known, and a count each minute; all times are seconds."""
+    """The figures of a node, told of 10 sessions known, and a count each minute; all times are seconds."""
 
     def __init__(self) -> None:
-        self.doubt = Doubt()
+        self.figures = Figures()
         self.known = 0
         self.now = 0.0
         self.knows(10, -100.0)
@@ -21,7 +22,7 @@ class Broker:
     def knows(self, known: int, at: float) -> None:
         """Tell how many sessions are known."""
         self.known = known
-        self.doubt.knows(known, at, APART)
+        self.figures.knows(known, at, APART)
 
     def counts(self, *surpluses: int) -> list[bool]:
         """Take counts that show these surpluses; True where the one before a count was not accounted for."""
@@ -30,7 +31,7 @@ class Broker:
     def count(self, surplus: int) -> bool:
         """Take the next minute's count."""
         self.now += 60.0
-        return self.doubt.take(self.known + surplus, self.now, APART)
+        return self.figures.take(self.known + surplus, self.now, APART)
 
 
 @pytest.fixture
@@ -57,43 +58,53 @@ class TestAccounts:
     def test_who_came_unheard_accounts_by_going_or_speaking(self, broker: Broker) -> None:
         """One each, and no more than that."""
         broker.counts(2, 2)
-        broker.doubt.account(broker.now + 10.0, fewer=1)
+        broker.figures.account(broker.now + 10.0, fewer=1)
         assert broker.counts(1, 1) == [False, False]
-        broker.doubt.account(broker.now + 10.0, fewer=1)
+        broker.figures.account(broker.now + 10.0, fewer=1)
         assert broker.counts(0, 0) == [False, False]
         broker.counts(2, 2)
-        broker.doubt.account(broker.now + 10.0, fewer=1)
+        broker.figures.account(broker.now + 10.0, fewer=1)
         assert broker.counts(0, 0) == [False, True]
 
     def test_who_went_unheard_accounts_by_coming_back(self, broker: Broker) -> None:
         """Unless it turns out not to have been away."""
         broker.counts(-1, -1)
-        broker.doubt.account(broker.now + 10.0, more=1)
+        broker.figures.account(broker.now + 10.0, more=1)
         assert broker.counts(0, 0) == [False, False]
         broker.counts(-1, -1)
-        broker.doubt.account(broker.now + 10.0, more=1)
-        broker.doubt.account(broker.now + 12.0, more=-1)
+        broker.figures.account(broker.now + 10.0, more=1)
+        broker.figures.account(broker.now + 12.0, more=-1)
         assert broker.counts(0, 0) == [False, True]
 
     def test_an_account_beside_a_count_may_show_in_the_next_one(self, broker: Broker) -> None:
         """The count was sampled before it."""
         broker.counts(1, 1)
-        broker.doubt.account(broker.now + 58.0, fewer=1)
+        broker.figures.account(broker.now + 58.0, fewer=1)
         assert broker.counts(1, 0, 0) == [False, False, False]
 
     def test_each_account_serves_one_change(self, broker: Broker) -> None:
         """What a count far from it has shown already accounts for nothing later."""
         broker.counts(2, 2)
-        broker.doubt.account(broker.now + 10.0, fewer=1)
+        broker.figures.account(broker.now + 10.0, fewer=1)
         assert broker.counts(2, 2, 1, 1) == [False, False, False, True]
 
     def test_accounts_of_a_storm_are_kept_by_the_second(self, broker: Broker) -> None:
         """They add up all the same."""
         broker.counts(1000, 1000)
         for number in range(1000):
-            broker.doubt.account(broker.now + 10.0 + number / 100, fewer=1)
-        assert len(broker.doubt._accounts) <= 11
+            broker.figures.account(broker.now + 10.0 + number / 100, fewer=1)
+        assert len(broker.figures._accounts) <= 11
         assert broker.counts(0, 0) == [False, False]
+
+    def test_accounts_that_no_count_ever_meets_are_bounded(
+        self, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where a census is never taken they would grow for ever; to forget leaves more in doubt, never less."""
+        monkeypatch.setattr(doubt, "MAX_ACCOUNTS", 10)
+        broker.figures.forget(10)
+        for number in range(100):
+            broker.figures.account(float(number), fewer=1)
+        assert len(broker.figures._accounts) == 10
 
 
 class TestApart:
@@ -110,7 +121,7 @@ class TestApart:
             assert broker.counts(1) == [False]
             broker.knows(11, at + after)
         assert broker.counts(0, 0) == [False, False]
-        assert broker.doubt.expects_none()
+        assert broker.figures.expects_none()
 
     @pytest.mark.parametrize("after", [-5.1, 5.1])
     def test_one_farther_off_cannot_be(self, broker: Broker, after: float) -> None:
@@ -128,7 +139,7 @@ class TestApart:
         """Memory is bounded, however much happens between two counts."""
         for number in range(10_000):
             broker.knows(10 + number % 2, broker.now + number / 100)
-        assert len(broker.doubt._recent) <= 502
+        assert len(broker.figures._recent) <= 502
 
 
 class TestExpects:
@@ -136,29 +147,29 @@ class TestExpects:
 
     def test_before_anything_was_counted(self) -> None:
         """There is nothing to compare with."""
-        assert Broker().doubt.expects_none()
+        assert Broker().figures.expects_none()
 
     def test_after_what_accounts_for_it(self, broker: Broker) -> None:
         """And not before."""
         broker.counts(1, 1)
-        assert not broker.doubt.expects_none()
-        broker.doubt.account(broker.now + 10.0, fewer=1)
-        assert broker.doubt.expects_none()
+        assert not broker.figures.expects_none()
+        broker.figures.account(broker.now + 10.0, fewer=1)
+        assert broker.figures.expects_none()
 
     def test_not_while_a_range_is_all_that_is_known(self) -> None:
         """The counts so far lay near events: somebody may have been there unheard all the while."""
         broker = Broker()
         broker.knows(11, 58.0)
         broker.counts(0, 0)
-        assert not broker.doubt.expects_none()
+        assert not broker.figures.expects_none()
         broker.counts(0)
-        assert broker.doubt.expects_none()
+        assert broker.figures.expects_none()
 
     def test_figures_forgotten_begin_anew(self, broker: Broker) -> None:
         """After the set was emptied there is nothing to compare with."""
         broker.counts(-2, -2)
-        broker.doubt.forget_figures(10)
-        assert broker.doubt.expects_none()
+        broker.figures.forget(10)
+        assert broker.figures.expects_none()
         assert broker.counts(0, 0) == [False, False]
 
 

@@ -148,6 +148,7 @@ class TestSessions:
         watch.connected("a", 2, 1.0)
         watch.disconnected("a", 1, 2.0)
         assert watch.signs.gone == []
+        assert watch.signs.last_alive == {"a": 2.0}
         watch.disconnected("a", 2, 3.0)
         assert watch.signs.gone == ["a"]
 
@@ -582,6 +583,43 @@ class TestDoubt:
         matching.counts(3, 360.0, 480.0)
         assert matching.doubted == {"a", "b"}
 
+    def test_a_takeover_of_two_at_once_makes_up_for_nobody(self, matching: Watch) -> None:
+        """Device b went unheard; somebody comes unheard, and a is taken over twice within seconds."""
+        matching.counts(2, 180.0, 300.0)
+        matching.connected("a", 12, 310.0)
+        matching.disconnected("a", 1, 310.1, "takenover")
+        matching.connected("a", 11, 310.5)
+        matching.disconnected("a", 11, 310.6, "takenover")
+        matching.counts(3, 360.0, 480.0)
+        assert matching.doubted == {"a", "b"}
+
+    def test_a_takeover_of_a_session_opened_by_activity_makes_up_for_nobody(self, matching: Watch) -> None:
+        """As above; the number of the session that ends was never heard."""
+        matching.signs.names.add("quiet")
+        matching.counts(4, 180.0, 240.0)
+        matching.source.spoke("quiet", 241.0)
+        matching.source.spoke("quiet", 301.0)
+        matching.counts(4, 310.0, 430.0)
+        matching.counts(3, 490.0, 550.0)
+        matching.connected("quiet", 8, 560.0)
+        matching.disconnected("quiet", 7, 560.1, "takenover")
+        matching.counts(4, 610.0, 730.0)
+        assert matching.doubted == {"a", "b", "quiet"}
+
+    def test_a_connected_that_comes_twice_makes_up_for_nobody(self, matching: Watch) -> None:
+        """Device b went unheard; a's `connected` is told again, and somebody comes unheard."""
+        matching.counts(2, 180.0, 300.0)
+        matching.connected("a", 1, 310.0)
+        matching.counts(3, 360.0, 480.0)
+        assert matching.doubted == {"a", "b"}
+
+    def test_the_end_of_a_bridges_session_accounts_for_nobody(self, matching: Watch) -> None:
+        """Somebody came unheard; the bridge reconnects, and b goes unheard."""
+        matching.counts(4, 180.0, 300.0)
+        matching.disconnected("mqtt-bridge-7", 5, 310.0, "takenover")
+        matching.counts(3, 360.0, 480.0)
+        assert matching.doubted == {"a", "b"}
+
     def test_an_event_far_from_the_count_explains_nothing(self, matching: Watch) -> None:
         """Somebody came unheard, c connects half a minute after the only count that shows it, and b goes unheard."""
         matching.count(4, 180.0)
@@ -699,6 +737,23 @@ class TestOneRun:
         matching.counts(2, 180.0, 240.0)
         assert matching.credit == 120.0
 
+    def test_who_left_again_before_the_uptime_does_not(self, matching: Watch) -> None:
+        """Only sessions that are open stay known."""
+        matching.uptime(1_000_000, 130.0)
+        matching.connected("c", 11, 146.0)
+        matching.disconnected("c", 11, 150.0)
+        matching.uptime(20_000, 160.0)
+        assert matching.open == set()
+
+    def test_only_the_latest_openings_are_remembered(self, matching: Watch) -> None:
+        """Those from before the last uptime, but for some seconds: the others' sessions are in the set itself."""
+        matching.uptime(1_000_000, 130.0)
+        for number in range(100):
+            matching.connected(f"n{number}", 1, 131.0 + number / 10)
+        matching.uptime(1_010_000, 141.0)
+        (node,) = matching.source._nodes.values()
+        assert set(node.opened) == {f"n{number}" for number in range(51, 100)}
+
     def test_what_is_read_late_together_tells_nothing_of_the_new_broker(self, matching: Watch) -> None:
         """The process stood still: the connect is the old broker's, and was read beside the new one's uptime."""
         matching.uptime(1_000_000, 130.0)
@@ -712,6 +767,13 @@ class TestOneRun:
         matching.source.set_bridge("mqtt-bridge-*", known=True, mapped=True)
         matching.count(3, 180.0)
         assert matching.open == set()
+
+    def test_events_heard_before_they_were_unmapped_do_not_make_a_count_vouch(self, matching: Watch) -> None:
+        """Those that come and go between two counts are not announced any more."""
+        matching.source.set_bridge("mqtt-bridge-*", known=True, mapped=False)
+        matching.counts(1, 180.0, 300.0)
+        assert matching.credit == 60.0
+        assert not matching.source.matching
 
     def test_who_was_announced_before_the_last_uptime_of_the_old_broker_does_not(self, matching: Watch) -> None:
         """However long the new one says that it is up."""
@@ -814,6 +876,28 @@ class TestBridge:
         watch.counts(2, 480.0, 540.0)
         assert watch.credit == 60.0
 
+    def test_while_unknown_what_vouched_before_stops_to(self, matching: Watch) -> None:
+        """A configuration that cannot be read any more ends the stretch."""
+        matching.source.set_bridge("mqtt-bridge-*", known=False)
+        matching.count(3, 180.0)
+        assert not matching.source.matching
+        assert not matching.clock.vouching(180.0)
+
+    def test_who_turns_out_to_be_the_bridge_was_heard_opening(self, watch: Watch) -> None:
+        """A glob that is configured later: its session is no device's, nothing is doubted, and the census goes on."""
+        watch.connected("my-bridge", 1, 0.0)
+        watch.connected("a", 2, 0.0)
+        watch.counts(2, 60.0, 180.0)
+        assert not watch.source.matching
+        watch.source.doubt_all(190.0)
+        watch.source.set_bridge("my-*", known=False)
+        assert watch.doubted == {"a"}
+        watch.source.spoke("a", 191.0)
+        watch.connected("a", 3, 200.0)
+        watch.counts(2, 240.0, 420.0)
+        assert watch.doubted == set()
+        assert watch.clock.vouching(420.0)
+
     def test_an_associated_thing_is_a_device_whatever_its_name(self, watch: Watch) -> None:
         """`bridgeClientId` names devices by mistake, and the bridge counts as one of them: none is the bridge."""
         watch.signs.associations.add("mqtt-bridge-of-hall-7")
@@ -906,6 +990,80 @@ class TestNodes:
         cluster.count(1, 310.0, OTHER)
         cluster.counts(2, 360.0, 420.0)
         assert cluster.doubted == {"a", "b"}
+
+    @pytest.fixture
+    def swapped(self, watch: Watch) -> Watch:
+        """Nobody knows where the bridge is; a goes unheard on its node, and x comes unheard on the other one."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("b", 2, 0.0, OTHER)
+        for at in (60.0, 120.0):
+            watch.count(2, at)
+            watch.count(1, at + 30.0, OTHER)
+        watch.counts(1, 180.0, 240.0)
+        watch.count(1, 210.0, OTHER)
+        return watch
+
+    @pytest.mark.parametrize("is_heard", [False, True])
+    def test_losses_on_two_nodes_raise_doubt_whoever_else_comes(self, swapped: Watch, is_heard: bool) -> None:
+        """The bridge may seem to have moved; an event on one node accounts for nothing on the other one."""
+        if is_heard:
+            swapped.connected("c", 3, 260.0, OTHER)
+        for at in (300.0, 360.0, 420.0):
+            swapped.count(2 + is_heard, at - 30.0, OTHER)
+            swapped.count(1, at)
+            assert not swapped.source.matching or swapped.doubted
+        assert swapped.doubted >= {"a", "b"}
+
+    def test_a_bridge_that_moves_raises_none(self, watch: Watch) -> None:
+        """It is heard to; nobody else came or went."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("b", 2, 0.0, OTHER)
+        for at in (60.0, 120.0, 180.0):
+            watch.count(2, at)
+            watch.count(1, at + 30.0, OTHER)
+        watch.connected("mqtt-bridge-1", 3, 230.0, OTHER)
+        for at in (240.0, 300.0, 360.0, 420.0):
+            watch.count(1, at)
+            watch.count(2, at + 30.0, OTHER)
+        assert watch.source.matching
+        assert watch.doubted == set()
+
+    def test_who_came_unheard_beside_the_bridge_leaves_no_doubt(self, watch: Watch) -> None:
+        """The bridge is where it was, and he leaves heard."""
+        watch.connected("a", 1, 0.0)
+        watch.connected("b", 2, 0.0, OTHER)
+        for at in (60.0, 120.0):
+            watch.count(1, at)
+            watch.count(2, at + 30.0, OTHER)
+        watch.counts(2, 180.0, 240.0)
+        watch.count(2, 210.0, OTHER)
+        watch.disconnected("unheard", 9, 250.0)
+        for at in (300.0, 360.0, 420.0):
+            watch.count(2, at - 30.0, OTHER)
+            watch.count(1, at)
+        assert watch.source.matching
+        assert watch.doubted == set()
+
+    def test_ordinary_life_on_two_nodes_raises_none(self, cluster: Watch) -> None:
+        """Each count lags behind the comings and goings on its node; as nothing is lost, nothing is doubted."""
+        there, number = {NODE: 2, OTHER: 1}, 10
+        for minute in range(4, 60):
+            for node, at in ((NODE, 60.0 * minute), (OTHER, 60.0 * minute + 30.0)):
+                number += 1
+                if minute % 2 == 0:
+                    cluster.connected(node, number, at - 1.0, node)
+                    cluster.count(there[node], at, node)
+                    there[node] += 1
+                else:
+                    cluster.disconnected(node, number - 2, at - 0.5, node=node)
+                    cluster.count(there[node], at, node)
+                    there[node] -= 1
+                assert cluster.doubted == set()
+        for at in (3600.0, 3660.0, 3720.0):
+            cluster.count(there[NODE], at)
+            cluster.count(there[OTHER], at + 30.0, OTHER)
+        assert cluster.clock.vouching(3750.0)
+        assert cluster.doubted == set()
 
     def test_an_uptime_that_fell_empties_only_its_node(self, cluster: Watch) -> None:
         """The sessions of the other nodes are still open."""
@@ -1051,6 +1209,8 @@ class TestActivity:
             matching.source.spoke("a", at)
             matching.count(3, at)
         assert matching.source.matching
+        matching.disconnected("a", 77, 301.0)
+        assert "a" in matching.open, "nor is the one that it has taken for one that began unheard"
 
     def test_while_no_count_is_heard_none_opens(self, gap: Watch) -> None:
         """On a broker without a count, messages open no session that nobody could confirm."""
@@ -1058,6 +1218,23 @@ class TestActivity:
         gap.source.spoke("quiet", MAX_QUIET + 2.0)
         gap.source.spoke("quiet", 2 * MAX_QUIET)
         assert gap.open == set()
+
+    def test_while_only_events_are_heard_none_opens(self, gap: Watch) -> None:
+        """The node is there, and no count."""
+        for at in (100.0, 200.0, 300.0):
+            gap.connected("other", at, at)
+            gap.source.spoke("quiet", at)
+        assert gap.open == set()
+
+    def test_one_that_opens_explains_the_end_of_a_mismatch(self, matching: Watch) -> None:
+        """As an event does: nobody else came or went."""
+        matching.signs.names.add("quiet")
+        matching.counts(4, 180.0, 240.0)
+        matching.source.spoke("quiet", 241.0)
+        matching.source.spoke("quiet", 241.0 + MAX_QUIET / 3)
+        matching.counts(4, 310.0, 370.0)
+        assert matching.credit == 120.0
+        assert matching.clock.floor_seconds == 0.0
 
     def test_before_the_broker_is_heard_none_opens(self, watch: Watch) -> None:
         """Nor on a broker that was never heard."""

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
+MAX_ACCOUNTS = 3_600
+"""What was heard in so many seconds is remembered until the next count; of more, the latest."""
 
-class Doubt:
-    """Follows by how many a broker's counts exceed the sessions known, and which sessions need not be open any more.
+
+class Figures:
+    """Follows by how many the counts of one node exceed the sessions known there.
 
     A census compares numbers. When somebody comes unheard, and later somebody else leaves unheard, they agree again:
     the one who left is believed present, and the one who came is believed gone. So what is believed of the *surplus*
     changes only by what is heard: whoever came unheard leaves, or speaks. When counts show that it shrank otherwise,
-    every session known at that moment is in doubt until it is confirmed: by its end, by its name's next `connected`,
-    or by its device's word. Those that are confirmed were open all along; once all are, the set was right all along.
+    every session known at that moment is in doubt (see `Doubt`).
 
     A broker takes its count apart from its events, by `apart_seconds` at most. So a count shows a range: it is
     compared with the most and the fewest sessions that were known so shortly before and after it, and judged when the
     next one comes.
     """
 
-    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_most", "_recent", "names", "since")
+    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_most", "_recent")
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
-        self.since = float("-inf")
-        self.forget_figures(0)
+        self.forget(0)
 
-    def forget_figures(self, known: int) -> None:
+    def forget(self, known: int) -> None:
         """Begin anew, with so many sessions known: what was counted before was compared with another set."""
         self._believed: tuple[int, int] | None = None
         self._count: tuple[float, int] | None = None
         self._most = self._fewest = known
         self._recent = deque([(float("-inf"), known)])
-        self._accounts: list[tuple[float, int, int]] = []
+        self._accounts = deque[tuple[float, int, int]](maxlen=MAX_ACCOUNTS)
 
     def knows(self, known: int, at: float, apart_seconds: float) -> None:
         """So many sessions are known from that moment."""
@@ -49,7 +49,7 @@ class Doubt:
     def account(self, at: float, *, fewer: int = 0, more: int = 0) -> None:
         """Something was heard that may have made the surplus lower, or higher, by so much."""
         if self._accounts and at - self._accounts[-1][0] < 1.0:
-            # A storm takes no more room than a list of seconds.
+            # A storm takes no more room than its seconds.
             began, less, greater = self._accounts.pop()
             self._accounts.append((began, less + fewer, greater + more))
         else:
@@ -78,17 +78,16 @@ class Doubt:
             return False
         at, clients = self._count
         shown = (clients - self._most, clients - self._fewest)
-        before = self._believed
-        if before is None:
-            self._believed = shown
+        if self._believed is None:
+            self._believed, unaccounted = shown, False
         else:
-            low, high = self._shifted(at, apart_seconds)
+            before, (low, high) = self._believed, self._shifted(at, apart_seconds)
             both = (max(low, shown[0]), min(high, shown[1]))
             self._believed = both if both[0] <= both[1] else shown
-        self._accounts = [account for account in self._accounts if account[0] > at - apart_seconds]
-        if before is None or self._believed != shown or both[0] <= both[1]:
-            return False
-        return (before[0] > 0 and shown[1] < low) or (before[1] < 0 and shown[0] > high)
+            unaccounted = (before[0] > 0 and shown[1] < low) or (before[1] < 0 and shown[0] > high)
+        while self._accounts and self._accounts[0][0] <= at - apart_seconds:
+            self._accounts.popleft()
+        return unaccounted
 
     def _shifted(self, until: float, apart_seconds: float) -> tuple[int, int]:
         """What is believed of the surplus then, by what was heard since the last count that was judged."""
@@ -97,6 +96,20 @@ class Doubt:
             if at <= until + apart_seconds:
                 low, high = low - fewer, high + more
         return low, high
+
+
+class Doubt:
+    """Whose sessions, known to be open, need not be open any more.
+
+    Each is in doubt until it is confirmed: by its end, by its name's next `connected`, or by its device's word. Those
+    that are confirmed were open all along; once all are, the set was right all along.
+    """
+
+    __slots__ = ("names", "since")
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.since = float("-inf")
 
     def raise_for(self, names: Collection[str], at: float) -> None:
         """Doubt the sessions of all these, from that monotonic moment."""

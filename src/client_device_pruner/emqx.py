@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeVar
 
-from client_device_pruner.doubt import Doubt
+from client_device_pruner.doubt import Doubt, Figures
 from client_device_pruner.source_clock import SourceClock
 
 MAX_PAYLOAD_BYTES = 65_536
@@ -66,6 +66,7 @@ class _Node:
     """By name, see `held` and `keep`."""
     opened: dict[str, tuple[SessionId, float]] = field(default_factory=dict)
     """Opened since the last uptime, or within seconds, with the moment."""
+    figures: Figures = field(default_factory=Figures)
 
     def held(self, name: str) -> tuple[SessionId, ...]:
         """The name's sessions known to be open, the oldest first."""
@@ -107,7 +108,7 @@ class EmqxSource:
         self._doubt = Doubt()
         self._arrived: dict[str, float] = {}
         self._replaced: dict[str, tuple[SessionId, ...]] = {}
-        self._surplus_before = 0
+        self._home = ""
         self._unmapped = False
         self._lower_since: float | None = None
         self._last_heard: float | None = None
@@ -126,13 +127,12 @@ class EmqxSource:
             self._bridge_node = node_name
             return
         number = _session_id(event)
-        if node.deaf or (number is not None and hash((name, number)) in self._ended):
+        if node.deaf or hash((name, number)) in self._ended:
             return
         before = node.held(name)
         if not before and len(node.sessions) >= MAX_SESSIONS:
             self.overflow(at)
             return
-        self._spoken.pop(name, None)
         if number in before:
             return
         if before:
@@ -168,6 +168,7 @@ class EmqxSource:
             # It was opened where the only node was heard, and may have been on another one.
             if other.held(name) == (UNHEARD,):
                 del other.sessions[name]
+                self._known(other, at)
         if remaining:
             node.keep(name, remaining)
             self._signs.alive(name, at)
@@ -189,7 +190,7 @@ class EmqxSource:
         node.counted_since_break = True
         # A client id has one connection at a time, so a name counts once: the end of its last one may be lost.
         node.difference = value - len(node.sessions)
-        self._take_census(at)
+        self._take_census(node, at)
 
     def uptime(self, node_name: str, payload: bytes, at: float) -> None:
         """Take a node's uptime: when it fell, the broker restarted and every session from before is gone."""
@@ -254,7 +255,7 @@ class EmqxSource:
                 del node.sessions[name]
                 self._bridge_node = node_name
                 self._doubt.confirm(name)
-                self._begin_figures()
+                node.figures.forget(len(node.sessions))
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: nothing is known any more."""
@@ -283,8 +284,6 @@ class EmqxSource:
                 del self._nodes[node_name]
                 if self._bridge_node == node_name:
                     self._bridge_node = None
-                self._begin_figures()
-                self._break()
 
     # What it knows
 
@@ -355,30 +354,39 @@ class EmqxSource:
 
     # The census
 
-    def _take_census(self, at: float) -> None:
-        if any(node.count is None for node in self._nodes.values()):
+    def _take_census(self, node: _Node, at: float) -> None:
+        if any(other.count is None for other in self._nodes.values()):
             return
+        home = self._nodes[self._find_bridge()]
+        if node.figures.take((node.count or 0) - (node is home), at, 5.0 * self.scale):
+            self.doubt_all(at)
         blind = not self.mapped and not self._event_heard
         if blind or (not self.bridge_known and self._bridge_node is None):
             self._break()
             return
-        surplus = self._surplus()
+        differences = [other.difference - (other is home) for other in self._nodes.values()]
+        surplus = min(differences) if min(differences) < 0 else max(differences)
         # Only an event of the last step can explain why a mismatch ended: an earlier one left it as it was.
         explained = self._last_event >= self._last_census - 5.0 * self.scale
-        sure = self._weigh(surplus, at, explained=explained)
         self._last_census = at
-        if surplus == 0:
-            if self._mismatch_since is not None and not explained:
-                self.clock.restart_absences()
-            self._mismatch_since = self._lower_since = None
-            if not sure:
-                # It may agree by accident: the next count tells.
-                return
-            self.matching = True
-            if all(node.counted_since_break for node in self._nodes.values()):
-                # A count from before a break cannot vouch for what came after it.
-                self.clock.vouch(min(node.counted for node in self._nodes.values()))
+        if surplus:
+            self._mismatch(surplus, at)
+        else:
+            self._match(explained=explained)
+
+    def _match(self, *, explained: bool) -> None:
+        if self._mismatch_since is not None and not explained:
+            self.clock.restart_absences()
+        self._mismatch_since = self._lower_since = None
+        if not all(node.figures.expects_none() for node in self._nodes.values()):
+            # It may agree by accident: the next count tells.
             return
+        self.matching = True
+        if all(node.counted_since_break for node in self._nodes.values()):
+            # A count from before a break cannot vouch for what came after it.
+            self.clock.vouch(min(node.counted for node in self._nodes.values()))
+
+    def _mismatch(self, surplus: int, at: float) -> None:
         self._break()
         if self._mismatch_since is None:
             self._mismatch_since = at
@@ -391,31 +399,14 @@ class EmqxSource:
             for node in self._nodes.values():
                 self._forget(node, at)
 
-    def _weigh(self, surplus: int, at: float, *, explained: bool) -> bool:
-        """Raise doubt where nothing accounts for a mismatch that shrank; False if a match need not be one."""
-        if len(self._nodes) == 1:
-            (node,) = self._nodes.values()
-            unaccounted = self._doubt.take((node.count or 0) - 1, at, 5.0 * self.scale)
-            sure = self._doubt.expects_none()
-        else:
-            # On which node who came or went is not told.
-            unaccounted = (surplus - self._surplus_before) * self._surplus_before < 0 and not explained
-            sure = True
-        self._surplus_before = surplus
-        if unaccounted:
-            self.doubt_all(at)
-        return sure
-
-    def _surplus(self) -> int:
-        """How many more connections the counts show than are known, the bridge's one included; 0 if all nodes agree."""
-        differences = {name: node.difference for name, node in self._nodes.items()}
-        home = self._bridge_node if self._bridge_node in differences else None
-        if home is None:
-            # The bridge adds one, and it is not known where: it may be any node that shows one more.
-            home = next((name for name, more in differences.items() if more > 0), next(iter(differences)))
-        differences[home] -= 1
-        lowest, highest = min(differences.values()), max(differences.values())
-        return lowest if lowest < 0 else highest
+    def _find_bridge(self) -> str:
+        """The node that the bridge is counted on; where it is not known, one that shows one more, rather than none."""
+        if self._bridge_node in self._nodes:
+            return self._bridge_node
+        more = [name for name, node in self._nodes.items() if node.difference > 0]
+        if self._home not in (more or self._nodes):
+            self._home = next(iter(more or self._nodes))
+        return self._home
 
     # Small steps
 
@@ -424,7 +415,6 @@ class EmqxSource:
         node = self._nodes.get(node_name)
         if node is None:
             node = self._nodes[node_name] = _Node(heard=at, counted=at, uptime_heard=at)
-            self._begin_figures()
             # One more node to agree: the stretch ends until its count is known.
             self._break()
         node.heard = self._last_heard = at
@@ -469,7 +459,7 @@ class EmqxSource:
             # It was there until it connected anew, so that accounts for nobody.
             self._replaced.pop(name, None)
             self._account(node, at, more=-1)
-        elif (number is not None and hash((name, number)) in self._ended) or (
+        elif hash((name, number)) in self._ended or (
             number is None and at - self._closed.get(name, float("-inf")) < 5.0 * self.scale
         ):
             # It was told before.
@@ -482,15 +472,11 @@ class EmqxSource:
         return at - self._arrived.get(name, float("-inf")) <= self.clock.max_quiet_seconds / 3
 
     def _account(self, node: _Node, at: float, *, fewer: int = 0, more: int = 0) -> None:
-        if len(self._nodes) == 1 and not node.deaf:
-            self._doubt.account(at, fewer=fewer, more=more)
+        if not node.deaf:
+            node.figures.account(at, fewer=fewer, more=more)
 
     def _known(self, node: _Node, at: float) -> None:
-        self._doubt.knows(len(node.sessions), at, 5.0 * self.scale)
-
-    def _begin_figures(self) -> None:
-        self._doubt.forget_figures(sum(len(node.sessions) for node in self._nodes.values()))
-        self._surplus_before = 0
+        node.figures.knows(len(node.sessions), at, 5.0 * self.scale)
 
     def _forget(self, node: _Node, at: float) -> None:
         """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
@@ -501,7 +487,7 @@ class EmqxSource:
         for name in names:
             self._signs.held_until(name, at)
             self._doubt.confirm(name)
-        self._begin_figures()
+        node.figures.forget(0)
         self._break()
 
     def _break(self) -> None:

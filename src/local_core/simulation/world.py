@@ -790,10 +790,9 @@ def _skip_counts(emqx: EmqxSource, seconds: float) -> None:
     for node in emqx._nodes.values():  # noqa: SLF001
         node.heard += seconds
         node.counted += seconds
-    doubt = emqx._doubt  # noqa: SLF001
-    if doubt._count is not None:  # noqa: SLF001
-        taken, clients = doubt._count  # noqa: SLF001
-        doubt._count = taken + seconds, clients  # noqa: SLF001
+        if node.figures._count is not None:  # noqa: SLF001
+            taken, clients = node.figures._count  # noqa: SLF001
+            node.figures._count = taken + seconds, clients  # noqa: SLF001
 
 
 def _skip_vouchers(clock: SourceClock, seconds: float) -> None:
