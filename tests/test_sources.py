@@ -367,6 +367,35 @@ class TestChanges:
         core.count(1, 201.0, 261.0)
         assert core.absence("b", "emqx") == 60.0
 
+    def test_who_was_held_until_a_source_was_switched_off_is_absent_from_then_on(self) -> None:
+        """On all others too, though its last sign of life is long past: by a census, or by a roll call."""
+        core = Core(**CALL)
+        self.fill(core)
+        core.sources.roll_call_begins()
+        core.sources.roll_call_answered(frozenset({"a", "b", "mqtt-bridge-1"}), 62.0)
+        for at in (121.0, 181.0):
+            core.count(2, at)
+            core.take("clients/pruner-canary/x", at)
+        core.change(182.0, **CALL, sources={"emqx": {"enabled": False}})
+        assert core.absence("a", "messages") <= 0.0
+        assert core.absence("b", "messages") > 0.0
+        core.change(183.0)
+        assert core.absence("b", "messages") <= 0.0
+
+    def test_a_change_does_not_forget_who_was_there_before_the_roll_call(self) -> None:
+        """An answer that comes after it still has to name them."""
+        core = Core(**CALL)
+        core.event("a", "connected", 1, -10.0)
+        core.sources.roll_call_begins()
+        core.change(1.0, **CALL, offlineThreshold="2d")
+        assert not core.sources.roll_call_answered(frozenset({"mqtt-bridge-1"}), 2.0)
+
+    def test_what_is_not_heard_any_more_is_let_go_in_time(self, core: Core) -> None:
+        """Though no message brings it about."""
+        self.fill(core)
+        core.sources.tick(61.0 + 180.1)
+        assert core.sources.present_names() == set()
+
     def test_an_added_source_begins_with_everybody_there(self, core: Core) -> None:
         """Nobody's absence on it is older than the source."""
         self.fill(core)
@@ -419,6 +448,8 @@ class TestRollCall:
         assert not self.call(core, 20.0, *names)
         assert not core.witness(ROLL_CALL, 20.0).vouching
         assert "lacks" in core.witness(ROLL_CALL, 20.0).reason
+        assert self.call(core, 30.0, "a", "c")
+        assert core.witness(ROLL_CALL, 30.0).clock_seconds == 0.0, "what it vouched for ends with an answer like that"
 
     def test_who_came_or_went_during_the_call_may_be_missing(self, core: Core) -> None:
         """Only an unbroken session is held against an answer."""
