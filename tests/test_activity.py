@@ -131,4 +131,5 @@ def test_the_reason_says_what_it_waits_for() -> None:
     assert source.reason(10.0) == "the last message came 10 s ago; the next one starts the clock"
     source.message("a", b"1", 20.0)
     assert source.reason(25.0) == "the last message came 5 s ago"
+    source.clock.reading(4000.0)
     assert source.reason(5000.0) == "the last message came 4980 s ago, longer than its maxQuiet of 3600 s"

@@ -119,7 +119,8 @@ def test_the_unbroken_stretch_remembers_its_pauses() -> None:
     assert not clock.pauses
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["vouch", "break", "restart"]), st.floats(0.0, 120.0)), max_size=60)
+KINDS = ["vouch", "vouch", "late", "sign", "sign", "break", "restart", "shorter", "longer"]
+STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0.0, 120.0)), max_size=60)
 
 
 @given(STEPS)
@@ -129,17 +130,23 @@ def test_the_clock_never_goes_back_nor_ahead_of_time(steps: list[tuple[str, floa
     signs: list[tuple[float, float]] = []
     for step, wait in steps:
         before, at = clock.credit_seconds, at + wait
-        if step == "vouch":
-            clock.vouch(at)
-        elif step == "break":
-            clock.break_stretch()
-        else:
-            clock.restart_absences()
+        match step:
+            case "vouch":
+                clock.vouch(at)
+            case "late":
+                clock.vouch(at - wait / 2)
+            case "sign":
+                signs.append((at, clock.reading(at)))
+            case "break":
+                clock.break_stretch()
+            case "restart":
+                clock.restart_absences()
+            case _:
+                clock.max_quiet_seconds = 30.0 if step == "shorter" else 120.0
         assert before <= clock.credit_seconds <= at
         assert clock.floor_seconds <= clock.credit_seconds
         for signed, marker in signs:
             assert clock.credit_seconds - marker <= at - signed + 1e-6
-        signs.append((at, clock.reading(at)))
 
 
 def test_a_voucher_older_than_a_sign_begins_a_stretch_at_the_sign() -> None:

@@ -18,6 +18,7 @@ class SourceClock:
     __slots__ = (
         "_last",
         "_latest",
+        "_over",
         "_pauses",
         "_read",
         "credit_seconds",
@@ -33,6 +34,7 @@ class SourceClock:
         self.stretch_seconds = credit_seconds
         self._last: float | None = None
         self._latest = self._read = float("-inf")
+        self._over = False
         self._pauses: list[tuple[float, float]] = []
 
     def vouch(self, at: float) -> None:
@@ -41,7 +43,7 @@ class SourceClock:
         if at <= self._latest:
             return
         last, self._latest = self._last, at
-        if last is None or at - last > self.max_quiet_seconds:
+        if last is None or self._over or at - last > self.max_quiet_seconds:
             self.break_stretch()
             # A voucher can be older than a sign that was heard before it: of the time before that nothing counts.
             at = self._latest = max(at, self._read)
@@ -51,7 +53,7 @@ class SourceClock:
             while self._pauses and self._pauses[-1][0] <= pause:
                 self._pauses.pop()
             self._pauses.append((pause, self.credit_seconds))
-        self._last = at
+        self._last, self._over = at, False
 
     def break_stretch(self) -> None:
         """End the unbroken stretch: what comes until the next voucher counts for nothing."""
@@ -69,11 +71,12 @@ class SourceClock:
         The sign lies between two vouchers; counting the interval so far keeps the absence from ever exceeding the
         true time since the sign.
         """
-        self._read = at
-        if self._last is not None and at - self._last > self.max_quiet_seconds:
-            # Whatever voucher comes, and however long a quiet it may end by then, this sign's absence begins here.
-            self.break_stretch()
+        self._read = max(self._read, at)
         if self._last is None or at < self._last:
+            return self.credit_seconds
+        if at - self._last > self.max_quiet_seconds:
+            # Whatever voucher comes, and however long a quiet it may end by then, this sign's absence begins here.
+            self._over = True
             return self.credit_seconds
         return self.credit_seconds + (at - self._last)
 
