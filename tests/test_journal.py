@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from client_device_pruner.journal import KEPT_SECONDS, WINDOW_SECONDS, Intent, Journal
+from client_device_pruner.journal import Intent, Journal
 from client_device_pruner.model import Association
 from client_device_pruner.state_file import open_state
 
+DAY = 86_400.0
 EVIDENCE = {"offlineSeconds": 5.0, "proof": "census"}
 
 
@@ -72,11 +73,11 @@ def test_the_window_is_fixed_and_its_base_is_that_of_its_beginning(journal: Jour
     """A day of running time begins anew with the devices associated then; within it neither changes."""
     intend(journal, "a")
 
-    within = journal.budget(4, WINDOW_SECONDS - 1.0)
-    after = journal.budget(4, WINDOW_SECONDS)
+    within = journal.budget(4, DAY - 1.0)
+    after = journal.budget(4, DAY)
 
     assert (within.base, within.used, within.left_seconds) == (10, 1, 1.0)
-    assert (after.base, after.used, after.left_seconds) == (4, 0, WINDOW_SECONDS)
+    assert (after.base, after.used, after.left_seconds) == (4, 0, DAY)
 
 
 def test_the_latest_disassociation_of_a_device_can_be_undone_for_90_days(journal: Journal) -> None:
@@ -88,9 +89,12 @@ def test_the_latest_disassociation_of_a_device_can_be_undone_for_90_days(journal
     journal.settle(undone := intend(journal, "undone", running=60.0), "done", 2.0)
     journal.restored(undone[0], "command")
 
-    found = journal.restorable(KEPT_SECONDS + 1.0)
+    found = journal.restorable(90 * DAY + 1.0)
 
     assert [(intent.name, intent.cycle_id) for intent in found] == [("twice", "c2")]
+    assert {intent.name for intent in journal.restorable(90 * DAY)} == {"old", "twice"}
+    intend(journal, "next", running=90 * DAY)
+    assert {intent.name for intent in journal.restorable(90 * DAY)} == {"old", "twice"}, "none is removed too soon"
 
 
 def test_a_wish_to_undo_is_kept_until_it_is_fulfilled_or_dropped(journal: Journal) -> None:
