@@ -161,7 +161,7 @@ def calls_of(**reports: str) -> set[tuple[str, str, str]]:
     document = {key: value for key, value in DEFAULTS.items() if key != "accessControl"}
     settings = parse({**document, "reports": {**document["reports"], **reports}})
     edge = Listener()
-    connection = Connection(lambda: None, lambda _reason: None, [None])
+    connection = Connection(lambda: None, lambda _reason: None)
     connection.use(settings, 0.0)
     connection.connected(cast(Ipc, edge), 0.0)
     canaries = [Canary(source.canary_topic, 60.0) for source in settings.sources if isinstance(source, ActivitySource)]

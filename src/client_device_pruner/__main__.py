@@ -11,15 +11,10 @@ from collections.abc import Callable, Sequence
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks, as `model.Clock`."""
 
-    def monotonic(self) -> float:
-        """See `model.Clock`."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """See `model.Clock`."""
-        return time.time()
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(work_dir: str | os.PathLike[str]) -> int:
     """Run the component until SIGTERM or SIGINT."""
     from client_device_pruner import state_file
-    from client_device_pruner.cloud_worker import CloudWorker, Reply
+    from client_device_pruner.cloud_worker import CloudWorker
     from client_device_pruner.component import Component, Connected, Edges, Item, NotConnected
     from client_device_pruner.inbox import Inbox
     from client_device_pruner.reports import LOGGER, log_to_standard_streams
-    from client_device_pruner.roll_call import NoAnswer, RollCall, RollCaller
+    from client_device_pruner.roll_call import RollCaller
 
     log_to_standard_streams()
     core_device = os.environ.get("AWS_IOT_THING_NAME", "")
@@ -65,12 +60,6 @@ def run(work_dir: str | os.PathLike[str]) -> int:
 
         threading.Thread(target=attempt, name="connect", daemon=True).start()
 
-    def worker(deliver: Callable[[Reply], None]) -> CloudWorker:
-        return CloudWorker(core_device=core_device, deliver=deliver)
-
-    def roll_caller(deliver: Callable[[RollCall | NoAnswer], None]) -> RollCaller:
-        return RollCaller(deliver, time.monotonic)
-
     locks: list[int] = []
 
     def own() -> bool:
@@ -82,7 +71,12 @@ def run(work_dir: str | os.PathLike[str]) -> int:
     # Opening the state can take a while: a signal that comes meanwhile is kept.
     stopping = threading.Event()
     _when_told_to_end(stopping.set)
-    component = Component(work_dir, core_device, SystemClock(), Edges(connect, worker, roll_caller), own=own)
+    edges = Edges(
+        connect,
+        worker=lambda deliver: CloudWorker(core_device=core_device, deliver=deliver),
+        roll_caller=lambda deliver: RollCaller(deliver, time.monotonic),
+    )
+    component = Component(work_dir, core_device, SystemClock(), edges, own=own)
     _when_told_to_end(component.stop)
     if stopping.is_set():
         component.stop()

@@ -108,7 +108,7 @@ class Component:
         own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.inbox: Inbox[Item] = Inbox(INBOX_LIMIT)
-        self.connection = Connection(lambda: edges.connect(self.inbox), self._give_up, (None, BRIDGE))
+        self.connection = Connection(lambda: edges.connect(self.inbox), self._give_up)
         self.watch = Watch(
             os.path.join(work_dir, "pruner.db"),
             core_device,
@@ -231,7 +231,7 @@ class Component:
         match item:
             case Connected(ipc):
                 self.connection.connected(ipc, at)
-                self._unread = dict.fromkeys((None, BRIDGE), at + REREAD_SECONDS * self.watch.settings.scale)
+                self._unread = dict.fromkeys((None, BRIDGE), at)
             case Disconnected(reason):
                 self.connection.lost(reason, at)
             case NotConnected(reason):

@@ -28,16 +28,12 @@ class Connection:
     Args:
         connect: begins to connect; the outcome comes as news.
         give_up: ends the process so that the nucleus starts it anew, if that has not happened lately.
-        components: whose configurations are read and followed, None for our own.
     """
 
-    def __init__(
-        self, connect: Callable[[], None], give_up: Callable[[str], None], components: Sequence[str | None]
-    ) -> None:
+    def __init__(self, connect: Callable[[], None], give_up: Callable[[str], None]) -> None:
         self.self_test = SelfTest(1.0)
         self._connect = connect
         self._give_up = give_up
-        self._components = components
         self._ipc: Ipc | None = None
         self._topics: tuple[str, ...] = ()
         self._self_test_topic = ""
@@ -51,9 +47,6 @@ class Connection:
     def connected(self, ipc: Ipc, at: float) -> None:
         """Take a new connection into use."""
         self._ipc = ipc
-        for component in self._components:
-            ipc.read_configuration(component)
-            ipc.follow_configuration(component)
         ipc.follow_deployments()
         self._subscribe(at)
 

@@ -104,13 +104,11 @@ class Job:
         self._batch = None
         try:
             step: Step = self._steps.send(answer)
-        except StopIteration:
+        except BaseException as end:
             self.over = True
             self._worker.stop()
-            return
-        except BaseException:
-            self.over = True
-            self._worker.stop()
+            if isinstance(end, StopIteration):
+                return
             raise
         if isinstance(step, Check):
             self._moment = self._check(step, at)
