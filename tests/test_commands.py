@@ -298,6 +298,10 @@ def test_a_status_of_another_version_is_said(core: Core) -> None:
         "UPDATE devices SET habits = '[]'",
         "INSERT INTO disassociations VALUES (NULL, 'x', NULL, 'c', 'done', '5', 0.0, 0.0, NULL, NULL, NULL)",
         "INSERT INTO history VALUES (1, 1.0, 'marked', 'x', '[')",
+        "UPDATE devices SET habits = CAST(X'7bff7d' AS TEXT)",
+        "UPDATE sources SET credit_seconds = 1e999",
+        "INSERT INTO history VALUES (1, 'x', 'marked', 'x', '{}')",
+        "INSERT INTO history VALUES (1, 1e12, 'marked', 'x', '{}')",
     ],
 )
 def test_a_document_that_nobody_wrote_is_no_traceback(core: Core, change: str) -> None:

@@ -1118,6 +1118,14 @@ def test_a_state_file_that_breaks_while_it_runs_is_set_aside(machine: Machine, t
         ("devices", "SET markers = '{\"a\": 1}'"),
         ("devices", "SET habits = '[]'"),
         ("devices", "SET mark = '[null, \"census\", null, null]'"),
+        ("devices", "SET name = CAST(X'ff' AS TEXT)"),
+        ("devices", "SET name = X'61'"),
+        ("sources", "SET identity = CAST(X'ff' AS TEXT) WHERE id = 0"),
+        ("sources", "SET credit_seconds = 1e999"),
+        ("sources", "SET floor_seconds = 'x'"),
+        ("sources", "SET id = 7 WHERE id = 0"),
+        ("meta", "SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'"),
+        ("meta", "SET key = CAST(X'ff' AS TEXT) WHERE key = 'status'"),
     ],
 )
 def test_a_document_in_the_state_file_that_nobody_wrote(machine: Machine, table: str, change: str) -> None:

@@ -11,24 +11,56 @@ from typing import Any
 
 import pytest
 
-from client_device_pruner import state_documents
+from client_device_pruner import state_documents, state_file
 from client_device_pruner.model import Habit, Mark, Proof
 
 DEEP = "[" * 100_000
-NO_DOCUMENTS = ("", "{", "NaN", "[NaN]", "[1e400]", "[-Infinity]", f"[{10**400}]", "[true]", '["1"]', "[[1]]", DEEP)
+NO_DOCUMENTS = (
+    *(
+        "",
+        "{",
+        "NaN",
+        "[NaN]",
+        "[1e400]",
+        "[-Infinity]",
+        f"[{10**400}]",
+        "[1e15]",
+        "[true]",
+        '["1"]',
+        "[[1]]",
+        "[-1.0]",
+    ),
+    DEEP,
+)
 
 
 def _short(text: str) -> str:
     return text[:20]
 
 
-@pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    """A file with the tables that are looked at."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE TABLE meta (key TEXT, value TEXT)")
-        connection.execute("CREATE TABLE disassociations (evidence TEXT)")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """An empty state file."""
+    connection, _aside = state_file.open_state(tmp_path_factory.mktemp("state") / "pruner.db", "core-1")
+    with closing(connection):
         yield connection
+
+
+@pytest.fixture
+def connection(made: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Its copy in memory."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        made.backup(connection)
+        connection.text_factory = made.text_factory
+        yield connection
+
+
+def disassociate(connection: sqlite3.Connection, evidence: str, intended: Any, settled: Any) -> None:
+    """Journal a disassociation."""
+    connection.execute(
+        "INSERT INTO disassociations VALUES (NULL, 'a', 1.0, 'c', 'done', ?, ?, 0.0, ?, NULL, NULL)",
+        (evidence, intended, settled),
+    )
 
 
 def test_what_is_written_is_read() -> None:
@@ -49,10 +81,15 @@ def test_no_markers(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [*NO_DOCUMENTS, "[]", '{"x": [1, 2, 3, 4, 5]}', '{"0": [1]}', '{"0": 5}', "null"], ids=_short
+    "text",
+    [
+        *(*NO_DOCUMENTS, "[]", "null", '{"0": [1]}', '{"0": 5}', '{"0": [1.5, 2, 3, 4, 5]}', '{"0": [1, 2, 3, 4, -5]}'),
+        *('{"x": [1, 2, 3, 4, 5]}', '{"-1": [1, 2, 3, 4, 5]}', '{"01": [1, 2, 3, 4, 5]}', '{"1_0": [1, 2, 3, 4, 5]}'),
+    ],
+    ids=_short,
 )
 def test_no_habits(text: str) -> None:
-    """A habit has five numbers, on a source with a number."""
+    """A habit has five numbers, the first of which counts, on a source with a number."""
     with pytest.raises(ValueError, match=r"."):
         state_documents.habits(text)
 
@@ -67,6 +104,9 @@ def test_no_habits(text: str) -> None:
         '[0, "hearsay", 5.0, "c"]',
         '[null, "census", 5.0, "c"]',
         '[0, "census", 1e400, "c"]',
+        '[0, "census", -5.0, "c"]',
+        '[-1, "census", 5.0, "c"]',
+        '[true, "census", 5.0, "c"]',
     ],
     ids=_short,
 )
@@ -76,9 +116,11 @@ def test_no_mark(text: str) -> None:
         state_documents.mark(text)
 
 
-@pytest.mark.parametrize("text", [*NO_DOCUMENTS, "5", "[]", "null"], ids=_short)
+@pytest.mark.parametrize(
+    "text", [*NO_DOCUMENTS, "5", "[]", "null", '{"a": {"b": [1e400]}}', '{"offlineSeconds": 1e15}'], ids=_short
+)
 def test_no_map(text: str) -> None:
-    """Evidence and events are maps."""
+    """Evidence and events are maps, in which no number is larger than any that is written."""
     with pytest.raises(ValueError, match=r"."):
         state_documents.mapping(text)
 
@@ -101,9 +143,12 @@ GOOD: dict[str, Any] = {
 def test_all_that_is_kept_passes(connection: sqlite3.Connection) -> None:
     """Each value as it is written, and one that this version does not know."""
     rows = [(key, json.dumps(value)) for key, value in GOOD.items()]
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-    connection.execute("INSERT INTO meta VALUES ('status', 'null')")
-    connection.execute("INSERT INTO disassociations VALUES ('{}')")
+    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    state_documents.check(connection)
+    connection.execute("UPDATE meta SET value = 'null' WHERE key = 'status'")
+    disassociate(connection, "{}", 1.7e9, None)
+    disassociate(connection, "{}", 1.7e9, 1.7e9)
+    connection.execute("INSERT INTO requests (kind, argument) VALUES ('restore', '{\"all\": true}')")
     state_documents.check(connection)
 
 
@@ -112,6 +157,7 @@ def test_all_that_is_kept_passes(connection: sqlite3.Connection) -> None:
     [
         ("approved", [1]),
         ("budget", {"number": 0, "base": 10, "used": None}),
+        ("budget", {"number": 0, "base": 10, "used": -1}),
         ("configuration", []),
         ("feeds", {"identity": [5]}),
         ("gave_up_running_seconds", "5"),
@@ -120,6 +166,7 @@ def test_all_that_is_kept_passes(connection: sqlite3.Connection) -> None:
         ("plans", [["p1"]]),
         ("running_seconds", True),
         ("status", {"time": "now"}),
+        ("status", {"time": 1e12}),
         ("status", 5),
     ],
 )
@@ -133,6 +180,44 @@ def test_a_value_of_another_form_is_refused(connection: sqlite3.Connection, key:
 @pytest.mark.parametrize("text", [*NO_DOCUMENTS, "[]"], ids=_short)
 def test_evidence_that_is_none_is_refused(connection: sqlite3.Connection, text: str) -> None:
     """Without its evidence a disassociation cannot be told about."""
-    connection.execute("INSERT INTO disassociations VALUES (?)", (text,))
+    disassociate(connection, text, 1.7e9, None)
     with pytest.raises(ValueError, match=r"."):
         state_documents.check(connection)
+
+
+@pytest.mark.parametrize(("intended", "settled"), [(1e12, None), (1.7e9, 1e12), (-1.0, None), ("now", None)])
+def test_a_disassociation_at_no_moment_is_refused(connection: sqlite3.Connection, intended: Any, settled: Any) -> None:
+    """No date can be written for it: to tell of the device's return ended the process."""
+    disassociate(connection, "{}", intended, settled)
+    with pytest.raises(ValueError, match="no moment"):
+        state_documents.check(connection)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *(("meta", "value"), ("requests", "kind"), ("requests", "argument")),
+        *(("disassociations", column) for column in ("name", "cycle_id", "outcome", "evidence", "restore_for")),
+    ],
+)
+@pytest.mark.parametrize("cell", ["CAST(X'22ff22' AS TEXT)", "X'226122'"], ids=["no UTF-8", "blob"])
+def test_what_is_no_text_is_refused(connection: sqlite3.Connection, table: str, column: str, cell: str) -> None:
+    """One flipped bit makes a text invalid, or another one a blob of it."""
+    connection.execute("INSERT INTO requests (kind, argument) VALUES ('restore', '{}')")
+    disassociate(connection, "{}", 1.7e9, None)
+    state_documents.check(connection)
+    connection.execute(f"UPDATE {table} SET {column} = {cell}")  # noqa: S608 - of the parameters above
+    with pytest.raises(ValueError, match=r"."):
+        state_documents.check(connection)
+
+
+def test_names_and_clocks() -> None:
+    """A name is a text, and a clock has readings that can be reckoned with."""
+    assert state_documents.name("a") == "a"
+    clock = state_documents.clock(100.0, 50.0)
+    assert (clock.credit_seconds, clock.floor_seconds) == (100.0, 50.0)
+    with pytest.raises(ValueError, match="no name"):
+        state_documents.name(b"a")  # type: ignore[arg-type]
+    for credit, floor in ((float("inf"), 0.0), (-1.0, 0.0), (1.0, None), ("x", 0.0), (1e15, 0.0)):
+        with pytest.raises(ValueError, match="no clock"):
+            state_documents.clock(credit, floor)  # type: ignore[arg-type]

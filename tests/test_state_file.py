@@ -113,6 +113,16 @@ def test_a_file_of_another_core_device_is_set_aside(path: Path) -> None:
     assert read_kept(path.with_name("pruner.db.aside-1"))
 
 
+def test_an_owner_that_is_no_text_is_corruption(path: Path) -> None:
+    """One flipped bit of the core device's name, in a page that is intact."""
+    write_something(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'")
+    connection, aside = open_state(path, "core-1")
+    connection.close()
+    assert "corrupt" in aside
+
+
 def test_a_newer_schema_is_only_read(path: Path) -> None:
     """After a roll-back the newer version's file stays as it is, to the byte, its mode included."""
     write_something(path)

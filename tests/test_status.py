@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
+from typing import Any
+
+import pytest
 
 from client_device_pruner.coverage import Coverage
 from client_device_pruner.doctor import Finding
@@ -21,7 +24,7 @@ HABIT = Witness(
 HOLD = Hold("approval", "many are due", "approve", "p1")
 
 
-def document(*holds: Hold, next_check_seconds: float = 60.12345) -> dict[str, object]:
+def document(*holds: Hold, next_check_seconds: float = 60.12345) -> dict[str, Any]:
     """Describe a present device, a due one, and one that is protected; as the state file gives it back."""
     devices = [
         Device(name, seen=True, markers=array("d", [0.0, 0.0]), mark=Mark(0, Proof.CENSUS, 0.0, "c"))
@@ -72,3 +75,12 @@ def test_the_witnesses_come_back_as_they_were() -> None:
     assert witnesses_of(document()) == (CENSUS, HABIT)
     assert witnesses_of({}) == ()
     assert dataclasses.astuple(witnesses_of(document())[1]) == dataclasses.astuple(HABIT)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Witness) if field.name != "vouching"])
+def test_a_witness_that_nobody_wrote_is_none(name: str) -> None:
+    """No field with a value of another type is judged by: a list stands for all that a number or text is not."""
+    changed = document()
+    changed["witnesses"][0][name] = [[]]
+    with pytest.raises((ValueError, TypeError)):
+        witnesses_of(changed)

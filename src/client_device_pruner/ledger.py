@@ -438,9 +438,13 @@ class Ledger:
         numbers = "SELECT max(coalesce((SELECT max(id) FROM {}), 0), coalesce((SELECT max(id) FROM {}), 0))"
         (self._number,) = connection.execute(numbers.format("history", "transitions")).fetchone()
         for row in connection.execute("SELECT * FROM sources ORDER BY id"):
-            clock = SourceClock(0.0, row["credit_seconds"], row["floor_seconds"])
+            clock = state_documents.clock(row["credit_seconds"], row["floor_seconds"])
+            if row["id"] != len(self._records):
+                raise ValueError(f"source {row['id']} stands in the place of {len(self._records)}")
             self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
-        self._strangers = dict.fromkeys(row["name"] for row in connection.execute("SELECT name FROM strangers"))
+        self._strangers = dict.fromkeys(
+            state_documents.name(row["name"]) for row in connection.execute("SELECT name FROM strangers")
+        )
         for row in connection.execute("SELECT * FROM absences"):
             began, ended = (tuple(state_documents.markers(row[key])) for key in ("began", "ended"))
             self._ended[row["name"], began[0]] = Absence(row["name"], began, ended)
@@ -458,7 +462,7 @@ class Ledger:
     @staticmethod
     def _device(row: sqlite3.Row) -> Device:
         return Device(
-            name=row["name"],
+            name=state_documents.name(row["name"]),
             associated_at=row["associated_at"],
             seen=bool(row["seen"]),
             announced=bool(row["announced"]),

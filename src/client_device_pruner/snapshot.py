@@ -111,7 +111,7 @@ def read_record(work_dir: Path) -> tuple[Happening, ...]:
         )
         return tuple(
             Happening(
-                row["wall"],
+                state_documents.moment(row["wall"]),
                 row["type"],
                 row["name"],
                 state_documents.mapping(row["data"])
@@ -258,7 +258,7 @@ def _happenings(connection: sqlite3.Connection, name: str | None) -> list[Happen
         "SELECT wall, type, name, data FROM history WHERE ?1 IS NULL OR name = ?1 ORDER BY id", (name,)
     )
     found = [
-        Happening(row["wall"], row["type"], row["name"], state_documents.mapping(row["data"]))
+        Happening(state_documents.moment(row["wall"]), row["type"], row["name"], state_documents.mapping(row["data"]))
         for row in events
         if row["type"] in _DEVICE_EVENTS
     ]

@@ -1,4 +1,4 @@
-"""The JSON documents in the state file, read strictly.
+"""The JSON documents in the state file, and the numbers beside them, read strictly.
 
 SQLite's pages carry no checksum: where bits of a flash flip, a page can stay intact with a text that nobody wrote.
 Such a text must neither end the process nor become evidence, so every reader raises `ValueError`, and nothing else.
@@ -7,27 +7,33 @@ Such a text must neither end the process nor become evidence, so every reader ra
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from client_device_pruner.model import Habit, Mark, Proof
+from client_device_pruner.source_clock import SourceClock
 
 MOST = 1e15
 """No number in the file reaches it: epoch milliseconds are a thousandth of it."""
+LAST_MOMENT = 253_402_300_800.0
+"""In epoch seconds: with the year 10000 end the moments that can be written as a date."""
 
 
 def decode(text: str) -> Any:
     """Read a document.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or a number in it is beyond all that are written.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("a document that is nested too deeply") from None
+    except TypeError:
+        raise ValueError("a document that is no text") from None
 
 
 def markers(text: str) -> array[float]:
@@ -49,7 +55,11 @@ def habits(text: str) -> dict[int, Habit] | None:
         ValueError: they are none.
     """
     document = decode(text)
-    if isinstance(document, dict) and all(map(_is_habit, document.values())):
+    if (
+        isinstance(document, dict)
+        and all(map(_SOURCE_ID.fullmatch, document))
+        and all(map(_is_habit, document.values()))
+    ):
         return {int(key): Habit(*values) for key, values in document.items()} or None
     raise ValueError(f"no habits: {text[:60]}")
 
@@ -63,9 +73,42 @@ def mark(text: str | None) -> Mark | None:
     if text is None:
         return None
     match decode(text):
-        case [int(source_id), str(proof), int() | float() as clock_seconds, str(cycle_id)] if is_number(clock_seconds):
+        case [source_id, proof, clock_seconds, str(cycle_id)] if _is_count(source_id) and is_number(clock_seconds):
             return Mark(source_id, Proof(proof), clock_seconds, cycle_id)
     raise ValueError(f"no mark: {text[:60]}")
+
+
+def name(value: str) -> str:
+    """Read a name.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"no name: {value!r}")
+
+
+def clock(credit_seconds: float, floor_seconds: float) -> SourceClock:
+    """Read the clock of a source.
+
+    Raises:
+        ValueError: its readings are none.
+    """
+    if is_number(credit_seconds) and is_number(floor_seconds):
+        return SourceClock(0.0, credit_seconds, floor_seconds)
+    raise ValueError(f"no clock: {credit_seconds}, {floor_seconds}")
+
+
+def moment(wall: float) -> float:
+    """Read a moment, in epoch seconds.
+
+    Raises:
+        ValueError: no date can be written for it.
+    """
+    if _is_moment(wall):
+        return wall
+    raise ValueError(f"no moment: {wall!r}")
 
 
 def mapping(text: str) -> dict[str, Any]:
@@ -81,7 +124,7 @@ def mapping(text: str) -> dict[str, Any]:
 
 
 def check(connection: sqlite3.Connection) -> None:
-    """Look at all documents but those of devices and absences, which are checked as they are read.
+    """Look at all but the sources, devices and absences, which are checked as they are read.
 
     Raises:
         ValueError: one of them is not what any version writes under its name.
@@ -90,33 +133,62 @@ def check(connection: sqlite3.Connection) -> None:
         document = decode(text)
         if key in _SHAPES and not _SHAPES[key](document):
             raise ValueError(f"{key} is not what it has to be: {text[:60]}")
-    for (text,) in connection.execute("SELECT evidence FROM disassociations"):
+    for text, intended, settled, *texts in connection.execute(
+        "SELECT evidence, intended_wall, coalesce(settled_wall, 0), name, cycle_id, outcome,"
+        " coalesce(restored_by, ''), coalesce(restore_for, '') FROM disassociations"
+    ):
         mapping(text)
+        moment(intended)
+        moment(settled)
+        if not _are_texts(texts):
+            raise ValueError(f"no disassociation: {texts}")
+    for row in connection.execute("SELECT kind, argument FROM requests"):
+        if not _are_texts([*row]):
+            raise ValueError(f"no request: {(*row,)}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a number that can be reckoned with: no clock, length or count is below zero."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < MOST
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def is_number(value: object) -> bool:
-    """Tell whether a value of a document is a number that can be reckoned with."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST
+def _number(text: str, kind: Callable[[str], float]) -> float:
+    value = kind(text)
+    if abs(value) < MOST:
+        return value
+    raise ValueError(f"a number that nobody wrote: {text[:60]}")
+
+
+_DECODER = json.JSONDecoder(
+    parse_float=lambda text: _number(text, float),
+    parse_int=lambda text: _number(text, int),
+    parse_constant=_refuse_constant,
+)
+_SOURCE_ID = re.compile("0|[1-9][0-9]{0,8}")
 
 
 def _is_habit(values: object) -> bool:
-    return isinstance(values, list) and len(values) == 5 and all(map(is_number, values))
+    return isinstance(values, list) and len(values) == 5 and all(map(is_number, values)) and _is_count(values[0])
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+    return is_number(value) and isinstance(value, int)
 
 
 def _are_texts(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
+def _is_moment(value: object) -> bool:
+    return is_number(value) and value < LAST_MOMENT
+
+
 def _is_status(document: Any) -> bool:
-    return document is None or (isinstance(document, dict) and is_number(document.get("time", 0.0)))
+    return document is None or (isinstance(document, dict) and _is_moment(document.get("time", 0.0)))
 
 
 def _is_budget(document: Any) -> bool:

@@ -89,6 +89,8 @@ def open_state(path: Location, core_device: str) -> tuple[sqlite3.Connection, st
         return _open(path, core_device), ""
     except ForeignState as foreign:
         why = f"it belongs to core device {foreign}"
+    except UnicodeDecodeError as error:
+        why = f"it is corrupt ({error})"
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
             raise
@@ -107,8 +109,14 @@ def read_only(path: Location) -> sqlite3.Connection:
     from pathlib import Path
 
     connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
-    connection.row_factory = sqlite3.Row
+    _set_up(connection)
     return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    # A text whose bits flipped is no UTF-8: `UnicodeDecodeError` says so, where SQLite's error names no cause.
+    connection.text_factory = bytes.decode
 
 
 def _open(path: Location, core_device: str) -> sqlite3.Connection:
@@ -117,7 +125,7 @@ def _open(path: Location, core_device: str) -> sqlite3.Connection:
     os.chmod(path, 0o600)
     connection = sqlite3.connect(path, timeout=5, isolation_level=None)
     try:
-        connection.row_factory = sqlite3.Row
+        _set_up(connection)
         # Where the file system has no shared memory, SQLite stays with its roll-back journal.
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -66,9 +66,9 @@ def _witness(fields: dict[str, Any]) -> Witness:
     witness = Witness(**{**fields, "proof": Proof(fields["proof"]), "pauses": pauses})
     numbers = (
         *(witness.source_id, witness.clock_seconds, witness.floor_seconds, witness.stretch_seconds),
-        *(witness.cadence_seconds, witness.fresh_seconds, *chain(*pauses)),
+        *(witness.cadence_seconds, witness.fresh_seconds, witness.doubted_seconds, *chain(*pauses)),
     )
-    texts = (witness.name, witness.reason, witness.silenced)
+    texts = (witness.name, witness.reason, witness.silenced, witness.doubted)
     if not all(map(is_number, numbers)) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"no witness: {str(fields)[:60]}")
     return witness
