@@ -83,6 +83,7 @@ PLANTED: list[tuple[str, str | type, str, Callable[..., Any]]] = [
     ("configuration", Reading, "problem", _without_a_path),
     ("durations", f"{FUZZ}.configuration", "format_duration", lambda _seconds: "1d"),
     ("bridge", f"{FUZZ}.configuration", "diagnose", lambda _bridge, _settings: ()),
+    ("documents", f"{OURS}.state_documents", "is_number", lambda value: isinstance(value, (int, float))),
     ("state", f"{OURS}.state_documents", "check", lambda _connection: None),
     ("requests", Pruning, "_wanted", _all_of_them),
 ]

@@ -64,6 +64,11 @@ def payload_of(value: Any) -> bytes:
     return value.encode("latin-1", "replace") if isinstance(value, str) else json.dumps(value).encode()
 
 
+def text_of(value: Any) -> str:
+    """Make the text of a column that a JSON input stands for: a text as it is, all else as its JSON."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else json.dumps(value)
+
+
 def seeds(*documents: Any) -> tuple[bytes, ...]:
     """Write documents as inputs."""
     return tuple(json.dumps(one).encode() for one in documents)
