@@ -286,6 +286,18 @@ def test_the_longest_absent_go_first_and_so_many_a_cycle(tmp_path: Path) -> None
     site.stop()
 
 
+def test_a_batch_is_filled_before_another_is_begun(tmp_path: Path) -> None:
+    """A cycle takes the fewest calls that the API allows, which is 100 entries each."""
+    gone = tuple(f"gone-{number:03}" for number in range(200))
+    site = known_site(tmp_path, *gone, "alive", limits=limits(maxPerCycle=200), massLoss={"minDevices": 1000})
+    site.disconnect(*gone)
+    site.run_until(lambda: len(site.cloud.carried) == 200, 3_000)
+
+    batches = [len(names) for operation, names in site.cloud.calls if operation == "disassociate"]
+    assert batches == [100, 100]
+    site.stop()
+
+
 def test_one_device_on_a_core_is_pruned(tmp_path: Path) -> None:
     """No guard freezes a small site for ever: with the defaults' limits the only device of a core goes."""
     site = known_site(tmp_path, "gone", limits={}, massLoss={})
