@@ -96,7 +96,6 @@ class Core:
                 plan=self.plan,
                 next_check_seconds=7200.0,
                 wall=1_800_000_000.0,
-                running=True,
             )
             assert ledger.commit(1.0)
             with transaction(connection) as write:

@@ -165,7 +165,7 @@ class Component:
         """Leave everything so that the next start goes on from here."""
         at = self._clock.monotonic()
         self.pruning.end()
-        self._describe(at, running=False)
+        self._describe(at)
         self.watch.commit(at)
         if self.watch.ledger.connection is not None:
             self.watch.ledger.connection.close()
@@ -376,11 +376,10 @@ class Component:
         LOGGER.error("ending, to be started anew", extra={"fields": {"reason": reason}})
         self._status, self._stopping = 1, True
 
-    def _describe(self, at: float, *, running: bool = True) -> None:
+    def _describe(self, at: float) -> None:
         self.watch.describe(
             at,
             findings=(*self.connection.findings, *self._findings),
             plan=self.pruning.waiting_plan(),
             next_check_seconds=self.pruning.next_check_seconds(at),
-            running=running,
         )

@@ -25,14 +25,12 @@ def describe(
     plan: tuple[str, Collection[str]],
     next_check_seconds: float,
     wall: float,
-    running: bool,
 ) -> dict[str, Any]:
     """The contract's status, and beside it (`witnesses`) what the sources said, to judge devices by later."""
     counts = Counter(assess(device, now).state_so_far.value for device in devices)
     held = list(holds)
     plan_id = next((hold.plan for hold in held if hold.plan), "")
     return {
-        "running": running,
         "time": wall,
         "sources": {
             witness.name: {

@@ -137,14 +137,10 @@ class Watch:
 
     # Settings
 
-    def last_good(self) -> Any:
-        """The last configuration that was accepted, in this run or an earlier one."""
-        return self.kept("configuration", DEFAULTS)
-
     def last_settings(self) -> Settings:
-        """The settings of the last configuration that was accepted."""
+        """The settings of the last configuration that was accepted, in this run or an earlier one."""
         try:
-            return parse(self.last_good())
+            return parse(self.kept("configuration", DEFAULTS))
         except SettingsRefused:
             # Another version's: what it meant cannot be told.
             return parse(DEFAULTS)
@@ -152,7 +148,7 @@ class Watch:
     def keep_good(self, document: dict[str, Any]) -> None:
         """Keep an accepted configuration for the next start."""
         document = {key: value for key, value in document.items() if key != "accessControl"}
-        if document != self.last_good():
+        if document != self.kept("configuration", DEFAULTS):
             self.keep(configuration=document)
 
     def adopt(self, settings: Settings) -> None:
@@ -369,13 +365,12 @@ class Watch:
         findings: Collection[Finding],
         plan: tuple[str, Collection[str]],
         next_check_seconds: float,
-        running: bool = True,
     ) -> None:
         """Bring the status up to date, to be written with the next commit, and say when coverage changed."""
         now = self.circumstances()
         self._note_outages(now)
         coverage = cover(self.ledger.devices.values(), now, map(str, findings))
-        if running and at >= self._next_coverage:
+        if at >= self._next_coverage:
             self._say_coverage(coverage, at)
         self.ledger.status = describe(
             now,
@@ -386,7 +381,6 @@ class Watch:
             plan=plan,
             next_check_seconds=next_check_seconds,
             wall=self.clock.wall(),
-            running=running,
         )
         if self.configured:
             self._reports.shadow(self.settings, self.ledger.status)

@@ -28,8 +28,9 @@ async def test_sigterm_while_idle(make_site: MakeSite) -> None:
 
     clock = site.clock("emqx")
     assert clock > 0
+    stopped = site.status()["time"]
     site.core.start_component()
-    await site.until(lambda: site.status()["running"])
+    await site.until(lambda: site.status()["time"] > stopped)
     assert site.clock("emqx") >= clock
 
 
@@ -105,7 +106,7 @@ async def test_sigterm_while_greengrass_and_the_broker_hang(make_site: MakeSite)
         site.core.ipc.freeze()
         began = time.time()
         site.core.start_component()
-        await site.until(lambda: site.status()["running"] and site.status()["time"] > began)
+        await site.until(lambda: site.status()["time"] > began)
         await stop(site, thaw=True)
     finally:
         api.stop()
@@ -196,7 +197,5 @@ async def stop(site: Site, *, saved: bool = True, thaw: bool = False) -> None:
     assert took < STOP_SECONDS
     assert site.core.component.state is State.FINISHED
     if saved:
-        status = site.status()
-        assert status["running"] is False
-        assert status["time"] >= wall
+        assert site.status()["time"] >= wall
     assert COMPONENT not in site.core.ipc.connected

@@ -288,7 +288,6 @@ _READERS: Sequence[Callable[[Path], None]] = (
 _MOST_CELLS = 4
 _TURNS = 2
 _STATUS: dict[str, Any] = {
-    "running": True,
     "time": 1.7e9,
     "sources": {"emqx": {"vouching": True, "clockSeconds": 100.0, "reason": "they match"}},
     "counts": {"present": 1},
