@@ -256,6 +256,9 @@ def test_one_instance_owns_the_state(tmp_path: Path) -> None:
     first = lock_instance(tmp_path)
     assert first is not None
     assert lock_instance(tmp_path) is None
+    assert stat.S_IMODE((tmp_path / "pruner.lock").stat().st_mode) == 0o600, (
+        "nobody else may keep it from the component"
+    )
 
     os.close(first)
 
