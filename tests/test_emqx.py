@@ -991,6 +991,39 @@ class TestNodes:
         cluster.counts(2, 360.0, 420.0)
         assert cluster.doubted == {"a", "b"}
 
+    def test_who_connects_to_another_node_has_left_the_one_before(self, cluster: Watch) -> None:
+        """A client id has one connection at a time: the end of that one was lost, and nobody must stand in for it."""
+        cluster.connected("a", 9, 220.0, OTHER)
+        cluster.count(1, 240.0)
+        cluster.count(2, 270.0, OTHER)
+        assert cluster.source.matching
+        cluster.disconnected("a", 9, 280.0, node=OTHER)
+        assert cluster.open == {"b"}
+        assert cluster.signs.gone == ["a"]
+
+    def test_who_connects_to_two_nodes_at_once_keeps_both(self, cluster: Watch) -> None:
+        """Which of the two is the later one is not told; the end of one is no leaving, and makes up for nobody."""
+        cluster.connected("c", 8, 220.0)
+        cluster.connected("c", 7, 220.5, OTHER)
+        cluster.disconnected("c", 8, 221.0, "takenover")
+        assert cluster.open == {"a", "b", "c"}
+        assert cluster.signs.gone == []
+        cluster.disconnected("c", 7, 222.0, node=OTHER)
+        assert cluster.signs.gone == ["c"]
+
+    def test_two_nodes_at_once_make_up_for_nobody(self, cluster: Watch) -> None:
+        """Device a went unheard; c connects to both nodes within seconds, and somebody comes unheard."""
+        for at in (240.0, 300.0):
+            cluster.count(1, at)
+            cluster.count(1, at + 30.0, OTHER)
+        cluster.connected("c", 8, 340.0)
+        cluster.connected("c", 7, 340.5, OTHER)
+        cluster.disconnected("c", 8, 341.0, "takenover")
+        for at in (360.0, 420.0, 480.0):
+            cluster.count(2, at)
+            cluster.count(2, at + 30.0, OTHER)
+        assert cluster.doubted >= {"a", "b"}
+
     @pytest.fixture
     def swapped(self, watch: Watch) -> Watch:
         """Nobody knows where the bridge is; a goes unheard on its node, and x comes unheard on the other one."""

@@ -74,9 +74,12 @@ class _Node:
         return kept if isinstance(kept, tuple) else (kept,)
 
     def keep(self, name: str, held: tuple[SessionId, ...]) -> None:
-        """Take these, one or more, for the name's sessions."""
-        # Nearly every name has one: without a tuple around it, it takes half as much memory.
-        self.sessions[name] = held[0] if len(held) == 1 else held
+        """Take these for the name's sessions; none: it has none."""
+        if held:
+            # Nearly every name has one: without a tuple around it, it takes half as much memory.
+            self.sessions[name] = held[0] if len(held) == 1 else held
+        else:
+            self.sessions.pop(name, None)
 
 
 class EmqxSource:
@@ -129,19 +132,21 @@ class EmqxSource:
         number = _session_id(event)
         if node.deaf or hash((name, number)) in self._ended:
             return
-        before = node.held(name)
-        if not before and len(node.sessions) >= MAX_SESSIONS:
-            self.overflow(at)
+        if number in node.held(name):
             return
-        if number in before:
-            return
-        if before:
-            # Unless the end of the one before is heard yet, it had been lost, and may have been missing.
-            self._account(node, at, more=1)
-            before = self._replace(node, name, before, at)
-        else:
+        if not self.holds(name):
+            if len(node.sessions) >= MAX_SESSIONS:
+                self.overflow(at)
+                return
             _remember(self._arrived, name, at)
-        node.keep(name, (*before, number))
+        for other in self._nodes.values():
+            if before := other.held(name):
+                # Unless the end of the one before is heard yet, it had been lost, and may have been missing.
+                self._account(other, at, more=1)
+                other.keep(name, self._replace(other, name, before, at))
+                if other is not node:
+                    self._known(other, at)
+        node.keep(name, (*node.held(name), number))
         node.opened[name] = (number, at)
         self._known(node, at)
         self._doubt.confirm(name)
@@ -169,11 +174,10 @@ class EmqxSource:
             if other.held(name) == (UNHEARD,):
                 del other.sessions[name]
                 self._known(other, at)
-        if remaining:
-            node.keep(name, remaining)
+        node.keep(name, remaining)
+        if self.holds(name):
             self._signs.alive(name, at)
         else:
-            node.sessions.pop(name, None)
             self._signs.left(name, at)
             _remember(self._closed, name, at)
             self._doubt.confirm(name)
@@ -454,8 +458,9 @@ class EmqxSource:
 
     def _account_for_end(self, node: _Node, name: str, number: SessionId, taken_over: bool, at: float) -> None:
         held, replaced = node.held(name), self._replaced.get(name, ())
+        in_all = sum(len(other.held(name)) for other in self._nodes.values())
         takeover = number in replaced or (taken_over and UNHEARD in replaced)
-        if takeover or (number in held and len(held) > 1):
+        if takeover or (number in held and in_all > 1):
             # It was there until it connected anew, so that accounts for nobody.
             self._replaced.pop(name, None)
             self._account(node, at, more=-1)
