@@ -620,6 +620,30 @@ class TestDoubt:
         matching.counts(3, 360.0, 480.0)
         assert matching.doubted == {"a", "b"}
 
+    def test_who_is_doubted_and_connects_anew_makes_up_for_nobody(self, doubtful: Watch) -> None:
+        """Device a is gone, and somebody is there in its place; b goes unheard, and a comes back: no one is missing."""
+        doubtful.disconnected("b", 2, 424.9, "takenover")
+        doubtful.connected("b", 22, 425.0)
+        assert doubtful.doubted == {"a"}
+        doubtful.counts(3, 480.0, 540.0)
+        doubtful.counts(2, 600.0, 720.0)
+        doubtful.connected("a", 21, 730.0)
+        doubtful.counts(3, 780.0, 900.0)
+        assert doubtful.doubted >= {"b"}
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_who_is_doubted_and_taken_over_was_there(self, doubtful: Watch, is_first: bool) -> None:
+        """The end of its session is heard: nobody was missing, and nothing is to be made up for."""
+        doubtful.disconnected("b", 2, 425.0)
+        if is_first:
+            doubtful.disconnected("a", 1, 429.9, "takenover")
+        doubtful.connected("a", 21, 430.0)
+        if not is_first:
+            doubtful.disconnected("a", 1, 430.1, "takenover")
+        doubtful.counts(2, 480.0, 600.0)
+        assert doubtful.doubted == set()
+        assert doubtful.clock.vouching(600.0)
+
     def test_an_event_far_from_the_count_explains_nothing(self, matching: Watch) -> None:
         """Somebody came unheard, c connects half a minute after the only count that shows it, and b goes unheard."""
         matching.count(4, 180.0)

@@ -140,10 +140,8 @@ class EmqxSource:
                 return
             _remember(self._arrived, name, at)
         for other in self._nodes.values():
-            if before := other.held(name):
-                # Unless the end of the one before is heard yet, it had been lost, and may have been missing.
-                self._account(other, at, more=1)
-                other.keep(name, self._replace(other, name, before, at))
+            if other.held(name):
+                self._replace(other, name, at)
                 if other is not node:
                     self._known(other, at)
         node.keep(name, (*node.held(name), number))
@@ -440,19 +438,26 @@ class EmqxSource:
                 self.overflow(at)
         self._ended[hash((name, number))] = at
 
-    def _replace(self, node: _Node, name: str, before: tuple[SessionId, ...], at: float) -> tuple[SessionId, ...]:
-        """What is left of a name's sessions when it connects anew: those opened just now may have been the later ones.
+    def _replace(self, node: _Node, name: str, at: float) -> None:
+        """End a name's sessions, since it connects anew; but those opened just now may be the later ones.
 
         A client id has one connection at a time, and events come late by seconds only.
         """
+        before, is_doubted = node.held(name), name in self._doubt.names
+        if not is_doubted:
+            # Unless its end is heard yet, it had been lost, and may have been missing; for one in doubt somebody else
+            # may have made up.
+            self._account(node, at, more=1)
         _number, opened = node.opened.get(name, (None, float("-inf")))
         if at - opened < 5.0 * self.scale:
-            return tuple(number for number in before if number != UNHEARD)
+            node.keep(name, tuple(number for number in before if number != UNHEARD))
+            return
         for number in before:
             if number is not None and number != UNHEARD:
                 self._end(name, number, at)
-        _remember(self._replaced, name, before)
-        return ()
+        if not is_doubted:
+            _remember(self._replaced, name, before)
+        node.keep(name, ())
 
     # What accounts for a surplus
 
