@@ -251,7 +251,7 @@ class Component:
                 self._changed.add(component)
             case Configuration(None, value, error):
                 self._heed_read(None, error, at)
-                self.connection.granted()
+                self.connection.deployed()
                 self._configure(value, error)
             case Configuration(component, value, error):
                 self._heed_read(component, error, at)

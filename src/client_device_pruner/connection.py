@@ -180,13 +180,14 @@ class Connection:
         level = logging.INFO if _can_be_done_without(*key) else logging.ERROR
         LOGGER.log(level, "Greengrass refused a call", extra={"fields": fields})
 
-    def granted(self, operation: str | None = None, resource: str = "") -> None:
-        """Forget a refusal, or all that a deployment could end: it is to be seen again whether they last."""
-        if operation is None:
-            self._subscribe_to_refused()
-            self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
-        else:
-            self._refusals.pop((operation, resource), None)
+    def granted(self, operation: str, resource: str) -> None:
+        """Forget a refusal."""
+        self._refusals.pop((operation, resource), None)
+
+    def deployed(self) -> None:
+        """Forget all refusals that a deployment could end: it is to be seen again whether they last."""
+        self._subscribe_to_refused()
+        self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
 
     @property
     def _forbidden(self) -> bool:
