@@ -394,4 +394,4 @@ class Watch:
         reasons = list(coverage.reasons)
         self.event("coverage", associated=coverage.associated, provable=coverage.provable, reasons=reasons)
         if coverage.associated and not coverage.provable:
-            LOGGER.error("nothing can ever be pruned on this core", extra={"fields": {"reasons": reasons}})
+            LOGGER.error("as things are, nothing can be pruned on this core", extra={"fields": {"reasons": reasons}})
