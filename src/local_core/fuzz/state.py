@@ -15,12 +15,13 @@ from zlib import crc32
 
 from client_device_pruner import snapshot, state_file
 from client_device_pruner.cloud_worker import Batch, Batched, Listed, ListPage, Ready, Reply
-from client_device_pruner.ledger import transaction
+from client_device_pruner.ledger import Ledger, transaction
 from client_device_pruner.model import Association
 from client_device_pruner.policy import assess
 from client_device_pruner.pruning import Pruning
 from client_device_pruner.reports import rfc3339
-from client_device_pruner.settings import DEFAULTS
+from client_device_pruner.settings import DEFAULTS, parse
+from client_device_pruner.sources import Sources
 from client_device_pruner.watch import Watch
 from local_core.fuzz.target import Target, document, folder, payload_of, require, seeds, text_of
 
@@ -132,6 +133,7 @@ class _File:
         connection.close()
         self.connection = sqlite3.connect(self.path, isolation_level=None)
         self.connection.text_factory = bytes
+        self._emqx = Sources(parse(DEFAULTS), Ledger(None, 0.0), 0.0).identities["emqx"]
         tables = [
             name.decode() for (name,) in self.connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
         ]
@@ -145,10 +147,14 @@ class _File:
         with transaction(self.connection) as write:
             for table in self._columns:
                 write.execute(f"DELETE FROM {table}")  # noqa: S608 - a table of the schema
-            write.execute("INSERT INTO sources VALUES (0, 'emqx', '[]', 100.0, 0.0, 1)")
+            write.execute("INSERT INTO sources VALUES (0, 'emqx', ?, 4e6, 0.0, 1)", (self._emqx,))
             write.execute("INSERT INTO strangers VALUES ('s')")
             write.execute("INSERT INTO requests VALUES (1, 'restore', '{\"names\": [\"x\"]}')")
             write.execute("INSERT INTO transitions VALUES (1, 1.0, 'arrived', 'a', 0, 0.0)")
+            write.execute("INSERT INTO history VALUES (2, 1.0, 'marked', 'a', '{}')")
+            write.execute(
+                "INSERT INTO disassociations VALUES (NULL, 'x', 1.0, 'c', 'done', '{}', 1.0, 0.0, 2.0, NULL, NULL)"
+            )
             self._fill_documents(write, given)
             cells = given.get("cells")
             for cell in cells[:_MOST_CELLS] if isinstance(cells, list) else ():
@@ -278,18 +284,18 @@ def _dated(happenings: Sequence[snapshot.Happening]) -> None:
         rfc3339(happening.wall)
 
 
-_READERS: Sequence[Callable[[Path], None]] = (
+_READERS: Sequence[Callable[[Path], object]] = (
     lambda work_dir: _judged(snapshot.read(work_dir)),
     lambda work_dir: _dated(snapshot.read_history(work_dir)),
     lambda work_dir: _dated(snapshot.read_record(work_dir)),
-    lambda work_dir: require(snapshot.read_journal(work_dir), "there is no answer"),
+    lambda work_dir: [rfc3339(intent.intended_wall) for intent in snapshot.read_journal(work_dir)[0]],
 )
 """What the commands read, and do with it first."""
 _MOST_CELLS = 4
 _TURNS = 2
 _STATUS: dict[str, Any] = {
     "time": 1.7e9,
-    "sources": {"emqx": {"vouching": True, "clockSeconds": 100.0, "reason": "they match"}},
+    "sources": {"emqx": {"vouching": True, "clockSeconds": 4e6, "reason": "they match"}},
     "counts": {"present": 1},
     "coverage": {"associated": 2, "provable": 2, "reasons": []},
     "guards": [{"guard": "list", "reason": "x", "remedy": "y"}],
@@ -301,17 +307,17 @@ _STATUS: dict[str, Any] = {
             "name": "emqx",
             "source_id": 0,
             "proof": "census",
-            "clock_seconds": 100.0,
+            "clock_seconds": 4e6,
             "floor_seconds": 0.0,
             "vouching": True,
             "reason": "they match",
             "stretch_seconds": 0.0,
-            "pauses": [[60.0, 100.0]],
+            "pauses": [[60.0, 3e6]],
             "cadence_seconds": 0.0,
             "fresh_seconds": 0.0,
             "silenced": "",
-            "doubted": "",
-            "doubted_seconds": 0.0,
+            "doubted": "who is known need not be there",
+            "doubted_seconds": 90.0,
         }
     ],
 }
@@ -340,6 +346,7 @@ _CELLS = [
         ["history", "wall", "x"],
         ["sources", "id", 7],
         ["requests", "argument", "\xff"],
+        *(["devices", "name", ["x"]], ["strangers", "name", ["x"]], ["sources", "floor_seconds", "x"]),
     ),
 ]
 _STATE_WORDS = (
