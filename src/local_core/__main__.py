@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ async def _start(options: argparse.Namespace) -> None:
 
 
 def _greet(core: LocalCore, root: Path) -> None:
-    command = f"PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m local_core {{}} --root {root}"
+    command = f"PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m local_core {{}} --root {shlex.quote(str(root))}"
     lines = [
         f"Core device {core.thing_name} is up; Ctrl-C ends it.",
         f"  MQTT broker      127.0.0.1:{core.broker.port}  (attach your devices: client id = thing name)",
