@@ -96,7 +96,8 @@ async def _start(options: argparse.Namespace) -> None:
 
 
 def _greet(core: LocalCore, root: Path) -> None:
-    command = f"PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m local_core {{}} --root {shlex.quote(str(root))}"
+    source, python, quoted = Path(__file__).parents[1], sys.executable, shlex.quote(str(root))
+    command = f"PYTHONPATH={source} {python} -m local_core {{}} --root {quoted}"
     lines = [
         f"Core device {core.thing_name} is up; Ctrl-C ends it.",
         f"  MQTT broker      127.0.0.1:{core.broker.port}  (attach your devices: client id = thing name)",
