@@ -69,6 +69,14 @@ def test_too_few_within_the_window_share_no_cause() -> None:
     assert find(lost) == Outages()
 
 
+def test_one_back_of_too_few_starts_nothing() -> None:
+    """Two within a window, and others before or after it, are no outage, whoever of them is back."""
+    before, after = away("a", 0.0), away("d", 100 * WINDOW)
+
+    assert find([before, away("b", WINDOW)], ended=[back("c", 2 * WINDOW, 5000.0)]) == Outages()
+    assert find([away("b", 100.0), after], ended=[back("c", 101.0, 5000.0)]) == Outages()
+
+
 @pytest.mark.parametrize(("present", "outage"), [(7, True), (8, False)])
 def test_too_small_a_part_of_those_present_then_shares_no_cause(present: int, outage: bool) -> None:
     """Three of ten are 30 %, three of eleven are less."""
