@@ -313,8 +313,9 @@ class EmqxSource:
         if not names:
             return ""
         return (
-            f"{len(names)} of the sessions known to be open are in doubt, since a mismatch went away unannounced: until"
-            f" each of these clients speaks twice, connects anew or leaves ({min(names)}, …)"
+            f"{len(names)} of the sessions known to be open are in doubt, since a mismatch went away unannounced or the"
+            " subscription was made anew: until each of these clients speaks twice, connects anew or leaves"
+            f" ({min(names)}, …)"
         )
 
     def objects(self, at: float) -> str:
