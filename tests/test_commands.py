@@ -874,6 +874,22 @@ def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
     assert "usage:" in capsys.readouterr().err
 
 
+def test_the_component_itself_is_not_for_a_shell(tmp_path: Path) -> None:
+    """Started without Greengrass it says so, points at the commands, and leaves nothing behind."""
+    done = subprocess.run(
+        [sys.executable, "-m", "client_device_pruner", "--work-dir", str(tmp_path)],
+        capture_output=True,
+        env={"PYTHONPATH": str(Path(state_file.__file__).parents[1])},
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "Greengrass starts this" in done.stderr
+    assert "--help has the commands" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_plans_name_members_as_the_policy_does(core: Core) -> None:
     """The member keys written here are those of the policy."""
     core.write()

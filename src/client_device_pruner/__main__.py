@@ -44,7 +44,7 @@ def run(work_dir: str | os.PathLike[str]) -> int:
     log_to_standard_streams()
     core_device = os.environ.get("AWS_IOT_THING_NAME", "")
     if not core_device:
-        LOGGER.error("AWS_IOT_THING_NAME is not set: this is to be started by Greengrass, which sets it")
+        LOGGER.error("AWS_IOT_THING_NAME is not set: Greengrass starts this, and sets it; --help has the commands")
         return 2
 
     def connect(inbox: Inbox[Item]) -> None:
