@@ -1311,6 +1311,16 @@ class TestActivity:
         assert list(watch.source._spoken) == [f"n{number}" for number in range(90, 100)]
         assert list(watch.source._closed) == [f"c{number}" for number in range(90, 100)]
 
+    def test_what_matters_shortly_is_kept_no_longer(self, watch: Watch) -> None:
+        """Who came or left is known beside its session for a minute, or for seconds: many devices add up."""
+        for at in (0.0, 30.0):
+            watch.connected(f"a{at:.0f}", 1, at)
+            watch.disconnected(f"c{at:.0f}", 1, at)
+        watch.uptime(1_000_000, 34.0)
+        assert (list(watch.source._arrived), list(watch.source._closed)) == (["a0", "a30"], ["c30"])
+        watch.uptime(1_030_000, 64.0)
+        assert (list(watch.source._arrived), list(watch.source._closed)) == (["a30"], [])
+
 
 class TestHabitBesideIt:
     """While a broker is heard whose count does not match, no habit proves anything."""

@@ -214,6 +214,9 @@ class EmqxSource:
             self._known(node, at)
         node.uptime, node.uptime_heard = value, at
         node.opened = {name: opening for name, opening in node.opened.items() if at - opening[1] < 5.0 * self.scale}
+        # What matters for a short while is kept for no longer: with many devices it adds up.
+        self._closed = {name: then for name, then in self._closed.items() if self._just_closed(name, at)}
+        self._arrived = {name: then for name, then in self._arrived.items() if self._just_arrived(name, at)}
 
     def spoke(self, name: str, at: float) -> None:
         """Take an activity message: the second of two, well apart, opens a session that began unheard.
@@ -223,7 +226,7 @@ class EmqxSource:
         doubted = name in self._doubt.names
         if (self.holds(name) and not doubted) or not self._signs.announced(name) or self.is_bridge(name):
             return
-        if at - self._closed.get(name, float("-inf")) < 5.0 * self.scale:
+        if self._just_closed(name, at):
             return
         max_quiet = self.clock.max_quiet_seconds
         first = self._spoken.get(name)
@@ -299,7 +302,7 @@ class EmqxSource:
 
     def sessions(self) -> frozenset[str]:
         """The names with a session known to be open."""
-        return frozenset(name for node in self._nodes.values() for name in node.sessions)
+        return frozenset().union(*(node.sessions for node in self._nodes.values()))
 
     @property
     def doubted_since(self) -> float:
@@ -470,14 +473,15 @@ class EmqxSource:
             # It was there until it connected anew, so that accounts for nobody.
             self._replaced.pop(name, None)
             self._account(node, at, more=-1)
-        elif hash((name, number)) in self._ended or (
-            number is None and at - self._closed.get(name, float("-inf")) < 5.0 * self.scale
-        ):
+        elif hash((name, number)) in self._ended or (number is None and self._just_closed(name, at)):
             # It was told before.
             return
         elif not held or (taken_over and number not in held and self._just_arrived(name, at)):
             # Whoever came unheard, and was counted, has gone or connected anew.
             self._account(node, at, fewer=1)
+
+    def _just_closed(self, name: str, at: float) -> bool:
+        return at - self._closed.get(name, float("-inf")) < 5.0 * self.scale
 
     def _just_arrived(self, name: str, at: float) -> bool:
         return at - self._arrived.get(name, float("-inf")) <= self.clock.max_quiet_seconds / 3
