@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import dataclasses
-import itertools
+import heapq
 import json
 import re
 import secrets
@@ -269,8 +269,8 @@ class Cloud:
         asked = call.parameters.get("nextToken")
         after = "" if asked is None else _name_in(asked)
         # By name, so that a page after others have been disassociated goes on where the last one ended.
-        names = sorted(name for name in self.associations if name > after)
-        page = list(itertools.islice(names, int(size)))
+        names = heapq.nsmallest(int(size) + 1, (name for name in self.associations if name > after))
+        page = names[: int(size)]
         answer: dict[str, Any] = {"associatedClientDevices": [self._association(name) for name in page]}
         if len(page) < len(names):
             answer["nextToken"] = _token_for(page[-1])
