@@ -79,7 +79,7 @@ class Ledger:
         self.status: dict[str, Any] | None = None
         self._wall = wall
         self._history: list[tuple[int, float, str, str | None, str]] = []
-        self._transitions: dict[tuple[str, str | None], list[Transition]] = {}
+        self._transitions: dict[tuple[str, str | None], tuple[Transition, ...]] = {}
         self._number = 0
         self._records: list[SourceRecord] = []
         self._active: list[tuple[int, SourceClock]] = []
@@ -332,13 +332,14 @@ class Ledger:
             ago_seconds: how long it has been so already.
             wall: when, by the wall clock; absent: now.
         """
-        pending = self._transitions.setdefault((subject, name), [])
+        pending = self._transitions.get((subject, name), ())
         if len(pending) > 1 and pending[-2].kind == kind:
-            pending.pop()
+            pending = pending[:-1]
             pending[-1].turns += 1
         else:
             wall = self._wall() if wall is None else wall
-            pending.append(Transition(self._next_number(), wall, kind, name, 0, ago_seconds))
+            pending = (*pending, Transition(self._next_number(), wall, kind, name, 0, ago_seconds))
+        self._transitions[subject, name] = pending
 
     def _note_left(self, device: Device, silent_seconds: float = 0.0) -> None:
         if device.here and not self.present(device.name):
