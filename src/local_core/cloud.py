@@ -148,10 +148,11 @@ class Cloud:
 
     def associate(self, *names: str) -> None:
         """Associate things, anew if they are; each gets a later timestamp than any before."""
+        latest = max(self._latest_association, *(stamp or 0.0 for stamp in self.associations.values()), 0.0)
         for name in names:
-            latest = max(self._latest_association, *(stamp or 0.0 for stamp in self.associations.values()), 0.0)
-            self._latest_association = max(round(time.time(), 3), round(latest + 0.001, 3))
-            self.associations[name] = self._latest_association
+            latest = max(round(time.time(), 3), round(latest + 0.001, 3))
+            self.associations[name] = latest
+        self._latest_association = latest
 
     def disassociate(self, *names: str) -> None:
         """Take things off the list; those not on it are passed over."""
