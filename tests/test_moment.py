@@ -106,6 +106,18 @@ def test_a_mismatch_is_no_voucher() -> None:
     assert check.hold(1185.1).guard == "source:emqx"
 
 
+def test_the_first_voucher_after_a_gap_is_none() -> None:
+    """It tells nothing of what was lost before it."""
+    check = Check("messages")
+    check.sources.overflow(1000.5)
+    check.speak(1001.0)
+    check.moment.poll(1001.0)
+    assert not check.sent
+    check.speak(1002.0)
+    check.moment.poll(1002.0)
+    assert check.sent
+
+
 def test_its_patience_ends_with_max_quiet_or_ten_minutes() -> None:
     """A source that brings nothing holds the cycle up no longer."""
     check = Check("messages")
