@@ -583,6 +583,25 @@ class TestDoubt:
         matching.counts(3, 360.0, 480.0)
         assert matching.doubted == {"a", "b"}
 
+    def test_a_takeover_that_is_told_twice_counts_once(self, matching: Watch) -> None:
+        """Device b went unheard, and is missing still: nothing got better."""
+        matching.counts(2, 180.0, 300.0)
+        matching.connected("a", 11, 310.0)
+        matching.disconnected("a", 1, 310.1, "takenover")
+        matching.disconnected("a", 1, 311.0, "takenover")
+        matching.counts(2, 360.0, 480.0)
+        assert matching.doubted == set()
+
+    def test_after_a_gap_nobody_is_known_whatever_was_counted_before(self, matching: Watch) -> None:
+        """Two come heard, and two that were there leave unheard: the count agrees, and nothing accounts for that."""
+        matching.source.overflow(130.0)
+        matching.counts(3, 180.0, 300.0)
+        matching.connected("c", 5, 310.0)
+        matching.connected("d", 6, 311.0)
+        matching.counts(5, 360.0, 480.0)
+        matching.counts(3, 540.0, 660.0)
+        assert matching.doubted == {"c", "d"}
+
     def test_a_takeover_of_two_at_once_makes_up_for_nobody(self, matching: Watch) -> None:
         """Device b went unheard; somebody comes unheard, and a is taken over twice within seconds."""
         matching.counts(2, 180.0, 300.0)

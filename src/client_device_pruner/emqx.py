@@ -454,7 +454,6 @@ class EmqxSource:
             self._account(node, at, more=1)
         _number, opened = node.opened.get(name, (None, float("-inf")))
         if at - opened < 5.0 * self.scale:
-            node.keep(name, tuple(number for number in before if number != UNHEARD))
             return
         for number in before:
             if number is not None and number != UNHEARD:
