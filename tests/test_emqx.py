@@ -583,6 +583,24 @@ class TestDoubt:
         matching.counts(3, 360.0, 480.0)
         assert matching.doubted == {"a", "b"}
 
+    def test_who_leaves_as_ever_accounts_for_nobody(self, matching: Watch) -> None:
+        """Device b went unheard, and is missing still when a has left."""
+        matching.counts(2, 180.0, 300.0)
+        matching.disconnected("a", 1, 310.0)
+        matching.counts(1, 360.0, 480.0)
+        assert matching.doubted == set()
+
+    def test_who_came_unheard_and_connects_twice_at_once_leaves_no_doubt(self, matching: Watch) -> None:
+        """The end of the first of its sessions, which nobody knew, accounts for it."""
+        matching.counts(4, 180.0, 300.0)
+        matching.connected("c", 8, 310.0)
+        matching.connected("c", 7, 310.2)
+        matching.disconnected("c", 6, 310.3, "takenover")
+        matching.disconnected("c", 7, 310.4, "takenover")
+        matching.counts(4, 360.0, 480.0)
+        assert matching.source.matching
+        assert matching.doubted == set()
+
     def test_a_takeover_that_is_told_twice_counts_once(self, matching: Watch) -> None:
         """Device b went unheard, and is missing still: nothing got better."""
         matching.counts(2, 180.0, 300.0)
