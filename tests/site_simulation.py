@@ -276,7 +276,7 @@ class Process:
         """See `cycle.Desk`."""
         return listed is not None
 
-    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+    def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
         """See `cycle.Desk`."""
         self.next_commit = min(self.next_commit, self.clock.monotonic() + 1.0)
         self.site.decided(kind, name, {key: value for key, value in data.items() if key != "cycleId"})

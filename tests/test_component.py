@@ -1145,3 +1145,21 @@ def test_a_document_in_the_state_file_that_nobody_wrote(machine: Machine, table:
 
     assert [path.name for path in machine.work_dir.glob("*.aside-?")] == ["pruner.db.aside-1"]
     assert machine.status["coverage"]["associated"] == 1
+
+
+def test_evidence_with_keys_that_nobody_wrote_is_told_as_it_is(machine: Machine) -> None:
+    """Whatever a key is called, it is data: one called `name` or `cycleId` ended the process (found by fuzzing)."""
+    machine.associate("a")
+    machine.start()
+    machine.component.close()
+    evidence = json.dumps({"name": "x", "kind": 1, "self": 2, "settings": 3, "cycleId": "y"})
+    with closing(sqlite3.connect(machine.work_dir / "pruner.db")) as connection, connection:
+        connection.execute(
+            "INSERT INTO disassociations VALUES (NULL, 'gone', 1.0, 'c', 'open', ?, 1.0, 0.0, NULL, NULL, NULL)",
+            (evidence,),
+        )
+
+    machine.start()
+    machine.run(8 * HOUR)
+
+    assert [(data["name"], data["cycleId"]) for data in machine.of_type("disassociated")] == [("x", "c")]

@@ -65,7 +65,7 @@ class Known(Protocol):
     def circumstances(self, cycle_id: str) -> Circumstances:
         """By what devices are judged at this moment."""
 
-    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+    def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
         """Publish an event of the contract."""
 
 
@@ -225,7 +225,7 @@ class Cycle:
         watch.journal.settle(not_done, "notDone", wall)
         for intent in done:
             self.tally.disassociated += 1
-            watch.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
+            watch.event("disassociated", intent.name, **{**intent.evidence, "cycleId": intent.cycle_id})
             watch.ledger.watched.add(intent.name)
         for intent in not_done:
             self.in_flight.pop(intent.name, None)

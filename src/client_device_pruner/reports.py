@@ -57,7 +57,7 @@ class Reports:
         self._shadow: tuple[str, dict[str, Any]] | None = None
         self._last_cycle: dict[str, Any] = {}
 
-    def event(self, settings: Settings, kind: str, name: str | None = None, **data: Any) -> None:
+    def event(self, settings: Settings, kind: str, name: str | None = None, /, **data: Any) -> None:
         """Publish one event of the contract; `name` is the device that it is about, if any."""
         wall = self._wall()
         event = {

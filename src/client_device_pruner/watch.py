@@ -119,7 +119,7 @@ class Watch:
         )
         return Circumstances(self.settings, witnesses, present, cycle_id, outages)
 
-    def event(self, kind: str, name: str | None = None, **data: Any) -> None:
+    def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
         """Publish an event of the contract; the state it speaks of is written within a second."""
         self._reports.event(self.settings, kind, name, **data)
         self._next_commit = min(self._next_commit, self.clock.monotonic() + 1.0)
