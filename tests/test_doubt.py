@@ -88,6 +88,18 @@ class TestAccounts:
         broker.figures.account(broker.now + 10.0, fewer=1)
         assert broker.counts(2, 2, 1, 1) == [False, False, False, True]
 
+    def test_an_account_beside_a_count_that_shows_it_serves_no_second_change(self, broker: Broker) -> None:
+        """Two who came unheard leave right before a count, which shows it; then two others leave unheard."""
+        broker.counts(4, 4)
+        broker.figures.account(broker.now + 58.0, fewer=2)
+        assert broker.counts(2, 0, 0) == [False, False, True]
+
+    def test_who_comes_back_beside_a_count_that_shows_it_makes_up_for_no_second_one(self, broker: Broker) -> None:
+        """As above, with two that were missing."""
+        broker.counts(-4, -4)
+        broker.figures.account(broker.now + 58.0, more=2)
+        assert broker.counts(-2, 0, 0) == [False, False, True]
+
     def test_accounts_of_a_storm_are_kept_by_the_second(self, broker: Broker) -> None:
         """They add up all the same."""
         broker.counts(1000, 1000)

@@ -79,15 +79,26 @@ class Figures:
         at, clients = self._count
         shown = (clients - self._most, clients - self._fewest)
         if self._believed is None:
-            self._believed, unaccounted = shown, False
+            self._believed, unaccounted, used = shown, False, (0, 0)
         else:
             before, (low, high) = self._believed, self._shifted(at, apart_seconds)
             both = (max(low, shown[0]), min(high, shown[1]))
             self._believed = both if both[0] <= both[1] else shown
             unaccounted = (before[0] > 0 and shown[1] < low) or (before[1] < 0 and shown[0] > high)
-        while self._accounts and self._accounts[0][0] <= at - apart_seconds:
-            self._accounts.popleft()
+            used = (before[0] - self._believed[1], self._believed[0] - before[1])
+        self._use(*used, at, apart_seconds)
         return unaccounted
+
+    def _use(self, fewer: int, more: int, at: float, apart_seconds: float) -> None:
+        """Let accounts go that the count shows; those near it may show in the next one, but for what shows already."""
+        accounts, self._accounts = self._accounts, deque(maxlen=MAX_ACCOUNTS)
+        for when, less, greater in accounts:
+            used = (0, 0)
+            if when <= at + apart_seconds:
+                used = (min(max(fewer, 0), less), min(max(more, 0), max(greater, 0)))
+                fewer, more = fewer - used[0], more - used[1]
+            if when > at - apart_seconds:
+                self._accounts.append((when, less - used[0], greater - used[1]))
 
     def _shifted(self, until: float, apart_seconds: float) -> tuple[int, int]:
         """What is believed of the surplus then, by what was heard since the last count that was judged."""
