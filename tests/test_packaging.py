@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -296,7 +297,10 @@ async def test_the_built_artifact_runs_all_that_the_documents_show(site: Site, t
     await site.devices.connect(*GONE, process="line")
     await site.event("released", guard="source:emqx")
     assert "alive" in await run("pruner status", "pruner list")
-    assert "it is connected" in await run("pruner history", "pruner explain THING", THING="alive")
+    # What is shown is written within a second of an event.
+    until = time.monotonic() + 30
+    while "it is connected" not in await run("pruner history", "pruner explain THING", THING="alive"):
+        assert time.monotonic() < until, "what is shown does not follow"
 
     await site.devices.kill("line")
     plan = await site.until(lambda: site.status()["plan"], what="no plan waits")
