@@ -43,7 +43,6 @@ RUN_BY = {
 SHORTENED = {
     "make bench": "decision calls --short",
     "make fleet": "--cores 20",
-    "python -m local_core.simulation --device-years 2000": "--device-years 1 --years 0.05 --processes 1",
     "python -m local_core.simulation --seed N": "--seed 1 --years 0.05",
     "PYTHONPATH=src .venv/bin/python -m local_core --help": "",
 }
