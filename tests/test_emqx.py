@@ -79,6 +79,12 @@ class Watch:
             self.count(number, at, node)
             at += 60.0
 
+    def both(self, here: int, there: int, *moments: float) -> None:
+        """At each of these moments a count of the one node, and half a minute later one of the other."""
+        for at in moments:
+            self.count(here, at)
+            self.count(there, at + 30.0, OTHER)
+
     def uptime(self, milliseconds: int, at: float, node: str = NODE) -> None:
         """Take an uptime."""
         self.source.uptime(node, str(milliseconds).encode(), at)
@@ -985,9 +991,7 @@ class TestNodes:
         watch.connected("mqtt-bridge-1", 1, 0.0)
         watch.connected("a", 2, 0.0)
         watch.connected("b", 3, 0.0, OTHER)
-        for at in (60.0, 120.0, 180.0):
-            watch.count(2, at)
-            watch.count(1, at + 30.0, OTHER)
+        watch.both(2, 1, 60.0, 120.0, 180.0)
         return watch
 
     def test_the_stretch_is_as_old_as_the_oldest_latest_count(self, cluster: Watch) -> None:
@@ -1074,15 +1078,11 @@ class TestNodes:
 
     def test_two_nodes_at_once_make_up_for_nobody(self, cluster: Watch) -> None:
         """Device a went unheard; c connects to both nodes within seconds, and somebody comes unheard."""
-        for at in (240.0, 300.0):
-            cluster.count(1, at)
-            cluster.count(1, at + 30.0, OTHER)
+        cluster.both(1, 1, 240.0, 300.0)
         cluster.connected("c", 8, 340.0)
         cluster.connected("c", 7, 340.5, OTHER)
         cluster.disconnected("c", 8, 341.0, "takenover")
-        for at in (360.0, 420.0, 480.0):
-            cluster.count(2, at)
-            cluster.count(2, at + 30.0, OTHER)
+        cluster.both(2, 2, 360.0, 420.0, 480.0)
         assert cluster.doubted >= {"a", "b"}
 
     @pytest.fixture
@@ -1090,9 +1090,7 @@ class TestNodes:
         """Nobody knows where the bridge is; a goes unheard on its node, and x comes unheard on the other one."""
         watch.connected("a", 1, 0.0)
         watch.connected("b", 2, 0.0, OTHER)
-        for at in (60.0, 120.0):
-            watch.count(2, at)
-            watch.count(1, at + 30.0, OTHER)
+        watch.both(2, 1, 60.0, 120.0)
         watch.counts(1, 180.0, 240.0)
         watch.count(1, 210.0, OTHER)
         return watch
@@ -1112,13 +1110,9 @@ class TestNodes:
         """It is heard to; nobody else came or went."""
         watch.connected("a", 1, 0.0)
         watch.connected("b", 2, 0.0, OTHER)
-        for at in (60.0, 120.0, 180.0):
-            watch.count(2, at)
-            watch.count(1, at + 30.0, OTHER)
+        watch.both(2, 1, 60.0, 120.0, 180.0)
         watch.connected("mqtt-bridge-1", 3, 230.0, OTHER)
-        for at in (240.0, 300.0, 360.0, 420.0):
-            watch.count(1, at)
-            watch.count(2, at + 30.0, OTHER)
+        watch.both(1, 2, 240.0, 300.0, 360.0, 420.0)
         assert watch.source.matching
         assert watch.doubted == set()
 
@@ -1126,9 +1120,7 @@ class TestNodes:
         """The bridge is where it was, and he leaves heard."""
         watch.connected("a", 1, 0.0)
         watch.connected("b", 2, 0.0, OTHER)
-        for at in (60.0, 120.0):
-            watch.count(1, at)
-            watch.count(2, at + 30.0, OTHER)
+        watch.both(1, 2, 60.0, 120.0)
         watch.counts(2, 180.0, 240.0)
         watch.count(2, 210.0, OTHER)
         watch.disconnected("unheard", 9, 250.0)
@@ -1153,9 +1145,7 @@ class TestNodes:
                     cluster.count(there[node], at, node)
                     there[node] -= 1
                 assert cluster.doubted == set()
-        for at in (3600.0, 3660.0, 3720.0):
-            cluster.count(there[NODE], at)
-            cluster.count(there[OTHER], at + 30.0, OTHER)
+        cluster.both(there[NODE], there[OTHER], 3600.0, 3660.0, 3720.0)
         assert cluster.clock.vouching(3750.0)
         assert cluster.doubted == set()
 

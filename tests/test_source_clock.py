@@ -150,22 +150,22 @@ def test_the_clock_never_goes_back_nor_ahead_of_time(steps: list[tuple[str, int]
             assert clock.credit_seconds - marker <= at - signed + 1e-6
 
 
-def test_a_voucher_older_than_a_sign_begins_a_stretch_at_the_sign() -> None:
-    """A roll call vouches up to where it began, and a device may have left after that."""
-    clock = clock_with()
-    sign = clock.reading(100.0)
-    for at in (90.0, 140.0):
+@pytest.mark.parametrize(
+    ("before", "signed", "late"),
+    [
+        pytest.param((), 100.0, 90.0, id="none before: a roll call vouches up to where it began"),
+        pytest.param((0.0,), 61.0, 59.0, id="one within the longest quiet, which seemed over"),
+    ],
+)
+def test_a_voucher_older_than_a_sign_begins_a_stretch_at_the_sign(
+    before: tuple[float, ...], signed: float, late: float
+) -> None:
+    """The device may have left only after its sign: what lies before that is not held against it."""
+    clock = clock_with(*before)
+    sign = clock.reading(signed)
+    for at in (late, late + 50.0):
         clock.vouch(at)
-    assert clock.credit_seconds - sign == 40.0
-
-
-def test_a_voucher_from_within_the_longest_quiet_counts_nothing_before_a_sign_after_it() -> None:
-    """The sign came when the source seemed silent for too long, so its absence begins with what is counted then."""
-    clock = clock_with(0.0)
-    sign = clock.reading(61.0)
-    for at in (59.0, 100.0):
-        clock.vouch(at)
-    assert clock.credit_seconds - sign == 39.0
+    assert clock.credit_seconds - sign == late + 50.0 - signed
 
 
 def test_a_longer_max_quiet_counts_nothing_before_a_sign() -> None:

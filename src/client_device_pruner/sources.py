@@ -225,10 +225,10 @@ class Sources:
     def spoke(self, name: str, source_id: int, at: float) -> None:
         """A device spoke on an activity source: a sign of life, and perhaps a session that began unheard."""
         self._ledger.hear(name, source_id, at)
+        # To which of several brokers it is connected is not told.
         if len(self.emqx) == 1:
-            # To which of several brokers it is connected is not told.
-            for emqx in self.emqx.values():
-                emqx.spoke(name, at)
+            (emqx,) = self.emqx.values()
+            emqx.spoke(name, at)
 
     def overflow(self, at: float) -> None:
         """Messages were lost before they were read: a gap for every source."""
