@@ -289,6 +289,8 @@ async def test_a_returned_device_is_associated_again_and_safe_for_its_whole_thre
     assert returned["disassociatedAt"]
     await site.event("restored", "back", seconds=60, requestedBy="return")
     assert site.associated == {"alive", "back"}
+    # The new association is listed and written by then; seen is what it was before, until then.
+    await site.cycles(2)
     await site.until(lambda: site.rows("SELECT 1 FROM devices WHERE name = 'back' AND seen"), 60)
     await lose(site, "back-2")
     lost = asyncio.get_running_loop().time()
