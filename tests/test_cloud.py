@@ -314,6 +314,8 @@ async def test_ends_when_nobody_reads(child: Child) -> None:
     """A closed standard output ends the child quietly."""
     transport = child.process._transport  # type: ignore[attr-defined]
     transport.get_pipe_transport(1).close()
+    # The loop closes it in its next turn: before that the child could still answer, and would wait for more.
+    await asyncio.sleep(0)
     await child.send(b"hello\n")
     assert await child.process.wait() == 0
 
