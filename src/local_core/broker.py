@@ -21,6 +21,8 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.mqtt.publish import PublishPacket
 from amqtt.session import ApplicationMessage
 
+from local_core.port import hold_port
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -110,11 +112,6 @@ class _Engine(AmqttBroker):
         self._owner = owner
         self._wires: dict[asyncio.Task[Any], _Wire] = {}
         self._deliveries: set[asyncio.Task[Any]] = set()
-
-    @property
-    def port(self) -> int:
-        port: int = self._servers["default"].instance.sockets[0].getsockname()[1]
-        return port
 
     async def stop(self) -> None:
         """Cut every connection, then end."""
@@ -308,13 +305,14 @@ class Broker:
         """Listen. A broker that is started again remembers nothing.
 
         Raises:
-            amqtt.errors.BrokerError: the port is taken.
+            OSError: the port is taken.
         """
         if self._engine is not None:
             return
+        self.port = hold_port(self, self.port)
         engine = _Engine(self, self.port)
         await engine.start()
-        self._engine, self.port = engine, engine.port
+        self._engine = engine
         self.stopping = False
         self._started = time.monotonic()
         if self._presence:

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from local_core.port import hold_port
+
 Connections = Callable[[], Mapping[str, int]]
 
 
@@ -76,9 +78,9 @@ class EmqxApi:
             OSError: the port is taken.
         """
         self._closing.clear()
+        self.port = hold_port(self, self.port)
         server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
         server.daemon_threads = False  # so that closing the server waits for them
-        self.port = server.server_address[1]
         self._thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="emqx-api")
         self._server = server
         self._thread.start()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from local_core.port import hold_port
+
 _LOG = logging.getLogger(__name__)
 _LONGEST_BODY = 1_000_000
 
@@ -60,9 +62,13 @@ class HttpServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen; from then on `port` is the one in use."""
+        """Listen; from then on `port` is the one in use.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self.port = hold_port(self, self.port)
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening and cut off every connection, requests in progress included."""
