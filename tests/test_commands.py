@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -458,7 +458,7 @@ def test_explain_tells_who_waits_for_approval(running: Core, in_plan: bool, held
 
 def test_explain_says_that_a_notice_stands_still(running: Core) -> None:
     """While the proving source does not vouch, the notice stands still, and explain says since when it waits."""
-    running.witnesses = (replace(CENSUS, vouching=False, reason="the count is 3, known are 2"), HABIT)
+    running.witnesses = (CENSUS._replace(vouching=False, reason="the count is 3, known are 2"), HABIT)
     running.write()
 
     conclusion = running.json("explain", "press-3")["conclusion"]

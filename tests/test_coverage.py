@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from array import array
 from collections.abc import Collection
 from typing import Any
@@ -32,7 +31,7 @@ def covered(
 
 def deaf(witness: Witness) -> Witness:
     """The witness, when it does not vouch."""
-    return dataclasses.replace(witness, vouching=False, reason="nothing heard")
+    return witness._replace(vouching=False, reason="nothing heard")
 
 
 def test_a_census_covers_everybody_that_was_seen() -> None:
@@ -83,7 +82,7 @@ def test_sources_that_do_not_vouch_are_named_with_what_the_doctor_found() -> Non
 
 def test_a_silenced_habit_covers_nobody() -> None:
     """Beside a broker whose count does not match no habit proves anything."""
-    silenced = dataclasses.replace(HABIT, silenced="the count does not match")
+    silenced = HABIT._replace(silenced="the count does not match")
     found = covered([device(habit=SPEAKS)], deaf(CENSUS), silenced)
     assert found.provable == 0
     assert found.reasons[0] == "1 of 1 devices: the count does not match", "that source vouches all the same"
@@ -97,7 +96,7 @@ def test_without_any_source_nothing_can_ever_be_proven() -> None:
 
 def test_doubt_is_among_the_reasons() -> None:
     """Told once, though the census and the habits share it; who is covered stays so."""
-    doubted = [dataclasses.replace(witness, doubted="2 sessions are in doubt") for witness in (CENSUS, HABIT)]
+    doubted = [witness._replace(doubted="2 sessions are in doubt") for witness in (CENSUS, HABIT)]
     coverage = covered([device(habit=SPEAKS)], *doubted)
     assert coverage.provable == 1
     assert coverage.reasons == ("2 sessions are in doubt",)

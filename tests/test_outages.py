@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from client_device_pruner.model import Absence, Device
-from client_device_pruner.outages import Outages, find_outages
+from client_device_pruner.outages import NO_OUTAGES, Outages, find_outages
 from client_device_pruner.settings import MassLoss
 
 WINDOW = 600.0
@@ -59,22 +59,22 @@ def test_a_site_lost_while_the_core_was_off_is_an_outage() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_small_site_is_never_held(count: int) -> None:
     """A site of one device, or of two, has no outages: nothing may hold it for ever."""
-    assert find([away(name, 100.0) for name in "ab"[:count]]) == Outages()
+    assert find([away(name, 100.0) for name in "ab"[:count]]) == NO_OUTAGES
 
 
 def test_too_few_within_the_window_share_no_cause() -> None:
     """Three, of which no window holds more than two."""
     lost = [away("a", 0.0), away("b", WINDOW), away("c", 2 * WINDOW + 1.0)]
 
-    assert find(lost) == Outages()
+    assert find(lost) == NO_OUTAGES
 
 
 def test_one_back_of_too_few_starts_nothing() -> None:
     """Two within a window, and others before or after it, are no outage, whoever of them is back."""
     before, after = away("a", 0.0), away("d", 100 * WINDOW)
 
-    assert find([before, away("b", WINDOW)], ended=[back("c", 2 * WINDOW, 5000.0)]) == Outages()
-    assert find([away("b", 100.0), after], ended=[back("c", 101.0, 5000.0)]) == Outages()
+    assert find([before, away("b", WINDOW)], ended=[back("c", 2 * WINDOW, 5000.0)]) == NO_OUTAGES
+    assert find([away("b", 100.0), after], ended=[back("c", 101.0, 5000.0)]) == NO_OUTAGES
 
 
 @pytest.mark.parametrize(("present", "outage"), [(7, True), (8, False)])
@@ -100,7 +100,7 @@ def test_who_was_lost_since_was_present_then() -> None:
     """Three of eleven are no outage, also once the other eight have gone one by one."""
     since = [away(f"later{number}", (number + 2) * 2 * WINDOW) for number in range(8)]
 
-    assert find([away("a", 1.0), away("b", 2.0), away("c", 3.0), *since]) == Outages()
+    assert find([away("a", 1.0), away("b", 2.0), away("c", 3.0), *since]) == NO_OUTAGES
 
 
 def test_one_back_starts_the_absence_of_the_others() -> None:
@@ -122,7 +122,7 @@ def test_who_left_again_within_the_window_counts_once() -> None:
     """A device that flaps is one device, however many absences it has."""
     flaps = [back("a", float(second), second + 0.5) for second in range(5)]
 
-    assert find([away("a", 6.0), away("b", 7.0)], ended=flaps) == Outages()
+    assert find([away("a", 6.0), away("b", 7.0)], ended=flaps) == NO_OUTAGES
 
 
 def test_overlapping_windows_are_one_outage() -> None:
@@ -183,13 +183,13 @@ def test_a_source_younger_than_an_absence_knows_nothing_of_it() -> None:
 
 def test_who_was_never_there_cannot_be_lost() -> None:
     """Devices without a sign of life since they were associated, all listed at once, are no outage."""
-    assert find([away(name, 0.0, seen=False) for name in "abcdef"]) == Outages()
+    assert find([away(name, 0.0, seen=False) for name in "abcdef"]) == NO_OUTAGES
 
 
 def test_nobody_is_lost() -> None:
     """An empty site, and one where all are present."""
-    assert find([]) == Outages()
-    assert find([], present=[away("a", 1.0)], ended=[back("a", 0.0, 1.0)]) == Outages()
+    assert find([]) == NO_OUTAGES
+    assert find([], present=[away("a", 1.0)], ended=[back("a", 0.0, 1.0)]) == NO_OUTAGES
 
 
 def test_who_was_back_before_the_loss_has_no_part_in_it() -> None:
@@ -208,4 +208,4 @@ def test_a_device_lost_alone_after_a_flicker_is_in_no_outage() -> None:
     flickered = [back(f"p{number}", 1.0, 10.0) for number in range(10)]
     there = [away(f"p{number}", 9000.0) for number in range(10)]
 
-    assert find([away("l", 300.0)], present=there, ended=flickered) == Outages()
+    assert find([away("l", 300.0)], present=there, ended=flickered) == NO_OUTAGES

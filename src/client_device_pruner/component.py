@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from client_device_pruner.cloud_worker import Reply
 from client_device_pruner.connection import Connection
@@ -46,22 +45,19 @@ EXIT_SECONDS = 3600.0
 """The component gives itself up at most once in so much running time: three errors make it BROKEN."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(NamedTuple):
     """A connection to Greengrass stands."""
 
     ipc: Ipc
 
 
-@dataclass(frozen=True, slots=True)
-class NotConnected:
+class NotConnected(NamedTuple):
     """Connecting failed."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A child process answered the job that it belongs to."""
 
     job: int
@@ -71,8 +67,7 @@ class Answered:
 Item = News | Connected | NotConnected | Answered | RollCall | NoAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class Edges:
+class Edges(NamedTuple):
     """The ways out of the process, to be replaced in tests.
 
     Attributes:

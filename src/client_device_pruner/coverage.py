@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from client_device_pruner.model import Device, Proof
 from client_device_pruner.policy import Circumstances, testify
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """Of `associated` devices, `provable` could be pruned once they are gone; `reasons` are for the others."""
 
     associated: int

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from client_device_pruner.cloud_worker import Batch, Batched, CallFailed, EntryError, Listed, ListPage, Ready, Reply
 from client_device_pruner.journal import Intent, Journal
@@ -31,13 +30,11 @@ MAX_PAGES = 10_000
 """Pages of one listing at most: more devices than any core has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Wait until the child process has its client ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """Wait for fresh vouchers of these sources and the self-test's echo; answered by what held it up, or None."""
 
     source_ids: frozenset[int]
@@ -95,17 +92,17 @@ class Desk(Protocol):
         """The cycle ended, in whatever way."""
 
 
-@dataclass(slots=True)
 class Tally:
     """What one cycle did, for its event."""
 
-    states: dict[str, int] = field(default_factory=dict)
-    disassociated: int = 0
-    would_disassociate: int = 0
-    held: tuple[Hold, ...] = ()
-    complete: bool = False
-    failed: bool = False
-    broken: bool = False
+    def __init__(self) -> None:
+        self.states: dict[str, int] = {}
+        self.disassociated = 0
+        self.would_disassociate = 0
+        self.held: tuple[Hold, ...] = ()
+        self.complete = False
+        self.failed = False
+        self.broken = False
 
 
 class Cycle:
@@ -334,7 +331,7 @@ class Cycle:
         """Associate again at once who showed life between check and confirmation."""
         while self.lively:
             names = sorted(self.lively & self.in_flight.keys())
-            intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
+            intents = [self.in_flight.pop(name)._replace(restore_for="lastMoment") for name in names]
             self.lively.clear()
             self.watch.journal.settle(intents, "done", self.watch.clock.wall())
             restored = yield from associate(self.desk, intents, self._requests, self.cycle_id)

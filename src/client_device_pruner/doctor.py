@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from client_device_pruner.activity import CANARY
 from client_device_pruner.document import shown
@@ -27,8 +26,7 @@ _PARTS = ("Connected", "Disconnected", "Count", "Uptime", "Canary")  # ends of t
 _MOST_STEPS = 2000  # of the search for loops; a mapping that needs more is searched in part
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that is wrong, and what to do."""
 
     finding: str
@@ -41,8 +39,7 @@ class Finding:
         return f"{self.finding} → {self.remedy}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """An entry of the mapping: messages on `topic` go from `source` to `target`, below `prefix`."""
 
     key: str
@@ -63,8 +60,7 @@ class _Entry:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Need:
+class _Need(NamedTuple):
     """One of a source's topics, the entry to make for it, and whether an entry for a part of it is enough."""
 
     topic: str
@@ -308,8 +304,8 @@ def _remade(need: _Need, entries: Iterable[_Entry]) -> _Entry:
     for topic in (*own, *({usual} & set(others)), *parts, usual, *shared):
         doubles = any(other != topic and filters_overlap(other, topic) for other in others)
         if need.met_by_filter(topic) and not doubles:
-            return replace(need.entry, topic=topic)
-    return replace(need.entry, topic=next(filter(need.met_by_filter, own), usual))
+            return need.entry._replace(topic=topic)
+    return need.entry._replace(topic=next(filter(need.met_by_filter, own), usual))
 
 
 def _shareable(topic_filter: str, need: _Need) -> bool:

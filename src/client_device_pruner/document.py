@@ -4,8 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 SHORTEST_SECONDS = 0.1
 """The lower bound of durations where short ones are allowed."""
@@ -57,8 +56,7 @@ def step(name: object) -> str:
     return name if plain and isinstance(name, str) else shown(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """A key of a document, whose value `read(value, short durations allowed)` reads; its ValueErrors say what to write.
 
     Absent and null mean the default; without one (None) they are read as None, or refused when required.
@@ -70,8 +68,7 @@ class Key:
     required: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A key whose value is a map of the keys of a class."""
 
     name: str
@@ -83,8 +80,9 @@ Keys = Mapping[str, Key | Section]
 
 
 def keys_of(kind: type[Any]) -> Keys:
-    """Give the keys with which the fields of a dataclass are annotated."""
-    return {field.name: key for field in fields(kind) for key in getattr(field.type, "__metadata__", ())}
+    """Give the keys with which the fields of a named tuple are annotated."""
+    found = kind.__annotations__.items()
+    return {field: key for field, annotation in found for key in getattr(annotation, "__metadata__", ())}
 
 
 def duration(name: str, default: str | None, least: float, most: float, *, or_never: bool = False) -> Key:
@@ -169,13 +167,17 @@ def defaults(keys: Keys) -> dict[str, Any]:
     return {name: default for name, default in found.items() if default is not None}
 
 
-@dataclass(slots=True)
 class Reading:
-    """One document being read: a value with a problem is read as None, and the problem is kept."""
+    """One document being read: a value with a problem is read as None, and the problem is kept.
 
-    short: bool = False
-    """Durations below their lower bounds, and with decimals, are accepted."""
-    problems: list[str] = field(default_factory=list)
+    Attributes:
+        short: durations below their lower bounds, and with decimals, are accepted.
+        problems: all that were found.
+    """
+
+    def __init__(self) -> None:
+        self.short = False
+        self.problems: list[str] = []
 
     def problem(self, path: str, what: str, write: str) -> None:
         """Keep a problem."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeVar
 
@@ -50,23 +49,24 @@ class Signs(Protocol):
         """Whether a device of that name is associated with this core."""
 
 
-@dataclass(slots=True)
 class _Node:
-    """One broker node: its sessions, its latest count, and when it was heard."""
+    """One broker node: its sessions, its latest count, and when it was heard.
 
-    heard: float
-    counted: float
-    uptime_heard: float
-    uptime: int = 0
-    count: int | None = None
-    difference: int = 0
-    deaf: bool = False
-    counted_since_break: bool = False
-    sessions: dict[str, SessionId | tuple[SessionId, ...]] = field(default_factory=dict)
-    """By name, see `held` and `keep`."""
-    opened: dict[str, tuple[SessionId, float]] = field(default_factory=dict)
-    """Opened since the last uptime, or within seconds, with the moment."""
-    figures: Figures = field(default_factory=Figures)
+    Attributes:
+        sessions: by name, see `held` and `keep`.
+        opened: opened since the last uptime, or within seconds, with the moment.
+    """
+
+    def __init__(self, at: float) -> None:
+        self.heard = self.counted = self.uptime_heard = at
+        self.uptime = 0
+        self.count: int | None = None
+        self.difference = 0
+        self.deaf = False
+        self.counted_since_break = False
+        self.sessions: dict[str, SessionId | tuple[SessionId, ...]] = {}
+        self.opened: dict[str, tuple[SessionId, float]] = {}
+        self.figures = Figures()
 
     def held(self, name: str) -> tuple[SessionId, ...]:
         """The name's sessions known to be open, the oldest first."""
@@ -420,7 +420,7 @@ class EmqxSource:
         self.tick(at)
         node = self._nodes.get(node_name)
         if node is None:
-            node = self._nodes[node_name] = _Node(heard=at, counted=at, uptime_heard=at)
+            node = self._nodes[node_name] = _Node(at)
             # One more node to agree: the stretch ends until its count is known.
             self._break()
         node.heard = self._last_heard = at

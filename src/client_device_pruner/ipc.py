@@ -6,20 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from awsiot import greengrasscoreipc
-from awsiot.eventstreamrpc import LifecycleHandler
-from awsiot.greengrasscoreipc import model
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
+from client_device_pruner.sdk import GreengrassCoreIPCClientV2, LifecycleHandler, connect, model
 
 CONNECT_SECONDS = 10.0
 """How long connecting may take; the SDK's own default."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message of the subscription; `at` is when it was received, in monotonic seconds."""
 
     topic: str
@@ -27,8 +22,7 @@ class Message:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(NamedTuple):
     """A component's configuration (`component` None: our own); `error` says why it could not be read."""
 
     component: str | None
@@ -36,15 +30,13 @@ class Configuration:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationChanged:
+class ConfigurationChanged(NamedTuple):
     """A deployment changed the configuration of a component that we follow."""
 
     component: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A call failed: which, on what, and why; `unauthorized` if a permission is missing."""
 
     operation: str
@@ -53,29 +45,25 @@ class Refused:
     unauthorized: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribed:
+class Subscribed(NamedTuple):
     """A subscription stands."""
 
     topic: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
+class StreamClosed(NamedTuple):
     """A subscription ended without our doing."""
 
     topic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(NamedTuple):
     """The connection is lost; this process's token may no longer be good."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreUpdate:
+class PreUpdate(NamedTuple):
     """A deployment waits for our answer before it goes on."""
 
     deployment_id: str
@@ -131,7 +119,7 @@ class GreengrassIpc:
         self._report = report
         self._closed = False
         self._subscriptions: list[Any] = []
-        connection = greengrasscoreipc.connect(lifecycle_handler=_Lifecycle(self), timeout=CONNECT_SECONDS)
+        connection = connect(lifecycle_handler=_Lifecycle(self), timeout=CONNECT_SECONDS)
         # Without an executor the callbacks run in the one thread of the network: in order, and at half the cost. They
         # only put into the inbox, so that they neither block it nor wait for a call.
         self._client = GreengrassCoreIPCClientV2(client=connection, executor=None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from client_device_pruner.ledger import get_meta, set_meta, transaction
 from client_device_pruner.model import Association
@@ -18,8 +17,7 @@ KEPT_SECONDS = 90 * 86_400.0
 """How long a disassociation can be undone, of the component's running time (DESIGN, model 10)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """One journalled disassociation.
 
     `outcome` is `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud).

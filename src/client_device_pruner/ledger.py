@@ -7,9 +7,7 @@ import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 from client_device_pruner import state_documents
@@ -27,18 +25,17 @@ MAX_TRANSITIONS = 50_000
 """Rows of what timelines are drawn from kept at most: some 3 MB."""
 
 
-@dataclass(slots=True)
 class SourceRecord:
     """A source as the ledger keeps it: what it is, its clock, and whether it is in force now."""
 
-    source_id: int
-    name: str
-    identity: str
-    clock: SourceClock
-    active: bool
+    def __init__(self, source_id: int, name: str, identity: str, clock: SourceClock, *, active: bool) -> None:
+        self.source_id = source_id
+        self.name = name
+        self.identity = identity
+        self.clock = clock
+        self.active = active
 
 
-@dataclass(slots=True)
 class Transition:
     """For timelines: what a device or a source turned to, by the wall clock.
 
@@ -46,12 +43,15 @@ class Transition:
     first and the last are kept. `ago_seconds` is how long it had been so already when it was noticed.
     """
 
-    number: int
-    wall: float
-    kind: str
-    name: str | None
-    turns: int
-    ago_seconds: float
+    __slots__ = ("ago_seconds", "kind", "name", "number", "turns", "wall")
+
+    def __init__(self, number: int, wall: float, kind: str, name: str | None, ago_seconds: float) -> None:
+        self.number = number
+        self.wall = wall
+        self.kind = kind
+        self.name = name
+        self.turns = 0
+        self.ago_seconds = ago_seconds
 
 
 class Ledger:
@@ -187,14 +187,14 @@ class Ledger:
             return
         if device.habits is None:
             device.habits = {}
-        habit = device.habits.setdefault(source_id, Habit())
+        habit = device.habits.get(source_id, Habit())
         running = self.running_seconds(at)
         silence = running - habit.last_running_seconds
         if silence > max(habit.longest_silence_seconds, self.loss_window_seconds):
             device.away = True
             self._note_left(device, silence)
         self.alive(name, at)
-        habit.hear(device.marker(source_id), running)
+        device.habits[source_id] = habit.after(device.marker(source_id), running)
 
     def announce(self, name: str) -> None:
         """A broker's event or a roll call named it: from now on its activity can open a session."""
@@ -338,7 +338,7 @@ class Ledger:
             pending[-1].turns += 1
         else:
             wall = self._wall() if wall is None else wall
-            pending = (*pending, Transition(self._next_number(), wall, kind, name, 0, ago_seconds))
+            pending = (*pending, Transition(self._next_number(), wall, kind, name, ago_seconds))
         self._transitions[subject, name] = pending
 
     def _note_left(self, device: Device, silent_seconds: float = 0.0) -> None:
@@ -400,7 +400,10 @@ class Ledger:
                 if self._transitions:
                     write.executemany(
                         "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
-                        map(attrgetter(*Transition.__slots__), chain.from_iterable(self._transitions.values())),
+                        (
+                            (t.number, t.wall, t.kind, t.name, t.turns, t.ago_seconds)
+                            for t in chain.from_iterable(self._transitions.values())
+                        ),
                     )
                     write.execute(_FORGET.format("transitions"), (MAX_TRANSITIONS,))
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
@@ -418,10 +421,6 @@ class Ledger:
         return True
 
     def _row(self, device: Device) -> tuple[Any, ...]:
-        habits = {
-            source_id: (h.heard, h.first_seconds, h.last_seconds, h.last_running_seconds, h.longest_silence_seconds)
-            for source_id, h in (device.habits or {}).items()
-        }
         mark = device.mark
         return (
             device.name,
@@ -430,7 +429,7 @@ class Ledger:
             device.announced,
             self.present(device.name),
             json.dumps(device.markers.tolist()),
-            json.dumps(habits),
+            json.dumps(device.habits or {}),
             mark and json.dumps([mark.source_id, mark.proof.value, mark.clock_seconds, mark.cycle_id]),
         )
 
@@ -442,7 +441,9 @@ class Ledger:
             clock = state_documents.clock(row["credit_seconds"], row["floor_seconds"])
             if row["id"] != len(self._records):
                 raise ValueError(f"source {row['id']} stands in the place of {len(self._records)}")
-            self._records.append(SourceRecord(row["id"], row["name"], row["identity"], clock, bool(row["active"])))
+            self._records.append(
+                SourceRecord(row["id"], row["name"], row["identity"], clock, active=row["active"] != 0)
+            )
         self._strangers = dict.fromkeys(
             state_documents.name(row["name"]) for row in connection.execute("SELECT name FROM strangers")
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -38,16 +37,14 @@ class State(str, Enum):
     PROTECTED = "protected"
 
 
-@dataclass(frozen=True, slots=True)
-class Association:
+class Association(NamedTuple):
     """One incarnation: a thing name, and when it was associated (epoch seconds; None where the cloud does not say)."""
 
     name: str
     timestamp: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A stale device whose notice runs, measured on the clock of the source that proves it."""
 
     source_id: int
@@ -56,8 +53,7 @@ class Mark:
     cycle_id: str
 
 
-@dataclass(slots=True)
-class Habit:
+class Habit(NamedTuple):
     """How one device speaks on one `activity` source.
 
     `first_seconds` and `last_seconds` are readings of the source's clock; `last_running_seconds` and
@@ -70,19 +66,15 @@ class Habit:
     last_running_seconds: float = 0.0
     longest_silence_seconds: float = 0.0
 
-    def hear(self, clock_seconds: float, running_seconds: float) -> None:
-        """Take one message into account."""
-        if self.heard:
-            silence = running_seconds - self.last_running_seconds
-            self.longest_silence_seconds = max(self.longest_silence_seconds, silence)
-        else:
-            self.first_seconds = clock_seconds
-        self.heard += 1
-        self.last_seconds = clock_seconds
-        self.last_running_seconds = running_seconds
+    def after(self, clock_seconds: float, running_seconds: float) -> Habit:
+        """The habit after one more message."""
+        if not self.heard:
+            return Habit(1, clock_seconds, clock_seconds, running_seconds)
+        silence = running_seconds - self.last_running_seconds
+        longest = max(self.longest_silence_seconds, silence)
+        return Habit(self.heard + 1, self.first_seconds, clock_seconds, running_seconds, longest)
 
 
-@dataclass(slots=True)
 class Device:
     """What the ledger keeps of one name.
 
@@ -92,15 +84,33 @@ class Device:
     event or a roll call ever named it; `away` whether its next sign of life is a return; `here` what the timeline says.
     """
 
-    name: str
-    associated_at: float | None = None
-    seen: bool = False
-    announced: bool = False
-    markers: array[float] = field(default_factory=lambda: array("d"))
-    habits: dict[int, Habit] | None = None
-    mark: Mark | None = None
-    away: bool = True
-    here: bool = False
+    __slots__ = ("announced", "associated_at", "away", "habits", "here", "mark", "markers", "name", "seen")
+
+    def __init__(
+        self,
+        name: str,
+        associated_at: float | None = None,
+        *,
+        seen: bool = False,
+        announced: bool = False,
+        markers: array[float] | None = None,
+        habits: dict[int, Habit] | None = None,
+        mark: Mark | None = None,
+        away: bool = True,
+    ) -> None:
+        self.name = name
+        self.associated_at = associated_at
+        self.seen = seen
+        self.announced = announced
+        self.markers = array("d") if markers is None else markers
+        self.habits = habits
+        self.mark = mark
+        self.away = away
+        self.here = False
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same is known of both."""
+        return isinstance(other, Device) and all(getattr(self, a) == getattr(other, a) for a in self.__slots__)
 
     @property
     def association(self) -> Association:
@@ -112,8 +122,7 @@ class Device:
         return self.markers[source_id] if source_id < len(self.markers) else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Absence:
+class Absence(NamedTuple):
     """An absence that ended: the readings of all sources' clocks, by source id, at its beginning and at the return."""
 
     name: str
@@ -121,8 +130,7 @@ class Absence:
     ended: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """A source as the policy sees it at one moment.
 
     Attributes:
@@ -167,8 +175,7 @@ class Witness:
         return since
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """A guard that holds pruning back: which, why (with its figure), and what to do."""
 
     guard: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from operator import itemgetter
+from typing import NamedTuple
 
 from client_device_pruner.model import Absence, Device
 from client_device_pruner.settings import MassLoss
@@ -15,8 +15,7 @@ _Loss = tuple[float, str, float | None]
 """When it began, whose it is and when it was back, on one source's clock; a plain tuple, since 100,000 may be made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outages:
+class Outages(NamedTuple):
     """What outages mean for single devices.
 
     Attributes:
@@ -25,8 +24,11 @@ class Outages:
         unexplained: (name, source id) of devices in an outage from which nobody has come back.
     """
 
-    returns: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    unexplained: frozenset[tuple[str, int]] = frozenset()
+    returns: Mapping[str, Mapping[int, float]]
+    unexplained: frozenset[tuple[str, int]]
+
+
+NO_OUTAGES = Outages({}, frozenset())
 
 
 def find_outages(
@@ -50,7 +52,7 @@ def find_outages(
     returns: dict[str, dict[int, float]] = {}
     unexplained: set[tuple[str, int]] = set()
     if len(away) + len(ended) < limits.min_devices:
-        return Outages()
+        return NO_OUTAGES
     for source_id in source_ids:
         losses: list[_Loss] = [(device.marker(source_id), device.name, None) for device in away]
         losses += [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness
-from client_device_pruner.outages import Outages
+from client_device_pruner.outages import NO_OUTAGES, Outages
 from client_device_pruner.settings import Settings, format_duration
 
 HABIT_MESSAGES = 5
@@ -19,8 +19,7 @@ APPROVAL_MINIMUM = 3
 """So many due devices, and fewer, never wait for approval (CONTRACT, `limits.approvalPercent`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """One condition of a proof, for people; the durations that its words hold places for are written when it is read.
 
     A cycle judges up to 100,000 devices, and nobody reads what is said of most of them.
@@ -38,8 +37,7 @@ class Condition:
         return self.words.format(*(format_duration(round(seconds)) for seconds in self.durations_seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class Testimony:
+class Testimony(NamedTuple):
     """What one witness says of one device.
 
     `applies` is what does not pass with time or a gap: the witness would have shown the device, and its absence has
@@ -54,8 +52,7 @@ class Testimony:
     proves: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is to be thought of one device now.
 
     Attributes:
@@ -78,8 +75,7 @@ class Verdict:
         return self.state if self.mark is None or self.mark == self.device.mark else State.ABSENT
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What all devices are judged by at one moment.
 
     Attributes:
@@ -91,7 +87,7 @@ class Circumstances:
     witnesses: Sequence[Witness]
     present: Container[str]
     cycle_id: str = ""
-    outages: Outages = field(default_factory=Outages)
+    outages: Outages = NO_OUTAGES
 
 
 def testify(device: Device, witness: Witness, now: Circumstances) -> Testimony:
@@ -236,8 +232,7 @@ def _unproven_state(device: Device, now: Circumstances) -> State:
     return state
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """What the limits leave: the day's window began with `base` associated devices, and `used` are spent of it."""
 
     base: int
@@ -245,8 +240,7 @@ class Budget:
     left_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a cycle may do: the devices to disassociate, longest absent first, and what holds the others back."""
 
     take: tuple[Verdict, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from client_device_pruner import policy
@@ -228,7 +227,7 @@ class Pruning:
             return
         self.watch.journal.want(intents, requested_by)
         self._forget_failures(ASSOCIATE, {intent.name for intent in intents})
-        self._restore_now([replace(intent, restore_for=requested_by) for intent in intents])
+        self._restore_now([intent._replace(restore_for=requested_by) for intent in intents])
 
     def _restore_now(self, intents: Sequence[Intent]) -> None:
         if intents:
@@ -258,7 +257,7 @@ class Pruning:
                 unexplained=unexplained,
                 standing=standing,
             )
-            return replace(plan, take=plan.take[:1]) if probing else plan
+            return plan._replace(take=plan.take[:1]) if probing else plan
 
         plan = made("")
         waiting = {policy.member(v.device) for v in due if v.device.name in plan.waiting}

@@ -12,8 +12,7 @@ import os
 import stat
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import http.client
@@ -25,8 +24,7 @@ _MOST_BYTES = 8 << 20  # of one page; EMQX describes a client in 1 to 2 kB
 _LONGEST_KEY = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class RollCall:
+class RollCall(NamedTuple):
     """A complete answer.
 
     Attributes:

@@ -4,9 +4,8 @@
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from client_device_pruner.document import (
     Key,
@@ -121,8 +120,7 @@ def _threshold(name: str, default: str | None, *, or_never: bool = False) -> Key
 # --- The keys, with the defaults and bounds of the contract's tables, beside what they configure --------------
 
 
-@dataclass(frozen=True, slots=True)
-class RollCallSettings:
+class RollCallSettings(NamedTuple):
     """How to ask EMQX's HTTP API who is connected."""
 
     url: Annotated[str, text("url", "", _is_api_url, _URL_FORM, or_empty=True)]
@@ -133,8 +131,7 @@ class RollCallSettings:
     """Time between roll calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class ThresholdRule:
+class ThresholdRule(NamedTuple):
     """A threshold of their own for some client devices."""
 
     name: str
@@ -144,8 +141,7 @@ class ThresholdRule:
     """Absence after which a device that matches is stale."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How much may be disassociated; 0 means nothing, never everything."""
 
     max_per_cycle: Annotated[int, number("maxPerCycle", 100, 0, _MOST, whole=True)]
@@ -156,8 +152,7 @@ class Limits:
     """More than 3 due devices, and more than this percentage of the associated ones, wait for approval."""
 
 
-@dataclass(frozen=True, slots=True)
-class MassLoss:
+class MassLoss(NamedTuple):
     """When absences that began together are one outage."""
 
     window_seconds: Annotated[float, duration("window", "10m", 10, 7 * _DAY)]
@@ -168,8 +163,7 @@ class MassLoss:
     """Smallest part, in percent, of the devices present then that is an outage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
+class Reports(NamedTuple):
     """Where events and status go; an empty text switches one off."""
 
     local_topic: Annotated[str, text("localTopic", "client-device-pruner/events", is_topic, _TOPIC_FORM, or_empty=True)]
@@ -192,8 +186,7 @@ class Reports:
     """Named shadow of the core device that holds the status."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """A configuration that was accepted; all durations in seconds."""
 
     offline_threshold_seconds: Annotated[float, _threshold("offlineThreshold", "30d")]
@@ -235,26 +228,21 @@ class Settings:
     """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
     scale: float
     """Factor of the times that are not configurable: 1, but `emqx`'s maxQuiet / 3m with short durations."""
-    _longest_first: tuple[tuple[re.Pattern[str], float], ...] = field(init=False, repr=False, compare=False)
-    _protected: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Compile the globs, once."""
-        rules = sorted(self.thresholds, key=lambda rule: -rule.offline_threshold_seconds)
-        compiled = tuple((_any_of(rule.clients), rule.offline_threshold_seconds) for rule in rules)
-        object.__setattr__(self, "_longest_first", compiled)
-        object.__setattr__(self, "_protected", _any_of(self.protected_clients))
+    longest_first: tuple[tuple[re.Pattern[str], float], ...]
+    """The globs of `thresholds`, compiled."""
+    protected: re.Pattern[str]
+    """The globs of `protected_clients`, compiled."""
 
     def threshold_seconds(self, name: str) -> float:
         """Give the threshold of a device: that of the longest rule that matches, else the general one."""
-        for pattern, seconds in self._longest_first:
+        for pattern, seconds in self.longest_first:
             if pattern.match(name):
                 return seconds
         return self.offline_threshold_seconds
 
     def is_protected(self, name: str) -> bool:
         """Tell whether a device is never to be disassociated."""
-        return self._protected.match(name) is not None
+        return self.protected.match(name) is not None
 
     def subscriptions(self) -> tuple[str, ...]:
         """Give the filters to subscribe to on local pub/sub."""
@@ -294,5 +282,13 @@ def parse(document: object) -> Settings:
     if reading.problems:
         raise SettingsRefused(tuple(reading.problems))
     scale = (emqx_quiet_seconds or _USUAL_QUIET_SECONDS) / _USUAL_QUIET_SECONDS if reading.short else 1.0
-    read = {"sources": sources, "thresholds": thresholds, "roll_call": roll_call if roll_call.url else None}
-    return Settings(**values | read, scale=scale)
+    rules = sorted(thresholds, key=lambda rule: -rule.offline_threshold_seconds)
+    read = {
+        "sources": sources,
+        "thresholds": thresholds,
+        "roll_call": roll_call if roll_call.url else None,
+        "scale": scale,
+        "longest_first": tuple((_any_of(rule.clients), rule.offline_threshold_seconds) for rule in rules),
+        "protected": _any_of(values["protected_clients"]),
+    }
+    return Settings(**values | read)

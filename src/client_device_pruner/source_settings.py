@@ -3,8 +3,7 @@
 # Without `from __future__ import annotations`: the keys are read from the annotations.
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, NamedTuple
 
 from client_device_pruner.document import (
     Key,
@@ -36,44 +35,15 @@ def _max_quiet(default: str) -> Key:
     return duration("maxQuiet", default, 10, 7 * 86400)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What all sources have; the keys that configure a source stand beside the fields that they fill."""
-
-    type: ClassVar[str]
-    named_topics: ClassVar[tuple[str, ...]]
-    """The fields of the topics that hold the thing name,"""
-    nth_plus: ClassVar[int]
-    """and which of their `+` matches it."""
-
-    name: str
-    thing_name_level: Annotated[int, number("thingNameLevel", None, 0, 65535, whole=True)]
-    """Topic level (0-based) of the thing name."""
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """The filters that the source needs, as on the broker."""
-        raise NotImplementedError
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """What it does not take for a sign of life, and where that stands; empty if it takes everything."""
-        return ()
-
-    @property
-    def identity(self) -> str:
-        """What the source is, whatever it is called; one that ignores something else hears others."""
-        return json.dumps([self.type, *self.topics, self.thing_name_level, *self.ignored])
+_THING_NAME_LEVEL = number("thingNameLevel", None, 0, 65535, whole=True)
 
 
-@dataclass(frozen=True, slots=True)
-class EmqxSource(_Source):
+class EmqxSource(NamedTuple):
     """Sessions that an EMQX broker announces, and its own count of them."""
 
-    type: ClassVar[str] = "emqx"
-    named_topics: ClassVar[tuple[str, ...]] = ("connected_topic", "disconnected_topic")
-    nth_plus: ClassVar[int] = 2
-
+    name: str
+    thing_name_level: Annotated[int, _THING_NAME_LEVEL]
+    """Topic level (0-based) of the thing name."""
     connected_topic: Annotated[str, _filter("connectedTopic", "$SYS/brokers/+/clients/+/connected")]
     """Filter of the events that open a session; its second `+` matches the thing name."""
     disconnected_topic: Annotated[str, _filter("disconnectedTopic", "$SYS/brokers/+/clients/+/disconnected")]
@@ -94,15 +64,18 @@ class EmqxSource(_Source):
         """The filters that the source needs, as on the broker."""
         return (self.connected_topic, self.disconnected_topic, self.count_topic, self.uptime_topic)
 
+    @property
+    def identity(self) -> str:
+        """What the source is, whatever it is called."""
+        return json.dumps(["emqx", *self.topics, self.thing_name_level])
 
-@dataclass(frozen=True, slots=True)
-class ActivitySource(_Source):
+
+class ActivitySource(NamedTuple):
     """Messages that only the devices themselves publish."""
 
-    type: ClassVar[str] = "activity"
-    named_topics: ClassVar[tuple[str, ...]] = ("topic",)
-    nth_plus: ClassVar[int] = 1
-
+    name: str
+    thing_name_level: Annotated[int, _THING_NAME_LEVEL]
+    """Topic level (0-based) of the thing name."""
     topic: Annotated[str, _filter("topic", "clients/+/#")]
     """Filter of the messages; its first `+` matches the thing name."""
     max_quiet_seconds: Annotated[float, _max_quiet("1h")]
@@ -124,19 +97,32 @@ class ActivitySource(_Source):
         return (self.topic,)
 
     @property
-    def ignored(self) -> tuple[str, ...]:
-        """See `_Source`."""
-        return (self.payload_field, *sorted(self.ignored_values)) if self.ignored_values else ()
+    def identity(self) -> str:
+        """What the source is, whatever it is called; one that ignores something else hears others."""
+        ignored = (self.payload_field, *sorted(self.ignored_values)) if self.ignored_values else ()
+        return json.dumps(["activity", *self.topics, self.thing_name_level, *ignored])
 
 
 Source = EmqxSource | ActivitySource
 
-_TYPES: Mapping[str, type[Source]] = {kind.type: kind for kind in (EmqxSource, ActivitySource)}
+
+class _Kind(NamedTuple):
+    """A type of sources: its class, the fields of the topics that hold the thing name, and which `+` matches it."""
+
+    source: type[Source]
+    named_topics: tuple[str, ...]
+    nth_plus: int
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "emqx": _Kind(EmqxSource, ("connected_topic", "disconnected_topic"), 2),
+    "activity": _Kind(ActivitySource, ("topic",), 1),
+}
 _DEFAULT_TYPES = {"emqx": "emqx", "messages": "activity"}
 _COMMON_KEYS: Keys = {"type": anything("type", None), "enabled": flag("enabled", True)}
 
 DEFAULT_SOURCES: Mapping[str, Any] = {
-    name: {"type": kind, **defaults(_COMMON_KEYS), **defaults(keys_of(_TYPES[kind]))}
+    name: {"type": kind, **defaults(_COMMON_KEYS), **defaults(keys_of(_KINDS[kind].source))}
     for name, kind in _DEFAULT_TYPES.items()
 }
 """The sources that exist unless they are switched off."""
@@ -162,16 +148,16 @@ def read_sources(reading: Reading, document: object, prefix: str | None) -> tupl
         kind = _type(reading, path, _DEFAULT_TYPES.get(name), body)
         if kind is None:
             continue
-        keys = keys_of(kind)
+        keys = keys_of(kind.source)
         values = reading.section({**_COMMON_KEYS, **keys}, body, path)
         level = _thing_name_level(reading, path, kind, values)
         if len(reading.problems) > before:
             continue
-        source = kind(**{field: values[field] for field in keys} | {"name": name, "thing_name_level": level})
+        source = kind.source(**{field: values[field] for field in keys} | {"name": name, "thing_name_level": level})
         if name == "emqx":
             emqx_quiet_seconds = source.max_quiet_seconds
         if values["enabled"]:
-            twin = sources.setdefault((kind.type, *source.topics), source)
+            twin = sources.setdefault((kind.source.__name__, *source.topics), source)
             if twin is not source:
                 what = f"sources.{step(twin.name)} has the same type and topics"
                 reading.problem(path, what, "other topics, or enabled: false in one of them")
@@ -179,20 +165,20 @@ def read_sources(reading: Reading, document: object, prefix: str | None) -> tupl
     return tuple(sources.values()), emqx_quiet_seconds
 
 
-def _type(reading: Reading, path: str, usual: str | None, body: object) -> type[Source] | None:
+def _type(reading: Reading, path: str, usual: str | None, body: object) -> _Kind | None:
     given = body.get("type") if isinstance(body, Mapping) else usual
     kind = usual if given is None else given
-    if isinstance(kind, str) and kind in _TYPES and usual in {None, kind}:
-        return _TYPES[kind]
+    if isinstance(kind, str) and kind in _KINDS and usual in {None, kind}:
+        return _KINDS[kind]
     what = "missing" if kind is None else f"{shown(kind)} will not do"
-    write = f"{usual}, or give the source another name" if usual else f"one of {', '.join(_TYPES)}"
+    write = f"{usual}, or give the source another name" if usual else f"one of {', '.join(_KINDS)}"
     reading.problem(f"{path}.type", what, write)
     return None
 
 
-def _thing_name_level(reading: Reading, path: str, kind: type[Source], values: Mapping[str, Any]) -> int | None:
+def _thing_name_level(reading: Reading, path: str, kind: _Kind, values: Mapping[str, Any]) -> int | None:
     """Give the topic level of the thing name, which all of the source's topics with a thing name share."""
-    given, levels, keys = values["thing_name_level"], set(), keys_of(kind)
+    given, levels, keys = values["thing_name_level"], set(), keys_of(kind.source)
     for field in kind.named_topics:
         key, topic = keys[field].name, values[field]
         if topic is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import glob
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from client_device_pruner import settings as configured
 from client_device_pruner.activity import ActivitySource
@@ -27,8 +27,7 @@ _Taker = Callable[[list[str], bytes, float], None]
 """Takes a message: the levels of its topic without the prefix, its payload, and when it was received."""
 
 
-@dataclass(frozen=True, slots=True)
-class Canary:
+class Canary(NamedTuple):
     """A message of our own that is to come back through an activity source."""
 
     topic: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -41,12 +40,12 @@ def describe(
             for witness in now.witnesses
         },
         "counts": {state.value: counts[state.value] for state in State},
-        "coverage": asdict(coverage),
+        "coverage": coverage._asdict(),
         "guards": [{"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in held],
         "plan": {"id": plan_id, "devices": sorted({m.rpartition("@")[0] for m in plan[1]})} if plan_id else None,
         "nextCheckInSeconds": round(next_check_seconds, 3) if next_check_seconds != float("inf") else None,
-        "doctor": [asdict(finding) for finding in findings],
-        "witnesses": [asdict(witness) for witness in now.witnesses],
+        "doctor": [finding._asdict() for finding in findings],
+        "witnesses": [witness._asdict() for witness in now.witnesses],
     }
 
 

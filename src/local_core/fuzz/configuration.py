@@ -224,7 +224,7 @@ def _written_sources(settings: Settings) -> dict[str, Any]:
     written["messages"] = {"enabled": False}
     for source in settings.sources:
         common = {
-            "type": source.type,
+            "type": "emqx" if isinstance(source, EmqxSource) else "activity",
             "maxQuiet": format_duration(source.max_quiet_seconds),
             "thingNameLevel": source.thing_name_level,
         }

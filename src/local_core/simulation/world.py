@@ -366,11 +366,14 @@ class World:
         record = sources._records.get("messages")  # noqa: SLF001
         for name in list(self.talkers):
             device = ledger.devices.get(name)
-            habit = device.habits.get(record.source_id) if record and device and device.habits else None
-            if habit is not None and minutes > 1:
-                habit.heard += minutes - 1
-                habit.longest_silence_seconds = max(habit.longest_silence_seconds, MINUTE)
-                habit.last_running_seconds = ledger.running_seconds(at) - MINUTE
+            habits = device.habits if device else None
+            habit = habits.get(record.source_id) if record and habits else None
+            if record and habits and habit and minutes > 1:
+                habits[record.source_id] = habit._replace(
+                    heard=habit.heard + minutes - 1,
+                    longest_silence_seconds=max(habit.longest_silence_seconds, MINUTE),
+                    last_running_seconds=ledger.running_seconds(at) - MINUTE,
+                )
             sources.take(f"{IN}clients/{name}/telemetry", b"{}", at)
             self._spoke(name, at + self.clock.booted)
 
