@@ -112,6 +112,8 @@ class Device:
         """Whether the same is known of both."""
         return isinstance(other, Device) and all(getattr(self, a) == getattr(other, a) for a in self.__slots__)
 
+    __hash__ = None  # type: ignore[assignment]  # since it changes
+
     @property
     def association(self) -> Association:
         """The incarnation; made when it is asked for, since there are many devices."""
