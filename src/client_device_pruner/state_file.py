@@ -11,6 +11,11 @@ import time
 SCHEMA_VERSION = 1
 Location = str | os.PathLike[str]
 """A path; what runs on the device does without `pathlib`, which holds 0.7 MiB on Python 3.11."""
+CACHE_KIB = 96
+"""SQLite's page cache, which by default keeps up to 2 MiB of what was written last for ever.
+
+With it, a commit of up to 3,000 rows writes no page twice, and one of 20,000 an eighth more than with 2 MiB.
+"""
 LOCK_ATTEMPTS = 5
 """How often the lock is tried, 20 ms apart, before another instance is taken to have it."""
 
@@ -129,6 +134,7 @@ def _open(path: Location, core_device: str) -> sqlite3.Connection:
         # Where the file system has no shared memory, SQLite stays with its roll-back journal.
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         _migrate(connection)
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("the integrity check failed")  # noqa: TRY301 - one handler closes for all
