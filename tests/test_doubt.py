@@ -151,7 +151,25 @@ class TestApart:
         """Memory is bounded, however much happens between two counts."""
         for number in range(10_000):
             broker.knows(10 + number % 2, broker.now + number / 100)
-        assert len(broker.figures._recent) <= 502
+        assert len(broker.figures._changes) <= 101
+
+    def test_changes_at_nearly_the_same_time_show_alike(self, broker: Broker) -> None:
+        """A count beside them may be any of the sizes in between."""
+        for known in (12, 9, 10):
+            broker.knows(known, broker.now + 56.0 + known / 1000)
+        assert broker.counts(2) == [False]
+        for known in (12, 9, 10):
+            broker.knows(known, broker.now + 56.0 + known / 1000)
+        assert broker.counts(-1) == [False]
+        assert broker.counts(0, 0) == [False, False]
+
+    def test_what_was_known_before_does_not_last(self, broker: Broker) -> None:
+        """A storm long ago, and a change now: the sizes of the storm show no more."""
+        for known in (20, 5, 10):
+            broker.knows(known, broker.now + 1.0 + known / 1000)
+        broker.knows(11, broker.now + 57.0)
+        broker.counts(5)
+        assert broker.counts(0, 0) == [False, True]
 
 
 class TestExpects:

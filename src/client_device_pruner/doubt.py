@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 MAX_ACCOUNTS = 3_600
 """What was heard in so many seconds is remembered until the next count; of more, the latest."""
+CHANGES_PART = 0.01
+"""Changes of what is known within so much of `apart_seconds` are one: a storm takes no more room than its time."""
 
 
 class Figures:
@@ -22,7 +24,7 @@ class Figures:
     next one comes.
     """
 
-    __slots__ = ("_accounts", "_believed", "_count", "_fewest", "_most", "_recent")
+    __slots__ = ("_accounts", "_believed", "_changes", "_count", "_fewest", "_known", "_most")
 
     def __init__(self) -> None:
         self.forget(0)
@@ -31,18 +33,22 @@ class Figures:
         """Begin anew, with so many sessions known: what was counted before was compared with another set."""
         self._believed: tuple[int, int] | None = None
         self._count: tuple[float, int] | None = None
-        self._most = self._fewest = known
-        self._recent = deque([(float("-inf"), known)])
+        self._most = self._fewest = self._known = known
+        self._changes = deque[tuple[float, int, int]]()
         self._accounts = deque[tuple[float, int, int]](maxlen=MAX_ACCOUNTS)
 
     def knows(self, known: int, at: float, apart_seconds: float) -> None:
         """So many sessions are known from that moment."""
-        recent = self._recent
-        if known == recent[-1][1]:
+        before, self._known = self._known, known
+        if known == before:
             return
-        recent.append((at, known))
-        while recent[1][0] < at - apart_seconds:
-            recent.popleft()
+        changes, fewest, most = self._changes, min(before, known), max(before, known)
+        if changes and at - changes[-1][0] < apart_seconds * CHANGES_PART:
+            began, fewest_then, most_then = changes.pop()
+            changes.append((began, min(fewest, fewest_then), max(most, most_then)))
+        else:
+            self._forget_changes(at, apart_seconds)
+            changes.append((at, fewest, most))
         if self._count is not None and at <= self._count[0] + apart_seconds:
             self._most, self._fewest = max(self._most, known), min(self._fewest, known)
 
@@ -58,11 +64,10 @@ class Figures:
     def take(self, clients: int, at: float, apart_seconds: float) -> bool:
         """Take a count of the clients connected; True if what the one before it shows is not accounted for."""
         unaccounted = self._judge(apart_seconds)
-        recent = self._recent
-        while len(recent) > 1 and recent[1][0] < at - apart_seconds:
-            recent.popleft()
-        sizes = [known for _at, known in recent]
-        self._count, self._most, self._fewest = (at, clients), max(sizes), min(sizes)
+        self._forget_changes(at, apart_seconds)
+        self._fewest = min((fewest for _at, fewest, _most in self._changes), default=self._known)
+        self._most = max((most for _at, _fewest, most in self._changes), default=self._known)
+        self._count = (at, clients)
         return unaccounted
 
     def expects_none(self) -> bool:
@@ -72,6 +77,11 @@ class Figures:
         low, high = self._shifted(float("inf"), 0.0)
         # A range is no knowledge: it may have been wrong all the while.
         return self._believed[0] == self._believed[1] and low <= 0 <= high
+
+    def _forget_changes(self, at: float, apart_seconds: float) -> None:
+        """Let those go that lie too far back to show in a count taken now."""
+        while self._changes and self._changes[0][0] < at - apart_seconds * (1 + CHANGES_PART):
+            self._changes.popleft()
 
     def _judge(self, apart_seconds: float) -> bool:
         if self._count is None:
