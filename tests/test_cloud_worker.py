@@ -84,8 +84,8 @@ class Worker(CloudWorker):
     @property
     def process_id(self) -> int:
         """The child's."""
-        assert self._process is not None
-        return self._process.pid
+        assert self._child is not None
+        return self._child.pid
 
 
 PREAMBLE = """

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from client_device_pruner.child import Child
+
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Mapping, Sequence
 
 _LONGEST_LINE = 1 << 20  # a page of 100 devices needs 20 kB
@@ -148,38 +149,29 @@ class CloudWorker:
         self._deliver = deliver
         self._pending: dict[int, Request] = {}
         self._ending = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the child; `Ready` or `CallFailed` will be delivered."""
-        import subprocess
-
         try:
-            process = subprocess.Popen(
-                [*self._command, *self._options],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=_environment(),
-            )
+            child = Child((*self._command, *self._options), _environment())
         except (OSError, ValueError) as error:
             self._deliver(CallFailed(None, "crashed", type(error).__name__, f"cannot start the child: {error}"))
             return
-        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-        os.set_blocking(process.stdin.fileno(), False)
-        self._process = process
-        self._reader = threading.Thread(target=self._read, args=(process,), name="cloud", daemon=True)
+        self._child = child
+        self._reader = threading.Thread(target=self._read, args=(child,), name="cloud", daemon=True)
         self._reader.start()
 
     def send(self, request: Request) -> None:
         """Send a request; its answer, or `CallFailed` if the child cannot take it, will be delivered."""
-        process = self._process
+        child = self._child
         self._pending[request.request_id] = request
         try:
-            if process is None or process.stdin is None or self._ending.is_set():
+            if child is None or self._ending.is_set():
                 raise BrokenPipeError("it does not run")
             line = _encode(request)
-            if _write(process.stdin.fileno(), line) != len(line):
+            if child.input.write(line) != len(line):
                 # The pipe holds several batches: a child that lets it fill has hung.
                 self.kill()
                 raise BrokenPipeError("it does not take requests")
@@ -190,25 +182,24 @@ class CloudWorker:
 
     def kill(self) -> None:
         """End the child at once, in a call too; nothing is delivered about it. Call `stop` as well."""
-        if self._process is not None:
+        if self._child is not None:
             self._ending.set()
-            self._process.kill()
+            self._child.kill()
 
     def stop(self) -> None:
         """End the child and wait until it and the thread are gone, 0.2 s at the most; may be called again."""
-        if self._process is None or self._process.stdin is None or self._reader is None:
+        if self._child is None or self._reader is None:
             return
         self._ending.set()
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._child.input.close()
         self._reader.join(_GRACE_SECONDS)
         if self._reader.is_alive():
-            self._process.kill()
+            self._child.kill()
             self._reader.join()
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-        with process.stdout as replies:
+    def _read(self, child: Child) -> None:
+        with child.output as replies:
             while line := replies.readline(_LONGEST_LINE):
                 reply = self._decode(line)
                 if self._ending.is_set():
@@ -218,12 +209,7 @@ class CloudWorker:
                     self._deliver(reply)
                     break
                 self._deliver(reply)
-        import subprocess
-
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
-        process.kill()  # nobody would hear it any more
-        status = process.wait()
+        status = child.end(_GRACE_SECONDS)  # nobody would hear it any more
         if not self._ending.is_set():
             self._ending.set()
             end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -235,22 +221,16 @@ class CloudWorker:
             reply = _reply(json.loads(line, parse_constant=_refuse_constant), self._pending)
         except (ValueError, RecursionError):
             reply = None
-        return reply or CallFailed(
-            None, "garbage", "Protocol", f"not an answer of the child that calls the cloud: {line[:100]!r}"
-        )
+        if reply is None:
+            message = f"not an answer of the child that calls the cloud: {line[:100]!r}"
+            return CallFailed(None, "garbage", "Protocol", message)
+        return reply
 
 
 def _environment() -> dict[str, str]:
     # The child runs the same code as its parent, however that came onto the parent's path.
     path = [os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-
-
-def _write(descriptor: int, line: bytes) -> int:
-    try:
-        return os.write(descriptor, line)
-    except BlockingIOError:
-        return 0
 
 
 def _encode(request: Request) -> bytes:
