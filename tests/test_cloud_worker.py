@@ -184,7 +184,7 @@ async def test_the_child_dies_with_its_parent(cloud: Cloud) -> None:
             replies = queue.SimpleQueue()
             worker = CloudWorker(core_device={CORE!r}, deliver=replies.put)
             worker.start()
-            print(replies.get(), flush=True)
+            print(type(replies.get()).__name__, flush=True)
             worker.send(ListPage(1))
             replies.get()
         """),
@@ -194,7 +194,7 @@ async def test_the_child_dies_with_its_parent(cloud: Cloud) -> None:
     )
     assert parent.stdout is not None
     assert parent.stderr is not None
-    assert await parent.stdout.readline() == b"Ready()\n"
+    assert await parent.stdout.readline() == b"Ready\n"
     await held.wait()
     parent.kill()
     # Both hold standard error open: it ends when both are gone, and the call alone would take 15 s.
@@ -358,6 +358,13 @@ def test_stop_is_quiet_and_can_be_repeated() -> None:
     assert isinstance(failed, CallFailed)
     assert (failed.request_id, failed.kind) == (1, "crashed")
     assert worker.replies.empty()
+
+
+@pytest.mark.parametrize("reply", [Ready(), Listed(0, (), None), Batched(0, ()), CallFailed(None, "", "", "")])
+def test_no_reply_is_taken_for_none(reply: Reply) -> None:
+    """Each is true, and tells the request that it answers, if there is one."""
+    assert reply
+    assert reply.request_id in (0, None)
 
 
 def test_every_request_has_a_deadline() -> None:

@@ -7,9 +7,8 @@ import json
 import os
 import sys
 import threading
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from client_device_pruner.child import Child
 
@@ -20,8 +19,7 @@ _LONGEST_LINE = 1 << 20  # a page of 100 devices needs 20 kB
 _GRACE_SECONDS = 0.2  # a child that waits for requests ends within milliseconds of the end of its input
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage:
+class ListPage(NamedTuple):
     """Ask for a page of the associated client devices.
 
     Attributes:
@@ -33,8 +31,7 @@ class ListPage:
     next_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Associate or disassociate up to 100 client devices in one call.
 
     Attributes:
@@ -53,13 +50,17 @@ class Batch:
 Request = ListPage | Batch
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The child has its client and credentials, and takes requests."""
+class Ready(NamedTuple):
+    """The child has its client and credentials, and takes requests.
+
+    Attributes:
+        request_id: None, since it answers none; with it, as all replies, it is no empty tuple, which would be false.
+    """
+
+    request_id: None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """A page of the associated client devices.
 
     Attributes:
@@ -73,8 +74,7 @@ class Listed:
     next_token: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class EntryError:
+class EntryError(NamedTuple):
     """What the service says about an entry of a batch that it did not carry out."""
 
     thing_name: str
@@ -82,16 +82,14 @@ class EntryError:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batched:
+class Batched(NamedTuple):
     """The answer to a batch: what is not among the errors is said to be done."""
 
     request_id: int
     errors: tuple[EntryError, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CallFailed:
+class CallFailed(NamedTuple):
     """A request that failed, or with it the child.
 
     Attributes:

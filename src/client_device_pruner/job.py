@@ -73,8 +73,7 @@ class Job:
         if self.over or self._moment is not None:
             # If the child ended while nothing was asked of it, the next request will say so.
             return
-        request_id = None if isinstance(reply, Ready) else reply.request_id
-        if request_id in (self._awaited, None):
+        if reply.request_id in (self._awaited, None):
             self._advance(reply, at)
 
     def tick(self, at: float) -> None:
