@@ -347,8 +347,8 @@ def test_what_few_sites_need_stays_out_of_memory(tmp_path: Path) -> None:
     )
     loaded = set(done.stdout.split())
     assert {"client_device_pruner.component", "client_device_pruner.child", "awsiot.greengrasscoreipc"} <= loaded
-    large = {"argparse", "asyncio", "awscrt.mqtt5", "boto3", "decimal", "difflib", "http.client", "locale", "pathlib"}
-    large |= {"select", "selectors", "socket", "ssl", "subprocess", "urllib.parse"}
+    large = {"argparse", "asyncio", "awscrt.mqtt5", "boto3", "dataclasses", "decimal", "difflib", "http.client"}
+    large |= {"inspect", "locale", "pathlib", "select", "selectors", "socket", "ssl", "subprocess", "urllib.parse"}
     if sys.version_info < (3, 11):
         # There platform imports it, for uuid, which the SDK imports.
         large -= {"select", "selectors", "subprocess"}
