@@ -8,7 +8,7 @@
 
 set -u
 # Settings for people's own installations must not redirect this one.
-unset PYTHONHOME PYTHONPATH PIP_PREFIX PIP_TARGET PIP_USER
+unset PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PIP_PREFIX PIP_TARGET PIP_USER
 
 modules="venv ensurepip sqlite3 ssl"
 by_hand=""
@@ -105,10 +105,10 @@ is_usable() {
     [ -f "$work/$1/complete" ] && finds_packages "$1"
 }
 
-# Calls the new environment's pip with what every call has in common.
+# Calls the new environment's pip with what every call has in common. What it would compile nobody would read.
 pip_install() {
     HOME=$scratch TMPDIR=$scratch "$work/$environment/bin/python" -m pip install --require-hashes --no-cache-dir \
-        --no-input --no-user --disable-pip-version-check --quiet "$@" --requirement "$requirements"
+        --no-compile --no-input --no-user --disable-pip-version-check --quiet "$@" --requirement "$requirements"
 }
 
 # Has pip trust whom this core device trusts, unless it is told whom to trust.
@@ -166,12 +166,15 @@ make_environment() {
     rm -rf "$scratch"
 }
 
-# Writes the command for people on the core device; $1 in it is the command, and options come after.
+# Writes the command for people on the core device; $1 in it is the command, and options come after. It reads the
+# component's bytecode and adds none: root's files the component could not remove.
 write_command() {
     {
         printf '#!/bin/sh\n'
         printf 'PYTHONPATH=%s\nexport PYTHONPATH\nwork=%s\n' "$(quoted "$package/src")" "$(quoted "$work")"
         cat <<'COMMAND'
+PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX=$work/bytecode PYTHONDONTWRITEBYTECODE=1
+export PYTHONOPTIMIZE PYTHONPYCACHEPREFIX PYTHONDONTWRITEBYTECODE
 if [ $# -eq 0 ]; then
     exec "$work/venv/bin/python" -m client_device_pruner --work-dir "$work"
 fi
@@ -200,6 +203,15 @@ remove_old_environments() {
     done
 }
 
+# Compiles what will run, as the recipe has it run; what is there is of another version or environment.
+fill_bytecode() {
+    rm -rf "$work/bytecode"
+    PYTHONPATH=$package/src PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX=$work/bytecode \
+        "$work/venv/bin/python" -m install_bytecode ||
+        printf '%s\n' "ClientDevicePruner is installed, but not all of it could be compiled; see the messages above." >&2
+    sync # after a power cut, Python would trip over what is only half on the disk
+}
+
 [ $# -eq 2 ] || fail "install.sh takes the package directory and the work directory."
 package=$(cd "$1" 2>/dev/null && pwd) || fail "the package directory $1 cannot be read."
 requirements=$package/requirements.txt
@@ -223,3 +235,4 @@ if [ "$environment" != "$in_force" ]; then
     switch_to_environment
     remove_old_environments
 fi
+fill_bytecode

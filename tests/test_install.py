@@ -83,6 +83,16 @@ class Device:
         return str((self.work / "venv").readlink())
 
     @property
+    def bytecode(self) -> dict[Path, int]:
+        """What is compiled in the work directory and the artifact, with when it was."""
+        return {path: path.stat().st_mtime_ns for place in (self.work, self.artifact) for path in place.rglob("*.pyc")}
+
+    def compiled(self, source: Path) -> Path:
+        """Where the component looks for a file's bytecode."""
+        cached = f"{source.stem}.{sys.implementation.cache_tag}.opt-2.pyc"
+        return self.work / "bytecode" / source.parent.relative_to("/") / cached
+
+    @property
     def environments(self) -> set[str]:
         """The environments in the work directory."""
         return {path.name for path in self.work.glob("venv-*")}
@@ -112,7 +122,9 @@ def make_artifact(folder: Path) -> Path:
     component = folder / "src/client_device_pruner"
     component.mkdir(parents=True)
     (component / "__main__.py").write_text("import sys, boto3\nprint(boto3.version, sys.argv[1:])\n")
-    for script in ("install.sh", "install_wheels.py", "install_authorities.py"):
+    (component / "__init__.py").touch()
+    (component / "cloud.py").touch()
+    for script in ("install.sh", "install_wheels.py", "install_authorities.py", "install_bytecode.py"):
         shutil.copy(PROJECT / "src" / script, folder / "src")
     return folder
 
@@ -189,7 +201,7 @@ def test_makes_environment_and_command(device: Device) -> None:
     assert device.pruner() == f"1.0 {['--work-dir', work]}"
     assert device.pruner("restore", "a b", "--json") == f"1.0 {['restore', '--work-dir', work, 'a b', '--json']}"
     assert (device.work / "pruner").stat().st_mode & 0o777 == 0o755
-    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
+    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner", "bytecode"}
 
 
 def test_repeated_makes_nothing_anew(installed: Device) -> None:
@@ -218,6 +230,49 @@ def test_keeps_the_last_environment_and_removes_older_ones(installed: Device) ->
     assert installed.pruner().startswith("2.0")
 
 
+def test_what_will_run_is_compiled(device: Device) -> None:
+    """All of the component and what it imports, at the recipe's level and nowhere else; the command adds nothing."""
+    result = device.install(PYTHONDONTWRITEBYTECODE="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    (boto3,) = (device.work / "venv/lib").glob("*/site-packages/boto3.py")
+    sources = [*(device.artifact / "src/client_device_pruner").iterdir(), boto3]
+    compiled = device.bytecode
+    assert {device.compiled(source) for source in sources} <= compiled.keys()
+    assert [path for path in compiled if path.name.startswith("boto3.")] == [device.compiled(boto3)]
+    assert not [path for path in compiled if device.artifact in path.parents]
+    (device.artifact / "src/client_device_pruner/cloud.py").write_text("changed = True\n")
+    (device.artifact / "src/client_device_pruner/__main__.py").write_text(
+        "import sys, boto3, client_device_pruner.cloud\nprint(boto3.__cached__, sys.flags.optimize)\n"
+    )
+    assert device.pruner() == f"{device.compiled(boto3)} 2"
+    assert device.bytecode == compiled
+
+
+def test_an_upgrade_leaves_no_bytecode_of_the_old_version(installed: Device) -> None:
+    """Artifacts lie in folders with their version; the new one's is compiled, with the packages in force."""
+    old = installed.artifact
+    installed.artifact = old.with_name("next version")
+    shutil.copytree(old, installed.artifact)
+    installed.require(make_wheel(installed.artifact / "wheelhouse", "2.0"))
+    assert installed.install().returncode == 0
+    cloud = Path("src/client_device_pruner/cloud.py")
+    assert installed.compiled(installed.artifact / cloud) in installed.bytecode
+    assert not list((installed.work / "bytecode").rglob(f"{old.name}/**/*.pyc"))
+
+
+@pytest.mark.parametrize("module", ["__init__", "settings", "cloud"])
+def test_installs_also_what_cannot_be_compiled(device: Device, module: str) -> None:
+    """What fails is told; the component would compile by itself, or say why it cannot."""
+    (device.artifact / f"src/client_device_pruner/{module}.py").write_text("raise SystemExit('it is broken')\n")
+    result = device.install()
+    assert result.returncode == 0
+    said = result.stderr.splitlines()
+    assert said[0] == "it is broken"
+    assert said[-1].startswith("ClientDevicePruner is installed, but not all of it could be compiled")
+    assert device.in_force in device.environments
+    assert (device.work / "pruner").exists()
+
+
 def test_failed_install_leaves_the_one_in_force(installed: Device) -> None:
     """Without an index the old environment and command go on, and nothing half made stays."""
     name, before = installed.in_force, installed.pruner()
@@ -227,7 +282,7 @@ def test_failed_install_leaves_the_one_in_force(installed: Device) -> None:
     assert result.returncode == 1
     assert "could not be installed; see pip's messages above." in result.stderr.splitlines()[-1]
     assert installed.pruner() == before
-    assert {path.name for path in installed.work.iterdir()} == {name, "venv", "pruner"}
+    assert {path.name for path in installed.work.iterdir()} == {name, "venv", "pruner", "bytecode"}
 
 
 def test_interrupted_install_is_begun_anew(installed: Device) -> None:
@@ -389,7 +444,7 @@ def test_bundled_wheels_are_unpacked_without_venv(device: Device, tools: Path, l
     result = device.install(PATH=str(tools))
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner("status").startswith("1.0")
-    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
+    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner", "bytecode"}
     script = "import sys, awscrt; print(sys.prefix == sys.base_prefix, awscrt.__file__)"
     command = [str(device.work / "venv/bin/python"), "-c", script]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.split(maxsplit=1)

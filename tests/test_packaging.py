@@ -73,6 +73,7 @@ def test_artifact_holds_what_a_device_needs_and_no_more(tmp_path: Path) -> None:
         "src/client_device_pruner/report.html",
         "src/install.sh",
         "src/install_authorities.py",
+        "src/install_bytecode.py",
         "src/install_wheels.py",
     }
     built = {"build/sbom.cdx.json", *(f"wheelhouse/{path.name}" for path in PROJECT.glob("wheelhouse/*"))}

@@ -237,6 +237,8 @@ def test_environment_is_text_that_lite_can_export() -> None:
     assert LIFECYCLE["run"]["Setenv"] == {
         "PYTHONPATH": "{artifacts:decompressedPath}/client-device-pruner/src",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONPYCACHEPREFIX": "{work:path}/bytecode",
         "MALLOC_TRIM_THRESHOLD_": "131072",
     }
     for _, value in leaves(LIFECYCLE["run"]["Setenv"]):
