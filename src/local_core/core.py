@@ -49,6 +49,8 @@ class LocalCore:
         recipe: The component's recipe; the repository's by default.
         artifact: The directory that stands for the unpacked artifact; the repository by default.
         environment: A virtual environment to link at ``{work:path}/venv`` instead of running ``install``.
+        bytecode: With one, a folder to link at ``{work:path}/bytecode``: cores with the same artifact and environment
+            share what Python compiles.
         thing_name: The core device's name.
         presence: Whether the broker publishes EMQX's ``$SYS`` topics.
         count_interval_seconds: Time between the broker's counts of connections.
@@ -67,6 +69,7 @@ class LocalCore:
         recipe: Path | None = None,
         artifact: Path | None = None,
         environment: Path | None = None,
+        bytecode: Path | None = None,
         thing_name: str = "core-1",
         presence: bool = True,
         count_interval_seconds: float = 60.0,
@@ -111,6 +114,7 @@ class LocalCore:
         )
         self._artifact = (artifact or _REPOSITORY).resolve()
         self._linked_environment = environment
+        self._shared_bytecode = bytecode
         self._socket_dir: Path | None = None
         self._waiters: list[tuple[Callable[[dict[str, Any]], bool], asyncio.Future[dict[str, Any]]]] = []
 
@@ -168,6 +172,18 @@ class LocalCore:
     def start_component(self) -> None:
         """Start the component in the background; `component.wait_for_state` tells how that went."""
         self.component.start()
+
+    async def fill_bytecode(self) -> None:
+        """Have all that will run compiled beforehand, as the `install` does that a linked environment replaces.
+
+        Raises:
+            RuntimeError: If that fails.
+        """
+        run = self.recipe.phases["run"].interpolated(self._variables, self.configuration[self.recipe.name])
+        python = str(self.work_dir / "venv/bin/python")
+        process = await asyncio.create_subprocess_exec(python, "-m", "install_bytecode", env=dict(run.environment))
+        if await process.wait() != 0:
+            raise RuntimeError("the component could not be compiled; see the messages above")
 
     async def stop_component(self) -> None:
         """Stop the component, as the nucleus does."""
@@ -240,23 +256,33 @@ class LocalCore:
         _link(self._unpacked / "client-device-pruner", self._artifact)
         if self._linked_environment:
             _link(self.work_dir / "venv", self._linked_environment.absolute())
+        if self._shared_bytecode:
+            _link(self.work_dir / "bytecode", self._shared_bytecode)
+            # Python looks for a file's bytecode by the file's path: that has to lead through the same links.
+            for link in (self._unpacked / "client-device-pruner", self.work_dir / "venv"):
+                target = self._shared_bytecode / link.resolve().relative_to("/")
+                target.mkdir(parents=True, exist_ok=True)
+                _link(self._shared_bytecode / link.relative_to("/"), target)
 
     @property
     def _unpacked(self) -> Path:
         return self.root / "packages" / "artifacts-unarchived" / self.recipe.name / self.recipe.version
 
-    def _phase(self, name: str) -> Phase | None:
-        phase = self.recipe.phases.get(name)
-        if phase is None or (name == "install" and self._linked_environment):
-            return None
-        variables = {
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {
             "artifacts:decompressedPath": str(self._unpacked),
             "artifacts:path": str(self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version),
             "work:path": str(self.work_dir),
             "kernel:rootPath": str(self.root),
             "iot:thingName": self.thing_name,
         }
-        return phase.interpolated(variables, self.configuration[self.recipe.name])
+
+    def _phase(self, name: str) -> Phase | None:
+        phase = self.recipe.phases.get(name)
+        if phase is None or (name == "install" and self._linked_environment):
+            return None
+        return phase.interpolated(self._variables, self.configuration[self.recipe.name])
 
     def _environment(self) -> dict[str, str]:
         """Return what the nucleus gives a process, plus the way to the cloud that stands in for AWS."""

@@ -15,8 +15,14 @@ from local_core.devices import ClientDevices
 from trial_site import REPOSITORY, MakeSite, Site
 
 
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Python compiles, once for all sites."""
+    return tmp_path_factory.mktemp("bytecode")
+
+
 @pytest.fixture
-async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
+async def make_site(tmp_path: Path, bytecode: Path) -> AsyncIterator[MakeSite]:
     """Makes sites, and takes them down with everything they started."""
     async with AsyncExitStack() as stack:
 
@@ -26,6 +32,7 @@ async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
                 "count_interval_seconds": 0.25,
                 "uptime_interval_seconds": 0.25,
                 "environment": Path(sys.prefix),
+                "bytecode": bytecode,
                 **options,
             }
             core = LocalCore(

@@ -196,6 +196,35 @@ async def test_lite_restarts_a_component_whose_configuration_changes(
         await _until(lambda: list(core.component.output).count("2.1.0") == 2)
 
 
+async def test_cores_share_what_python_compiles(tmp_path: Path, laid_out: tuple[Path, Path]) -> None:
+    """Each has its own path to the artifact's and the environment's files, and all of them the same bytecode."""
+    recipe, artifact = laid_out
+    (artifact / "src").mkdir()
+    (artifact / "src/install_bytecode.py").write_text("import colours\n")
+    (artifact / "src/colours.py").write_text("GREEN = 1\n")
+    source = "{artifacts:decompressedPath}/client-device-pruner/src"
+    settings = f'PYTHONPATH: "{source}", PYTHONPYCACHEPREFIX: "{{work:path}}/bytecode"'
+    recipe.write_text(_RECIPE.replace('HOME: "{work:path}"', settings))
+    found = set()
+    for name in ("one", "other"):
+        core = LocalCore(
+            tmp_path / name,
+            recipe=recipe,
+            artifact=artifact,
+            environment=Path(sys.prefix),
+            bytecode=tmp_path / "shared",
+        )
+        async with core:
+            await core.fill_bytecode()
+        (compiled,) = (tmp_path / "shared").rglob("colours.*.pyc")
+        found.add((compiled, compiled.stat().st_ino))
+    assert len(found) == 1
+
+    (artifact / "src/install_bytecode.py").write_text("raise SystemExit(1)\n")
+    with pytest.raises(RuntimeError, match="could not be compiled"):
+        await core.fill_bytecode()
+
+
 async def test_the_control_socket_drives_a_core(core: LocalCore, tmp_path: Path) -> None:
     """Commands of the command line reach the core, and their errors come back."""
     control = ControlServer(core)
