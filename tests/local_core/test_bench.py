@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from local_core.bench.__main__ import main, table
 from local_core.bench.parts import PARTS, SHORT
-from local_core.bench.subjects import Kind
+from local_core.bench.subjects import Kind, running
 
 OURS, BARE = Kind.COMPONENT.value, Kind.BARE.value
 
@@ -27,6 +29,24 @@ async def test_a_storm_leaves_the_final_state_right() -> None:
     figures = await PARTS["storm"](SHORT)
     wrong = [value for (name, _whose), value in figures.items() if "present" in name or "dropped" in name]
     assert wrong == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.e2e
+async def test_each_runs_as_it_would_on_a_device() -> None:
+    """The component with the recipe's settings and all compiled beforehand; a bare subscriber without any of them."""
+    ours = ("PYTHON", "MALLOC_")
+    async with running(Kind.BARE) as bare:
+        assert not [name for name in environment(bare.pid) if name.startswith(ours)]
+    async with running(Kind.COMPONENT) as component:
+        recipe = component.core.recipe.phases["run"].environment
+        assert recipe.keys() == {name for name in environment(component.pid) if name.startswith(ours)}
+        cache = component.core.work_dir / "bytecode"
+        assert list(cache.rglob("client_device_pruner/commands.*.pyc")), "which the component itself never imports"
+
+
+def environment(pid: int) -> set[str]:
+    """The names of a process's environment variables."""
+    return {entry.partition("=")[0] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0")}
 
 
 def test_the_table_tells_medians_ranges_and_ratios() -> None:

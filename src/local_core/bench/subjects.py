@@ -42,7 +42,7 @@ class Kind(str, Enum):
     """Who subscribes."""
 
     BARE = "bare subscriber"
-    """As the SDK's documentation shows it, with one thread so that order is kept."""
+    """As the SDK's documentation shows it, with one thread so that order is kept, and without any of our `Setenv`."""
     LEAN = "leanest subscriber"
     """The SDK's handlers in the network's own thread."""
     COMPONENT = "component"
@@ -92,6 +92,8 @@ class Subject:
 async def running(kind: Kind, devices: int = 0, *, scale: float = 1.0) -> AsyncIterator[Subject]:
     """Run one, with so many associated devices; the component after its first cycle, and with the next hours away.
 
+    As on a device, all has been compiled before.
+
     Args:
         kind: which.
         devices: how many.
@@ -108,6 +110,8 @@ async def running(kind: Kind, devices: int = 0, *, scale: float = 1.0) -> AsyncI
         names = [f"device-{number:06}" for number in range(devices)]
         core.cloud.associate(*names)
         async with core:
+            if kind is Kind.COMPONENT:
+                await core.fill_bytecode()
             bridge = json.loads((REPOSITORY / "docs/setups/emqx.json").read_text())[BRIDGE]
             quiet = f"{USUAL_QUIET_SECONDS * scale:g}s"
             settings = {
@@ -172,7 +176,7 @@ def _recipe(folder: Path, kind: Kind) -> Path:
     document = yaml.safe_load(recipe.read_text())
     script = folder / "subscriber.py"
     script.write_text(_BARE_SUBSCRIBER.format(executor=_EXECUTORS[kind]))
-    document["Manifests"][0]["Lifecycle"]["run"]["Script"] = f'exec "{sys.executable}" "{script}"'
+    document["Manifests"][0]["Lifecycle"]["run"] = {"Script": f'exec "{sys.executable}" "{script}"'}
     changed = folder / "recipe.yaml"
     changed.write_text(yaml.safe_dump(document))
     return changed

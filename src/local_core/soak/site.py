@@ -316,6 +316,7 @@ async def make_site(root: Path, seed: int, pace: Pace) -> AsyncIterator[Site]:
             site = Site(pace, seed, core, devices, api, clock, truth, key_file)
             core.cloud.associate(*(f"{SPARE}-{n}" for n in range(pace.spare)))
             core.cloud.before = site.judge
+            await core.fill_bytecode()
             await site.deploy()
             await core.wait_for_event(lambda event: event["type"].endswith(".cycle"), timeout_seconds=90.0)
             await site.settle_in()
