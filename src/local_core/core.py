@@ -270,10 +270,12 @@ class LocalCore:
 
     @property
     def _variables(self) -> dict[str, str]:
+        end = "/" if self.lite else ""
+        packed = self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version
         return {
-            "artifacts:decompressedPath": str(self._unpacked),
-            "artifacts:path": str(self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version),
-            "work:path": str(self.work_dir),
+            "artifacts:decompressedPath": f"{self._unpacked}{end}",
+            "artifacts:path": f"{packed}{end}",
+            "work:path": f"{self.work_dir}{end}",
             "kernel:rootPath": str(self.root),
             "iot:thingName": self.thing_name,
         }

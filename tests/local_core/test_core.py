@@ -183,17 +183,19 @@ async def test_waiting_for_an_event_in_vain_lists_what_came(core: LocalCore) -> 
 async def test_lite_restarts_a_component_whose_configuration_changes(
     tmp_path: Path, laid_out: tuple[Path, Path]
 ) -> None:
-    """And says that it is Lite by its version."""
+    """And says that it is Lite by its version; its paths end with a slash."""
     recipe, artifact = laid_out
-    recipe.write_text(_RECIPE.replace("exec {work:path}/venv/bin/python", "echo $GGC_VERSION; exec sleep 60 #"))
+    recipe.write_text(
+        _RECIPE.replace("exec {work:path}/venv/bin/python", "echo $GGC_VERSION {work:path}; exec sleep 60 #")
+    )
     venv = Path(sys.prefix)
     async with LocalCore(tmp_path / "root", recipe=recipe, artifact=artifact, environment=venv, lite=True) as core:
         await core.deploy()
         await core.component.wait_for_state(State.RUNNING)
-        await _until(lambda: "2.1.0" in core.component.output)
+        await _until(lambda: f"2.1.0 {core.work_dir}/" in core.component.output)
         await core.deploy({_NAME: {"merge": {"greeting": "hi"}}})
         await _until(lambda: core.component.starts == 2)
-        await _until(lambda: list(core.component.output).count("2.1.0") == 2)
+        await _until(lambda: list(core.component.output).count(f"2.1.0 {core.work_dir}/") == 2)
 
 
 async def test_cores_share_what_python_compiles(tmp_path: Path, laid_out: tuple[Path, Path]) -> None:
