@@ -50,7 +50,13 @@ async def pruner(site: Site, *arguments: str, user: int | None = None) -> tuple[
         *rest,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY / "src")},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY / "src"),
+            "PYTHONOPTIMIZE": "2",
+            "PYTHONPYCACHEPREFIX": str(site.core.work_dir / "bytecode"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         **identity,
     )
     out, err = await process.communicate()
@@ -201,7 +207,8 @@ async def test_what_was_disassociated_is_restored_on_request(make_site: MakeSite
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
 async def test_root_and_the_components_user_ask_it_while_it_runs(open_folder: Path, make_site: MakeSite) -> None:
     """Both read, and both are heeded; another user gets a sentence; and none of them locks the component out."""
-    site = await make_site(root=open_folder / "core", user=NOBODY, environment=environment_for(NOBODY, open_folder))
+    environment = environment_for(NOBODY, open_folder)
+    site = await make_site(root=open_folder / "core", user=NOBODY, environment=environment, bytecode=None)
     site.core.cloud.associate("press-1", "press-2", "alive")
     await site.deploy()
     await site.event("cycle")
@@ -234,6 +241,10 @@ async def test_root_and_the_components_user_ask_it_while_it_runs(open_folder: Pa
     assert {(file.stat().st_uid, file.stat().st_mode & 0o777) for file in site.core.work_dir.glob("pruner.db*")} == {
         (NOBODY, 0o600)
     }
+    # The component may write only there, and root's files it could not remove.
+    compiled = list((site.core.work_dir / "bytecode").rglob("*"))
+    assert {path.stat().st_uid for path in compiled} == {NOBODY}
+    assert [path for path in compiled if path.match("client_device_pruner/component.*.opt-2.pyc")]
     assert site.core.component.starts == 1
 
 
