@@ -331,5 +331,16 @@ async def test_the_built_artifact_runs_all_that_the_documents_show(site: Site, t
     await run("pruner report FILE.html", **{"FILE.html": str(tmp_path / "FILE.html")})
     assert (tmp_path / "FILE.html").stat().st_size > 10_000
     assert "message" in await run(f"sudo tail /greengrass/v2/logs/{COMPONENT_NAME}.log")
+
+    await site.core.stop_component()
+    (compiled,) = (site.core.work_dir / "bytecode").rglob("client_device_pruner/component.*.pyc")
+    os.truncate(compiled, 1000)
+    site.core.start_component()
+    await site.core.component.wait_for_state(State.BROKEN)
+    assert "marshal data" in await run(f"sudo tail /greengrass/v2/logs/{COMPONENT_NAME}.log")
+    await run(f"sudo rm -r /greengrass/v2/work/{COMPONENT_NAME}/bytecode")
+    until = len(site.of_type("cycle"))
+    site.core.start_component()
+    await site.until(lambda: len(site.of_type("cycle")) > until)
     assert ran == ON_A_CORE
     site.check_events()
