@@ -125,7 +125,9 @@ class TestLedger:
 
         ledger.hear("lamp", 0, 5000.0)
 
-        left, arrived = ledger._transitions["presence", "lamp"]
+        arrived = ledger._transitions["presence"]["lamp"]
+        left = arrived.before
+        assert left is not None
         assert (left.kind, left.ago_seconds, arrived.kind) == ("left", 4980.0, "arrived")
 
     def test_the_history_command_does_not_list_them(self, site: Site, capsys: pytest.CaptureFixture[str]) -> None:

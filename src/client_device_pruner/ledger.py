@@ -6,8 +6,8 @@ import json
 import sqlite3
 import time
 from array import array
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from client_device_pruner import state_documents
@@ -40,18 +40,19 @@ class Transition:
     """For timelines: what a device or a source turned to, by the wall clock.
 
     `turns` says how often it turned to and fro until the next transition: of what came between two commits only the
-    first and the last are kept. `ago_seconds` is how long it had been so already when it was noticed.
+    first and the last are kept. `ago_seconds` is how long it had been so already when it was noticed. `before` is the
+    one before it of the same name, if that is not written yet either.
     """
 
-    __slots__ = ("ago_seconds", "kind", "name", "number", "turns", "wall")
+    __slots__ = ("ago_seconds", "before", "kind", "number", "turns", "wall")
 
-    def __init__(self, number: int, wall: float, kind: str, name: str | None, ago_seconds: float) -> None:
+    def __init__(self, number: int, wall: float, kind: str, ago_seconds: float, before: Transition | None) -> None:
         self.number = number
         self.wall = wall
         self.kind = kind
-        self.name = name
         self.turns = 0
         self.ago_seconds = ago_seconds
+        self.before = before
 
 
 class Ledger:
@@ -79,7 +80,7 @@ class Ledger:
         self.status: dict[str, Any] | None = None
         self._wall = wall
         self._history: list[tuple[int, float, str, str | None, str]] = []
-        self._transitions: dict[tuple[str, str | None], tuple[Transition, ...]] = {}
+        self._transitions: defaultdict[str, dict[str | None, Transition]] = defaultdict(dict)
         self._number = 0
         self._records: list[SourceRecord] = []
         self._active: list[tuple[int, SourceClock]] = []
@@ -332,14 +333,15 @@ class Ledger:
             ago_seconds: how long it has been so already.
             wall: when, by the wall clock; absent: now.
         """
-        pending = self._transitions.get((subject, name), ())
-        if len(pending) > 1 and pending[-2].kind == kind:
-            pending = pending[:-1]
-            pending[-1].turns += 1
+        pending = self._transitions[subject]
+        last = pending.get(name)
+        if last is not None and last.before is not None and last.before.kind == kind:
+            last = last.before
+            last.turns += 1
         else:
             wall = self._wall() if wall is None else wall
-            pending = (*pending, Transition(self._next_number(), wall, kind, name, ago_seconds))
-        self._transitions[subject, name] = pending
+            last = Transition(self._next_number(), wall, kind, ago_seconds, last)
+        pending[name] = last
 
     def _note_left(self, device: Device, silent_seconds: float = 0.0) -> None:
         if device.here and not self.present(device.name):
@@ -362,7 +364,8 @@ class Ledger:
     @property
     def pending_rows(self) -> int:
         """How many rows changed since the last commit."""
-        return len(self._dirty) + len(self._gone) + len(self._history) + len(self._transitions)
+        transitions = sum(map(len, self._transitions.values()))
+        return len(self._dirty) + len(self._gone) + len(self._history) + transitions
 
     def commit(self, at: float) -> bool:
         """Write what changed, and the clocks' credit with it, in one transaction; False if the file refused.
@@ -398,13 +401,7 @@ class Ledger:
                     write.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?)", self._history)
                     write.execute(_FORGET.format("history"), (MAX_HISTORY,))
                 if self._transitions:
-                    write.executemany(
-                        "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
-                        (
-                            (t.number, t.wall, t.kind, t.name, t.turns, t.ago_seconds)
-                            for t in chain.from_iterable(self._transitions.values())
-                        ),
-                    )
+                    write.executemany("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)", self._transition_rows())
                     write.execute(_FORGET.format("transitions"), (MAX_TRANSITIONS,))
                 set_meta(write, running_seconds=self.running_seconds(at), status=self.status)
         except sqlite3.Error as error:
@@ -419,6 +416,14 @@ class Ledger:
         self._dirty_strangers = False
         self.fault = ""
         return True
+
+    def _transition_rows(self) -> Iterator[tuple[Any, ...]]:
+        for pending in self._transitions.values():
+            for name, last in pending.items():
+                turn: Transition | None = last
+                while turn is not None:
+                    yield turn.number, turn.wall, turn.kind, name, turn.turns, turn.ago_seconds
+                    turn = turn.before
 
     def _row(self, device: Device) -> tuple[Any, ...]:
         mark = device.mark
