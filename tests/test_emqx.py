@@ -812,6 +812,18 @@ class TestOneRun:
         matching.uptime(20_000, 160.0)
         assert matching.open == set()
 
+    def test_who_stays_with_an_earlier_session_does_not(self, matching: Watch) -> None:
+        """Of two opened at once the latest is the new broker's, if any is: it has ended."""
+        matching.uptime(1_000_000, 130.0)
+        for first, latest, name in ((11, 12, "c"), (21, 22, "d")):
+            matching.connected(name, first, 146.0)
+            matching.connected(name, latest, 147.0)
+        matching.disconnected("c", 12, 148.0)
+        matching.disconnected("d", 21, 148.0)
+        assert matching.open == {"a", "b", "c", "d"}
+        matching.uptime(20_000, 160.0)
+        assert matching.open == {"d"}
+
     def test_only_the_latest_openings_are_remembered(self, matching: Watch) -> None:
         """Those from before the last uptime, but for some seconds: the others' sessions are in the set itself."""
         matching.uptime(1_000_000, 130.0)

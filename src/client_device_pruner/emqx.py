@@ -54,7 +54,8 @@ class _Node:
 
     Attributes:
         sessions: by name, see `held` and `keep`.
-        opened: opened since the last uptime, or within seconds, with the moment.
+        opened: when the name's latest session was opened, since the last uptime or within seconds.
+        outlived: names whose latest session ended before an earlier one.
     """
 
     def __init__(self, at: float) -> None:
@@ -65,7 +66,8 @@ class _Node:
         self.deaf = False
         self.counted_since_break = False
         self.sessions: dict[str, SessionId | tuple[SessionId, ...]] = {}
-        self.opened: dict[str, tuple[SessionId, float]] = {}
+        self.opened: dict[str, float] = {}
+        self.outlived: set[str] = set()
         self.figures = Figures()
 
     def held(self, name: str) -> tuple[SessionId, ...]:
@@ -145,7 +147,8 @@ class EmqxSource:
                 if other is not node:
                     self._known(other, at)
         node.keep(name, (*node.held(name), number))
-        node.opened[name] = (number, at)
+        node.opened[name] = at
+        node.outlived.discard(name)
         self._known(node, at)
         self._doubt.confirm(name)
 
@@ -172,6 +175,8 @@ class EmqxSource:
             if other.held(name) == (UNHEARD,):
                 del other.sessions[name]
                 self._known(other, at)
+        if remaining and remaining[-1] != held[-1]:
+            node.outlived.add(name)
         node.keep(name, remaining)
         if self.holds(name):
             self._signs.alive(name, at)
@@ -207,13 +212,15 @@ class EmqxSource:
             apart = 5.0 * self.scale
             since = max(node.uptime_heard, at - value / 1000 * min(1.0, self.scale) + apart)
             until = at - apart
-            kept = {name: number for name, (number, opened) in node.opened.items() if since < opened < until}
-            kept = {name: number for name, number in kept.items() if number in node.held(name)}
+            latest = (name for name, opened in node.opened.items() if since < opened < until)
+            kept = {name: node.held(name)[-1] for name in latest if name in node.sessions and name not in node.outlived}
+            kept = {name: number for name, number in kept.items() if number != UNHEARD}
             self._forget(node, at)
             node.sessions = dict(kept)
             self._known(node, at)
         node.uptime, node.uptime_heard = value, at
-        node.opened = {name: opening for name, opening in node.opened.items() if at - opening[1] < 5.0 * self.scale}
+        node.opened = {name: opened for name, opened in node.opened.items() if at - opened < 5.0 * self.scale}
+        node.outlived &= node.opened.keys()
         # What matters for a short while is kept for no longer: with many devices it adds up.
         self._closed = {name: then for name, then in self._closed.items() if self._just_closed(name, at)}
         self._arrived = {name: then for name, then in self._arrived.items() if self._just_arrived(name, at)}
@@ -452,8 +459,7 @@ class EmqxSource:
             # Unless its end is heard yet, it had been lost, and may have been missing; for one in doubt somebody else
             # may have made up.
             self._account(node, at, more=1)
-        _number, opened = node.opened.get(name, (None, float("-inf")))
-        if at - opened < 5.0 * self.scale:
+        if at - node.opened.get(name, float("-inf")) < 5.0 * self.scale:
             return
         for number in before:
             if number is not None and number != UNHEARD:
@@ -496,6 +502,7 @@ class EmqxSource:
         """Throw the node's known sessions away, and the count that they were compared with; the stretch ends."""
         names, node.sessions, node.count = node.sessions, {}, None
         node.opened.clear()
+        node.outlived.clear()
         # What was said before may have been said by somebody who is gone since.
         self._spoken.clear()
         for name in names:
