@@ -25,7 +25,7 @@ from client_device_pruner.coverage import cover
 from client_device_pruner.doctor import Finding
 from client_device_pruner.journal import Journal
 from client_device_pruner.ledger import Ledger, get_meta, set_meta, transaction
-from client_device_pruner.model import Association, Hold, Mark, Proof, Witness
+from client_device_pruner.model import Association, Hold, Mark, Proof, Witness, pack
 from client_device_pruner.policy import Circumstances, member
 from client_device_pruner.settings import parse
 from client_device_pruner.status import describe
@@ -80,7 +80,7 @@ class Core:
             for name, days in self.absent_days.items():
                 device = ledger.devices[name]
                 device.seen = name not in self.unseen
-                device.markers[0] = device.markers[1] = 100 * DAY - days * DAY
+                device.markers = pack([100 * DAY - days * DAY] * 2)
                 if name in self.marked:
                     clock = 100 * DAY - self.marked[name] * DAY
                     ledger.set_mark(name, Mark(0, Proof.CENSUS, clock, "c-marked"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Collection
 from typing import Any
 
 from client_device_pruner.coverage import Coverage, cover
-from client_device_pruner.model import Device, Habit, Proof, Witness
+from client_device_pruner.model import Device, Habit, Proof, Witness, pack
 from client_device_pruner.policy import Circumstances
 from client_device_pruner.settings import parse
 
@@ -19,7 +18,7 @@ SPEAKS = Habit(5, 0.0, 8 * DAY)
 
 def device(name: str = "a", *, seen: bool = True, habit: Habit | None = None) -> Device:
     """Make a device that shows life at this moment."""
-    return Device(name, seen=seen, markers=array("d", [100 * DAY] * 2), habits={1: habit} if habit else None)
+    return Device(name, seen=seen, markers=pack([100 * DAY] * 2), habits={1: habit} if habit else None)
 
 
 def covered(

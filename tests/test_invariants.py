@@ -7,7 +7,6 @@ A failure prints its history, step by step, and the blob and the seed that repla
 from __future__ import annotations
 
 import copy
-from array import array
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from client_device_pruner.model import Device, Habit, Mark, Proof, Witness
+from client_device_pruner.model import Device, Habit, Mark, Proof, Witness, pack
 from client_device_pruner.policy import Circumstances, assess
 from site_simulation import (
     ASSOCIATED,
@@ -259,7 +258,7 @@ DEVICES = st.builds(
     associated_at=st.none(),
     seen=st.booleans(),
     announced=st.booleans(),
-    markers=st.lists(SECONDS, max_size=3).map(lambda values: array("d", values)),
+    markers=st.lists(SECONDS, max_size=3).map(pack),
     habits=st.none() | st.dictionaries(st.integers(0, 2), HABITS, max_size=3),
     mark=st.none() | MARKS,
 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 
 import pytest
 
-from client_device_pruner.model import Absence, Device
+from client_device_pruner.model import Absence, Device, pack
 from client_device_pruner.outages import NO_OUTAGES, Outages, find_outages
 from client_device_pruner.settings import MassLoss
 
@@ -17,7 +16,7 @@ LIMITS = MassLoss(window_seconds=WINDOW, min_devices=3, min_percent=30.0)
 
 def away(name: str, *began: float, seen: bool = True) -> Device:
     """A device whose absence began at these readings of the sources' clocks."""
-    return Device(name, seen=seen, markers=array("d", began))
+    return Device(name, seen=seen, markers=pack(began))
 
 
 def back(name: str, began: float, ended: float) -> Absence:

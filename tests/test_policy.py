@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from array import array
 from collections.abc import Collection
 from fractions import Fraction
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_device_pruner import policy
-from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness
+from client_device_pruner.model import Device, Habit, Hold, Mark, Proof, State, Witness, pack
 from client_device_pruner.outages import Outages
 from client_device_pruner.policy import (
     Budget,
@@ -49,13 +48,13 @@ def device(
 
     Its last sign of life is the last message of its habit, or one of another source, so many seconds later.
     """
-    markers = array("d", [w.clock_seconds - absent for w in (CENSUS, ROLL_CALL, HABIT)])
+    markers = [w.clock_seconds - absent for w in (CENSUS, ROLL_CALL, HABIT)]
     if habit:
         last = markers[HABIT.source_id] - outlived
         first = last - (habit.last_seconds - habit.first_seconds)
         habit = habit._replace(first_seconds=first, last_seconds=last)
     habits = {HABIT.source_id: habit} if habit else None
-    return Device("a", 7.0, seen=seen, markers=markers, mark=mark, habits=habits)
+    return Device("a", 7.0, seen=seen, markers=pack(markers), mark=mark, habits=habits)
 
 
 def now(*witnesses: Witness, present: Collection[str] = (), returns: Any = None, **settings: Any) -> Circumstances:
@@ -206,13 +205,13 @@ class TestHabit:
         habit = SPEAKS._replace(last_seconds=300 * DAY, longest_silence_seconds=65 * DAY)
         witness = with_(HABIT, clock_seconds=500 * DAY)
         absent = device(habit=habit)
-        absent.markers = array("d", [0.0, 0.0, 500 * DAY - 119 * DAY])
+        absent.markers = pack([0.0, 0.0, 500 * DAY - 119 * DAY])
         assert policy.testify(absent, witness, now()).threshold_seconds == 120 * DAY
         assert not policy.testify(absent, witness, now()).proves
-        absent.markers = array("d", [0.0, 0.0, 500 * DAY - 121 * DAY])
+        absent.markers = pack([0.0, 0.0, 500 * DAY - 121 * DAY])
         assert policy.testify(absent, witness, now()).applies
         assert not policy.testify(absent, witness, now()).proves
-        absent.markers = array("d", [0.0, 0.0, 500 * DAY - 130 * DAY])
+        absent.markers = pack([0.0, 0.0, 500 * DAY - 130 * DAY])
         assert policy.testify(absent, witness, now()).proves
 
     @pytest.mark.parametrize("witness", [CENSUS, ROLL_CALL])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from array import array
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -65,7 +64,7 @@ def disassociate(connection: sqlite3.Connection, evidence: str, intended: Any, s
 
 def test_what_is_written_is_read() -> None:
     """Markers, habits and a mark, as the ledger writes them."""
-    assert state_documents.markers("[0.0, 5, 1e9]") == array("d", [0.0, 5.0, 1e9])
+    assert state_documents.markers("[0.0, 5, 1e9]") == (0.0, 5.0, 1e9)
     assert state_documents.habits("{}") is None
     assert state_documents.habits('{"1": [6, 0.0, 5.0, 50.0, 10.0]}') == {1: Habit(6, 0.0, 5.0, 50.0, 10.0)}
     assert state_documents.mark(None) is None

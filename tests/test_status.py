@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from array import array
 from typing import Any
 
 import pytest
 
 from client_device_pruner.coverage import Coverage
 from client_device_pruner.doctor import Finding
-from client_device_pruner.model import Device, Hold, Mark, Proof, Witness
+from client_device_pruner.model import Device, Hold, Mark, Proof, Witness, pack
 from client_device_pruner.policy import Circumstances
 from client_device_pruner.settings import parse
 from client_device_pruner.status import describe, witnesses_of
@@ -26,7 +25,7 @@ HOLD = Hold("approval", "many are due", "approve", "p1")
 def document(*holds: Hold, next_check_seconds: float = 60.12345) -> dict[str, Any]:
     """Describe a present device, a due one, and one that is protected; as the state file gives it back."""
     devices = [
-        Device(name, seen=True, markers=array("d", [0.0, 0.0]), mark=Mark(0, Proof.CENSUS, 0.0, "c"))
+        Device(name, seen=True, markers=pack([0.0, 0.0]), mark=Mark(0, Proof.CENSUS, 0.0, "c"))
         for name in ("here", "gone", "gate-1")
     ]
     status = describe(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from client_device_pruner import state_documents
-from client_device_pruner.model import Absence, Association, Device, Habit, Mark
+from client_device_pruner.model import ANNOUNCED, AWAY, HERE, SEEN, Absence, Association, Device, Habit, Mark, pack
 from client_device_pruner.source_clock import SourceClock
 from client_device_pruner.topics import THING_NAME
 
@@ -84,6 +84,7 @@ class Ledger:
         self._number = 0
         self._records: list[SourceRecord] = []
         self._active: list[tuple[int, SourceClock]] = []
+        self._latest_markers = b""
         self._strangers: dict[str, None] = {}
         self._started = started
         self._running_seconds = 0.0
@@ -151,14 +152,14 @@ class Ledger:
         """The name showed life: its absence on every source begins here."""
         device = self.devices.get(name)
         if device is not None:
-            if not device.here:
-                device.here = True
+            flags = device.flags
+            if not flags & HERE:
                 self.note("presence", "arrived", name)
-            before = tuple(device.markers) if device.away and device.seen else ()
+            before = tuple(device.readings) if flags & AWAY and flags & SEEN else ()
             self._mark_present(device, at)
-            device.seen, device.away = True, False
+            device.flags = (flags | SEEN | HERE) & ~AWAY
             if before and len(self._ended) < MAX_ENDED:
-                self._ended.setdefault((name, before[0]), Absence(name, before, tuple(device.markers)))
+                self._ended.setdefault((name, before[0]), Absence(name, before, tuple(device.readings)))
         if name in self.watched:
             self.returned.append(name)
 
@@ -175,7 +176,7 @@ class Ledger:
         device = self.devices.get(name)
         if device is not None:
             self._mark_present(device, at)
-            device.seen = device.away = True
+            device.flags |= SEEN | AWAY
             self._note_left(device)
         if name in self.watched:
             self.returned.append(name)
@@ -201,7 +202,7 @@ class Ledger:
         """A broker's event or a roll call named it: from now on its activity can open a session."""
         device = self.devices.get(name)
         if device is not None:
-            if not device.announced:
+            if not device.flags & ANNOUNCED:
                 device.announced = True
                 self._dirty.add(name)
         elif name not in self._strangers and THING_NAME.fullmatch(name):
@@ -225,19 +226,28 @@ class Ledger:
         return name in self.devices
 
     def _mark_present(self, device: Device, at: float) -> None:
-        self._extend(device, at)
-        markers = device.markers
+        readings = device.readings
+        if len(readings) != len(self._records):
+            readings = self._extend(device, at)
         for source_id, clock in self._active:
-            markers[source_id] = clock.reading(at)
+            readings[source_id] = clock.reading(at)
+        self._set_markers(device, readings.tobytes())
         self._dirty.add(device.name)
 
-    def _extend(self, device: Device, at: float) -> None:
-        """Give the device a marker for each source; one that it did not have begins now."""
-        missing = self._records[len(device.markers) :]
-        if missing:
-            # Made anew in its exact size: one that grows keeps room for more.
-            device.markers = array("d", [*device.markers, *(record.clock.reading(at) for record in missing)])
+    def _extend(self, device: Device, at: float) -> array[float]:
+        """Give the device a marker for each source, and return them; one that it did not have begins now."""
+        readings = device.readings
+        if len(readings) < len(self._records):
+            readings.extend([record.clock.reading(at) for record in self._records[len(readings) :]])
+            self._set_markers(device, readings.tobytes())
             self._dirty.add(device.name)
+        return readings
+
+    def _set_markers(self, device: Device, markers: bytes) -> None:
+        # While no clock goes, they are the same for all, and in memory once.
+        if markers != self._latest_markers:
+            self._latest_markers = markers
+        device.markers = self._latest_markers
 
     # Associations
 
@@ -433,7 +443,7 @@ class Ledger:
             device.seen,
             device.announced,
             self.present(device.name),
-            json.dumps(device.markers.tolist()),
+            json.dumps(device.readings.tolist()),
             json.dumps(device.habits or {}),
             mark and json.dumps([mark.source_id, mark.proof.value, mark.clock_seconds, mark.cycle_id]),
         )
@@ -453,17 +463,18 @@ class Ledger:
             state_documents.name(row["name"]) for row in connection.execute("SELECT name FROM strangers")
         )
         for row in connection.execute("SELECT * FROM absences"):
-            began, ended = (tuple(state_documents.markers(row[key])) for key in ("began", "ended"))
+            began, ended = (state_documents.markers(row[key]) for key in ("began", "ended"))
             self._ended[row["name"], began[0]] = Absence(row["name"], began, ended)
         self._stored_ended = set(self._ended)
         for row in connection.execute("SELECT * FROM devices"):
             device = self._device(row)
+            self._set_markers(device, device.markers)
             self.devices[device.name] = device
             if device.mark:
                 self.watched.add(device.name)
             if row["held"]:
                 # Held present when the credit was committed, and by that up to it.
-                device.markers = array("d", [record.clock.credit_seconds for record in self._records])
+                self._set_markers(device, pack(record.clock.credit_seconds for record in self._records))
                 self._dirty.add(device.name)
 
     @staticmethod
@@ -473,7 +484,7 @@ class Ledger:
             associated_at=row["associated_at"],
             seen=bool(row["seen"]),
             announced=bool(row["announced"]),
-            markers=state_documents.markers(row["markers"]),
+            markers=pack(state_documents.markers(row["markers"])),
             habits=state_documents.habits(row["habits"]),
             mark=state_documents.mark(row["mark"]),
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from struct import Struct
 from typing import NamedTuple, Protocol
 
 
@@ -75,16 +76,40 @@ class Habit(NamedTuple):
         return Habit(self.heard + 1, self.first_seconds, clock_seconds, running_seconds, longest)
 
 
+def pack(readings: Iterable[float]) -> bytes:
+    """Readings of all sources' clocks, by source id, as a device keeps them: eight bytes each."""
+    return array("d", readings).tobytes()
+
+
+_reading = Struct("d").unpack_from
+SEEN, ANNOUNCED, AWAY, HERE = 1, 2, 4, 8
+"""The bits of `Device.flags`: four attributes of their own would take 32 bytes."""
+
+
+class _Flag:
+    def __init__(self, bit: int) -> None:
+        self._bit = bit
+
+    def __get__(self, device: Device, _owner: type[Device]) -> bool:
+        return device.flags & self._bit != 0
+
+    def __set__(self, device: Device, value: bool) -> None:
+        device.flags = device.flags | self._bit if value else device.flags & ~self._bit
+
+
 class Device:
-    """What the ledger keeps of one name.
+    """What the ledger keeps of one name, in as few bytes as it takes: there can be 100,000.
 
     `associated_at` is the timestamp of the association (see `Association`), which is what tells incarnations apart.
-    `markers[source_id]` is that source's clock at the last sign of life on any source (or when the association was
-    first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether a broker's
-    event or a roll call ever named it; `away` whether its next sign of life is a return; `here` what the timeline says.
+    `markers` are the readings of all sources' clocks, packed, at the last sign of life on any source (or when the
+    association was first listed, if later). `seen` says whether this incarnation ever showed life; `announced` whether
+    a broker's event or a roll call ever named it; `away` whether its next sign of life is a return; `here` what the
+    timeline says.
     """
 
-    __slots__ = ("announced", "associated_at", "away", "habits", "here", "mark", "markers", "name", "seen")
+    __slots__ = ("associated_at", "flags", "habits", "mark", "markers", "name")
+
+    seen, announced, away, here = _Flag(SEEN), _Flag(ANNOUNCED), _Flag(AWAY), _Flag(HERE)
 
     def __init__(
         self,
@@ -93,20 +118,17 @@ class Device:
         *,
         seen: bool = False,
         announced: bool = False,
-        markers: array[float] | None = None,
+        markers: bytes = b"",
         habits: dict[int, Habit] | None = None,
         mark: Mark | None = None,
         away: bool = True,
     ) -> None:
         self.name = name
         self.associated_at = associated_at
-        self.seen = seen
-        self.announced = announced
-        self.markers = array("d") if markers is None else markers
+        self.flags = seen * SEEN | announced * ANNOUNCED | away * AWAY
+        self.markers = markers
         self.habits = habits
         self.mark = mark
-        self.away = away
-        self.here = False
 
     def __eq__(self, other: object) -> bool:
         """Whether the same is known of both."""
@@ -119,9 +141,16 @@ class Device:
         """The incarnation; made when it is asked for, since there are many devices."""
         return Association(self.name, self.associated_at)
 
+    @property
+    def readings(self) -> array[float]:
+        """A copy of the markers, by source id; there is none for a source that is younger."""
+        return array("d", self.markers)
+
     def marker(self, source_id: int) -> float:
         """The source's clock at the last sign of life; 0 where the source is younger than that sign."""
-        return self.markers[source_id] if source_id < len(self.markers) else 0.0
+        place = source_id * 8
+        marker: float = _reading(self.markers, place)[0] if place < len(self.markers) else 0.0
+        return marker
 
 
 class Absence(NamedTuple):

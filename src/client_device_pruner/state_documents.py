@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
@@ -36,7 +35,7 @@ def decode(text: str) -> Any:
         raise ValueError("a document that is no text") from None
 
 
-def markers(text: str) -> array[float]:
+def markers(text: str) -> tuple[float, ...]:
     """Read the readings of all sources' clocks, by source id.
 
     Raises:
@@ -44,7 +43,7 @@ def markers(text: str) -> array[float]:
     """
     document = decode(text)
     if isinstance(document, list) and all(map(is_number, document)):
-        return array("d", document)
+        return tuple(map(float, document))
     raise ValueError(f"no readings of clocks: {text[:60]}")
 
 

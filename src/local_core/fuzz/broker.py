@@ -214,7 +214,7 @@ _ASSOCIATED = ("a", "b")
 
 def _device_state(ledger: Ledger, name: str) -> tuple[Any, ...]:
     device = ledger.devices[name]
-    return (device.seen, device.announced, device.away, repr(device.habits), device.markers.tolist())
+    return (device.seen, device.announced, device.away, repr(device.habits), device.readings.tolist())
 
 
 def check_messages(data: bytes) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from array import array
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 from client_device_pruner import state_documents, state_file
 from client_device_pruner.ledger import Ledger, get_meta, transaction
-from client_device_pruner.model import Device, Habit, Mark, Proof
+from client_device_pruner.model import Device, Habit, Mark, Proof, pack
 from client_device_pruner.settings import DEFAULTS
 from client_device_pruner.state_documents import LAST_MOMENT, MOST
 from local_core.fuzz.target import Target, document, folder, require, seeds, text_of
@@ -34,7 +33,7 @@ def check_documents(data: bytes) -> None:
         _check_habits(habits)
     if (mark := _read(state_documents.mark, given.get("mark"))) is not None:
         _check_mark(mark)
-    _check_again(Device("a", 1.0, markers=markers or array("d"), habits=habits, mark=mark))
+    _check_again(Device("a", 1.0, markers=pack(markers or ()), habits=habits, mark=mark))
     if (mapping := _read(state_documents.mapping, given.get("mapping"))) is not None:
         require(type(mapping) is dict, f"it gives {mapping!r} for a map")
         _check_numbers(mapping)
@@ -51,7 +50,7 @@ def _read(read: Callable[[str], Any], value: Any) -> Any:
 
 
 def _check_markers(markers: Any) -> None:
-    require(isinstance(markers, array) and markers.typecode == "d", f"it gives {markers!r} for markers")
+    require(type(markers) is tuple and all(type(m) is float for m in markers), f"it gives {markers!r} for markers")
     for reading in markers:
         _within(reading, MOST)
 
