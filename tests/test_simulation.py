@@ -8,7 +8,7 @@ from local_core.simulation import campaign, mutations
 from local_core.simulation.judge import EXCEPTION
 from local_core.simulation.world import Site, World
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_some_hundred_device_years_find_nothing() -> None:
