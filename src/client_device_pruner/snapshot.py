@@ -99,7 +99,7 @@ def read_history(work_dir: Path, name: str | None = None) -> tuple[Happening, ..
 def read_record(work_dir: Path) -> tuple[Happening, ...]:
     """Read all that happened, in order, whatever the wall clock did: every event, and what timelines are drawn from.
 
-    Transitions carry `turns` and `agoSeconds` (see `ledger.Transition`) as data.
+    Transitions carry `turns` and `agoSeconds` (see `ledger.Ledger.note`) as data.
 
     Raises:
         StateUnreadable: there is no state, or it cannot be read.
