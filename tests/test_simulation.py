@@ -60,6 +60,25 @@ def test_the_judge_is_not_blind() -> None:
     assert judge.figures.pruned[EXCEPTION] == 0
 
 
+@pytest.mark.parametrize(("power", "verdict"), [(True, "false"), (False, "honest")])
+def test_who_comes_back_to_a_core_without_power_stays_away(power: bool, verdict: str) -> None:
+    """It was there for nobody; a return to a broker that runs ends its absence."""
+    world = World(Site(3, years=0.1, devices=8, kind="rollCall", faults=False, offline_threshold="16d"))
+    verdicts = []
+
+    def comes_and_goes() -> None:
+        world.broker_up = power
+        world._return(world.devices["d1"])
+        world._leave(world.devices["d1"])
+        world.broker_up = True
+
+    world.after(2 * 86_400.0, lambda: world._leave(world.devices["d1"]))
+    world.after(14 * 86_400.0, comes_and_goes)
+    world.after(19 * 86_400.0, lambda: verdicts.append(world.judge.truth("d1", 16 * 86_400.0)))
+    world.run()
+    assert verdicts == [verdict]
+
+
 @pytest.mark.parametrize(
     ("bug", "seed", "kind"),
     [

@@ -34,8 +34,8 @@ class Device:
     """The truth about one device.
 
     `wants` says whether it means to be connected now (and is, if it can); `last_there` when it last was.
-    `away_since` is when it went of its own will, for longer than it usually does; where nothing but its words can tell
-    that it is back, until it speaks.
+    `away_since` is when it went of its own will, for longer than it usually does, until it is connected again (a core
+    without power it finds as nobody does); where nothing but its words can tell that it is back, until it speaks.
     """
 
     name: str

@@ -641,7 +641,9 @@ class World:
     def _leave(self, device: Device) -> None:
         if not device.alive:
             return
-        device.wants, device.away_since = False, self.now
+        device.wants = False
+        if device.away_since is None:
+            device.away_since = self.now
         self.say(f"{device.name} leaves for a while")
         self.disconnect(device)
         self.after(device.rng.uniform(1, 80) * DAY, lambda: self._return(device))
@@ -651,8 +653,6 @@ class World:
             return
         self.say(f"{device.name} returns")
         device.wants = True
-        if self.kind != "messages":
-            device.away_since = None
         self.connect(device)
         self._leave_later(device)
         if device.name not in self.cloud.associations:
@@ -697,6 +697,8 @@ class World:
         device.last_number = device.number = number
         self.sessions[name] = number
         device.last_there = self.now
+        if self.kind != "messages":
+            device.away_since = None
         if device.style == "everySecond" and name not in self.talkers:
             self._tell_talk()
             self.talkers[name] = device
