@@ -203,12 +203,28 @@ remove_old_environments() {
     done
 }
 
+# Whether all that was compiled can be read: of a file for which the disk has no room, Python may keep the first part.
+is_bytecode_whole() {
+    "$work/venv/bin/python" - "$work/bytecode" 2>/dev/null <<'PYTHON'
+import marshal, pathlib, sys
+
+for path in pathlib.Path(sys.argv[1]).rglob("*.pyc"):
+    marshal.loads(path.read_bytes()[16:])
+PYTHON
+}
+
 # Compiles what will run, as the recipe has it run; what is there is of another version or environment.
 fill_bytecode() {
     rm -rf "$work/bytecode"
     PYTHONPATH=$package/src PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX=$work/bytecode \
         "$work/venv/bin/python" -m install_bytecode ||
         printf '%s\n' "ClientDevicePruner is installed, but not all of it could be compiled; see the messages above." >&2
+    is_bytecode_whole || {
+        # A file in its place keeps the component from leaving such halves itself.
+        rm -rf "$work/bytecode"
+        printf "" >"$work/bytecode"
+        printf '%s\n' "ClientDevicePruner is installed, but there was no room for its bytecode: it compiles at each start." >&2
+    }
     sync # after a power cut, Python would trip over what is only half on the disk
 }
 

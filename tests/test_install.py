@@ -273,6 +273,29 @@ def test_installs_also_what_cannot_be_compiled(device: Device, module: str) -> N
     assert (device.work / "pruner").exists()
 
 
+def test_starts_with_what_a_full_disk_left_of_the_bytecode(installed: Device) -> None:
+    """Python may keep the first part of a file for which there is no room, and ends where it reads that again."""
+    (installed.artifact / "src/client_device_pruner/settings.py").write_text(f"LONG = {bytes(100_000)!r}\n")
+    main = installed.artifact / "src/client_device_pruner/__main__.py"
+    main.write_text(f"import client_device_pruner.settings\n{main.read_text()}")
+    installed.shell = ("sh", "-c", 'ulimit -f 64; exec sh "$0" "$@"')
+    result = installed.install()
+    assert result.returncode == 0, result.stderr
+    assert installed.pruner().startswith("1.0")
+    environment = os.environ | {
+        "PYTHONPATH": str(installed.artifact / "src"),
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONPYCACHEPREFIX": str(installed.work / "bytecode"),
+    }
+    run = 'ulimit -f 64; exec "$0" -m client_device_pruner'
+    start = ["sh", "-c", run, str(installed.work / "venv/bin/python")]
+    for _ in range(2):
+        assert subprocess.run(start, env=environment, check=True, capture_output=True).stdout.startswith(b"1.0")
+    installed.shell = ("sh",)
+    assert installed.install().returncode == 0
+    assert installed.compiled(main) in installed.bytecode
+
+
 def test_failed_install_leaves_the_one_in_force(installed: Device) -> None:
     """Without an index the old environment and command go on, and nothing half made stays."""
     name, before = installed.in_force, installed.pruner()
