@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -117,6 +118,15 @@ def test_a_life_that_needs_no_more_and_no_less() -> None:
     assert found is not None
     assert not found.grew
     assert (found.seconds, found.kib_a_minute, found.descriptors, found.threads) == (530.0, 0.0, (15, 15), (5, 5))
+
+
+def test_a_connection_that_is_made_anew_is_no_less() -> None:
+    """A descriptor that one look in the first quarter missed has not come since."""
+    samples = life(1, 120)
+    samples[12] = replace(samples[12], descriptors=1, threads=1)
+    found = trend(samples)
+    assert found is not None
+    assert not found.grew
 
 
 def test_a_leak_is_noticed() -> None:

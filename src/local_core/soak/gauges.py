@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -65,8 +65,8 @@ class Trend:
 def trend(samples: Sequence[Sample]) -> Trend | None:
     """Follow the longest life, from when it was warm; None if no life was long enough.
 
-    Descriptors and threads are compared by the least of the first and of the last quarter: a call to the cloud that
-    is under way has some of its own.
+    Descriptors and threads are compared by the tenth part from below of the first and of the last quarter: a call to
+    the cloud that is under way has some of its own, and a connection that is made anew has none for a moment.
     """
     warm = [one for one in samples if one.age_seconds >= WARM_SECONDS]
     lives = [list(group) for _, group in groupby(warm, key=lambda one: one.run)]
@@ -80,9 +80,14 @@ def trend(samples: Sequence[Sample]) -> Trend | None:
         (fmean(one.pss_kib for one in first), fmean(one.pss_kib for one in last)),
         (fmean(one.rss_kib for one in first), fmean(one.rss_kib for one in last)),
         60.0 * slope([one.age_seconds for one in longest], [float(one.rss_kib) for one in longest]),
-        (min(one.descriptors for one in first), min(one.descriptors for one in last)),
-        (min(one.threads for one in first), min(one.threads for one in last)),
+        (_at_rest(one.descriptors for one in first), _at_rest(one.descriptors for one in last)),
+        (_at_rest(one.threads for one in first), _at_rest(one.threads for one in last)),
     )
+
+
+def _at_rest(figures: Iterable[int]) -> int:
+    ordered = sorted(figures)
+    return ordered[len(ordered) // 10]
 
 
 def slope(times: Sequence[float], values: Sequence[float]) -> float:
