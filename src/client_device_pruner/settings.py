@@ -229,9 +229,9 @@ class Settings(NamedTuple):
     scale: float
     """Factor of the times that are not configurable: 1, but `emqx`'s maxQuiet / 3m with short durations."""
     longest_first: tuple[tuple[re.Pattern[str], float], ...]
-    """The globs of `thresholds`, compiled."""
+    """The globs of `thresholds`, compiled by `parse`; `_replace` would not make them anew."""
     protected: re.Pattern[str]
-    """The globs of `protected_clients`, compiled."""
+    """The globs of `protected_clients`, compiled by `parse`; `_replace` would not make them anew."""
 
     def threshold_seconds(self, name: str) -> float:
         """Give the threshold of a device: that of the longest rule that matches, else the general one."""
