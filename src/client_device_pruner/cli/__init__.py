@@ -1,0 +1,1 @@
+"""The command line on the core device; it reads the store."""

@@ -1,0 +1,1 @@
+"""What a deployment configures, and what the bridge and EMQX must carry."""

@@ -1,0 +1,1 @@
+"""The decisions: pure functions of the settings, what is stored, and now."""

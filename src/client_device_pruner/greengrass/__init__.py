@@ -1,0 +1,1 @@
+"""The edge to Greengrass: one connection, one subscription, the probe."""

@@ -1,0 +1,1 @@
+"""What is known of the client devices: observed time, sightings, sessions, the client list."""

@@ -1,0 +1,1 @@
+"""From a device that is gone to one that is disassociated, and back."""

@@ -1,0 +1,1 @@
+"""What the component tells: events, log, status."""

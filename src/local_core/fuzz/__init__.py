@@ -1,1 +1,0 @@
-"""Coverage-guided fuzzing of every decoder and of the configuration; run as `python -m local_core.fuzz`."""

@@ -1,1 +1,0 @@
-"""A seeded simulation of whole sites in virtual time, around the real component; never shipped."""

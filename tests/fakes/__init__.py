@@ -1,0 +1,1 @@
+"""The one set of fakes that all tests share."""
