@@ -1,0 +1,67 @@
+"""EMQX's client list as a test or the simulation sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from client_device_pruner.config.emqx import Access
+from client_device_pruner.presence.client_list import Answer, Asked, AskFailed, ClientList, ClientListFailed
+
+
+class FakeClientLists:
+    """`ClientLists` without HTTP: each answer is handed in at once, within the call, or when `release` is called.
+
+    Args:
+        deliver: gets each answer.
+        monotonic: seconds.
+
+    Attributes:
+        connected: the client ids that the broker has connected now; a test changes it.
+        failure: why calls fail; "" while they do not.
+        held: while true, answers wait for `release`; what they say is what was so when the call was made.
+        accesses: the access of each call so far.
+        asked: the names of each `ask` so far.
+    """
+
+    def __init__(self, deliver: Callable[[Answer], None], monotonic: Callable[[], float]) -> None:
+        self.connected: set[str] = set()
+        self.failure = ""
+        self.held = False
+        self.accesses: list[Access] = []
+        self.asked: list[tuple[str, ...]] = []
+        self._deliver = deliver
+        self._monotonic = monotonic
+        self._waiting: list[Answer] = []
+
+    def fetch(self, access: Access) -> None:
+        """Answer with all that are connected."""
+        self.accesses.append(access)
+        now = self._monotonic()
+        if self.failure:
+            self._answer(ClientListFailed(self.failure, now))
+        else:
+            self._answer(ClientList(frozenset(self.connected), now, now))
+
+    def ask(self, access: Access, names: Sequence[str], request: int) -> None:
+        """Answer which of the names are connected."""
+        self.accesses.append(access)
+        self.asked.append(tuple(names))
+        if self.failure:
+            self._answer(AskFailed(request, self.failure))
+        else:
+            self._answer(Asked(request, frozenset(self.connected.intersection(names)), self._monotonic()))
+
+    def release(self) -> None:
+        """Hand in the answers that wait."""
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            self._deliver(answer)
+
+    def close(self) -> None:
+        """Hand in nothing from now on."""
+        self._deliver = lambda _answer: None
+
+    def _answer(self, answer: Answer) -> None:
+        self._waiting.append(answer)
+        if not self.held:
+            self.release()
