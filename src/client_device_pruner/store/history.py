@@ -1,0 +1,47 @@
+"""What happened, for people to read: events, and the changes of state that timelines are drawn from."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+MAX_HISTORY = 20_000
+"""Events kept at most, some 6 MB."""
+MAX_TIMELINE = 50_000
+"""Changes of state kept at most, some 3 MB."""
+
+TimelineRow = tuple[float, str | None, str]
+"""Wall clock in epoch seconds; the device, or None for the component itself; what its state became."""
+
+
+def record(write: sqlite3.Connection, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
+    """Keep one event: its type without the prefix, the device that it is about, and its data."""
+    values = (wall, kind, name, json.dumps(data))
+    write.execute("INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", values)
+
+
+def add_timeline(write: sqlite3.Connection, rows: Sequence[TimelineRow]) -> None:
+    """Keep changes of state, in their order."""
+    write.executemany("INSERT INTO timeline (wall, name, state) VALUES (?, ?, ?)", rows)
+
+
+def prune(write: sqlite3.Connection) -> None:
+    """Delete the oldest rows beyond the limits: by their order, since the wall clock may be wrong for a while."""
+    write.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (MAX_HISTORY,))
+    write.execute("DELETE FROM timeline WHERE id <= (SELECT max(id) FROM timeline) - ?", (MAX_TIMELINE,))
+
+
+def read_history(connection: sqlite3.Connection, thing: str | None = None) -> list[dict[str, Any]]:
+    """The events, oldest first: `wall`, `type`, `name` (or None) and `data`; those about one device if it is named."""
+    where, values = ("WHERE name = ?", (thing,)) if thing is not None else ("", ())
+    # `where` is one of two constant texts.
+    rows = connection.execute(f"SELECT wall, type, name, data FROM history {where} ORDER BY id", values)  # noqa: S608
+    return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
+
+
+def read_timeline(connection: sqlite3.Connection) -> list[TimelineRow]:
+    """All changes of state, oldest first."""
+    rows = connection.execute("SELECT wall, name, state FROM timeline ORDER BY id")
+    return [(row["wall"], row["name"], row["state"]) for row in rows]

@@ -1,0 +1,166 @@
+"""The journal: every disassociation from its intent to its outcome, and the budget that they use."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from client_device_pruner.decisions.guards import Budget
+from client_device_pruner.store.database import get_meta, set_meta, transaction
+
+WINDOW_SECONDS = 86_400.0
+"""The budget's fixed window, of the component's running time (`limits.maxPercentPerDay`)."""
+KEPT_SECONDS = 90 * 86_400.0
+"""How long a disassociation can be undone, of the component's running time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One journalled disassociation.
+
+    Attributes:
+        intent_id: its row.
+        name: the thing name.
+        association_timestamp: with the name, the incarnation that was meant; None where the cloud gave none.
+        cycle_id: the cycle that journalled it.
+        outcome: `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud).
+        evidence: `silentSeconds`, `patienceSeconds` and `evidence`, as the events have them.
+        intended_wall: when, in epoch seconds.
+        restore_for: at whose request it is to be undone: `command`, `return`, `lastMoment`; None: nobody's.
+        restored_by: at whose request it was undone.
+    """
+
+    intent_id: int
+    name: str
+    association_timestamp: float | None
+    cycle_id: str
+    outcome: str
+    evidence: dict[str, Any]
+    intended_wall: float
+    restore_for: str | None = None
+    restored_by: str | None = None
+
+
+class Journal:
+    """Reads and writes the disassociations in the state file; every method raises `sqlite3.Error` if it fails."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def budget(self, associated: int, running_seconds: float) -> Budget:
+        """What the current window has left; a new window begins with the associated devices of this moment."""
+        window = get_meta(self.connection, "budget", {"number": -1})
+        number = int(running_seconds // WINDOW_SECONDS)
+        # A crash can take back some running time: a window never comes twice.
+        if number > window["number"]:
+            window = {"number": number, "base": associated, "used": 0}
+            with transaction(self.connection) as write:
+                set_meta(write, budget=window)
+        left = WINDOW_SECONDS * (window["number"] + 1) - running_seconds
+        return Budget(window["base"], window["used"], left)
+
+    def intend(
+        self,
+        cycle_id: str,
+        devices: Iterable[tuple[str, float | None, dict[str, Any]]],
+        *,
+        wall: float,
+        running_seconds: float,
+    ) -> tuple[Intent, ...]:
+        """Write through the intent to disassociate these devices, and what it uses of the budget.
+
+        Args:
+            cycle_id: the cycle.
+            devices: thing name, associationTimestamp and evidence of each.
+            wall: now, in epoch seconds.
+            running_seconds: the component's running time so far.
+        """
+        intents = []
+        with transaction(self.connection, through=True) as write:
+            write.execute(
+                "DELETE FROM disassociations WHERE outcome != 'open' AND intended_running_seconds < ?",
+                (running_seconds - KEPT_SECONDS,),
+            )
+            for name, timestamp, evidence in devices:
+                cursor = write.execute(
+                    "INSERT INTO disassociations (name, association_timestamp, cycle_id, outcome, evidence,"
+                    " intended_wall, intended_running_seconds) VALUES (?, ?, ?, 'open', ?, ?, ?)",
+                    (name, timestamp, cycle_id, json.dumps(evidence), wall, running_seconds),
+                )
+                intents.append(Intent(cursor.lastrowid or 0, name, timestamp, cycle_id, "open", evidence, wall))
+            self._use(write, len(intents))
+        return tuple(intents)
+
+    def settle(self, intents: Sequence[Intent], outcome: str, wall: float) -> None:
+        """Close intents; refused ones give their budget back."""
+        if not intents:
+            return
+        with transaction(self.connection, through=True) as write:
+            write.executemany(
+                "UPDATE disassociations SET outcome = ?, settled_wall = ? WHERE id = ?",
+                [(outcome, wall, intent.intent_id) for intent in intents],
+            )
+            if outcome == "refused":
+                self._use(write, -len(intents))
+
+    def open_intents(self) -> tuple[Intent, ...]:
+        """The intents whose outcome is not known."""
+        return self._select("outcome = 'open'")
+
+    def restorable(self, running_seconds: float, name: str | None = None) -> tuple[Intent, ...]:
+        """The latest disassociation of each device, or of one, that can still be undone."""
+        return self._select(
+            "outcome = 'done' AND restored_by IS NULL AND intended_running_seconds >= ? AND (? IS NULL OR name = ?)"
+            " AND NOT EXISTS (SELECT 1 FROM disassociations AS later"
+            " WHERE later.name = disassociations.name AND later.outcome = 'done' AND later.id > disassociations.id)",
+            running_seconds - KEPT_SECONDS,
+            name,
+            name,
+        )
+
+    def want(self, intents: Iterable[Intent], requested_by: str | None) -> None:
+        """Note at whose request these are to be undone, so that it outlives a crash; None: nobody's any more."""
+        with transaction(self.connection, through=True) as write:
+            write.executemany(
+                "UPDATE disassociations SET restore_for = ? WHERE id = ?",
+                [(requested_by, intent.intent_id) for intent in intents],
+            )
+
+    def wanted(self) -> tuple[Intent, ...]:
+        """The disassociations that are to be undone and are not yet."""
+        return self._select("outcome = 'done' AND restored_by IS NULL AND restore_for IS NOT NULL")
+
+    def restored(self, intent: Intent, requested_by: str) -> bool:
+        """Note that a disassociation was undone, and at whose request; False if that was noted before."""
+        with transaction(self.connection, through=True) as write:
+            cursor = write.execute(
+                "UPDATE disassociations SET restored_by = ? WHERE id = ? AND restored_by IS NULL",
+                (requested_by, intent.intent_id),
+            )
+            return cursor.rowcount == 1
+
+    def _select(self, where: str, *values: Any) -> tuple[Intent, ...]:
+        # `where` is one of the constant texts above.
+        rows = self.connection.execute(f"SELECT * FROM disassociations WHERE {where} ORDER BY id", values)  # noqa: S608
+        return tuple(
+            Intent(
+                row["id"],
+                row["name"],
+                row["association_timestamp"],
+                row["cycle_id"],
+                row["outcome"],
+                json.loads(row["evidence"]),
+                row["intended_wall"],
+                row["restore_for"],
+                row["restored_by"],
+            )
+            for row in rows
+        )
+
+    @staticmethod
+    def _use(write: sqlite3.Connection, number: int) -> None:
+        window = get_meta(write, "budget")
+        set_meta(write, budget={**window, "used": max(0, window["used"] + number)})

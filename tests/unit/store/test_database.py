@@ -1,0 +1,395 @@
+"""The state file: made, kept, set aside, only read; nothing in it is ever deleted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.store.database import (
+    SCHEMA_VERSION,
+    NewerSchema,
+    Store,
+    get_meta,
+    is_refusal,
+    lock_instance,
+    open_database,
+    read_only,
+    set_meta,
+    transaction,
+)
+from client_device_pruner.store.devices import load_devices
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the state is."""
+    return tmp_path / "pruner.db"
+
+
+def write_something(path: Path, core_device: str = "core-1") -> None:
+    """Begin a file and keep one value in it."""
+    with closing(open_database(path, core_device)[0]) as connection:
+        set_meta(connection, kept=1)
+
+
+def has_something(path: Path) -> bool:
+    """Whether the value is in the file."""
+    with closing(read_only(path)) as connection:
+        return bool(get_meta(connection, "kept") == 1)
+
+
+def test_a_new_file_is_ours_alone(path: Path) -> None:
+    """It has mode 0600, as has its log, the schema's version, and the name of its core device."""
+    connection, aside = open_database(path, "core-1")
+    with closing(connection):
+        assert {stat.S_IMODE(part.stat().st_mode) for part in path.parent.iterdir()} == {0o600}
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+        assert get_meta(connection, "core") == "core-1"
+    assert aside == ""
+
+
+def test_a_file_is_gone_on_with_and_its_mode_narrowed(path: Path) -> None:
+    """What is kept is there after the next start; who could read the file no longer can."""
+    write_something(path)
+    path.chmod(0o644)
+
+    connection, aside = open_database(path, "core-1")
+
+    connection.close()
+    assert aside == ""
+    assert has_something(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("damage", ["no database", "a hole", "cut short"])
+def test_a_corrupt_file_is_set_aside_and_never_deleted(path: Path, damage: str) -> None:
+    """The component starts with an empty file; the corrupt one stays, byte by byte, under another name."""
+    write_something(path)
+    content = path.read_bytes()
+    broken = {
+        "no database": b"this is not a database" * 500,
+        "a hole": content[:1024] + b"\xa5" * (len(content) - 1024),
+        "cut short": content[: len(content) // 2],
+    }[damage]
+    path.write_bytes(broken)
+
+    connection, aside = open_database(path, "core-1")
+
+    with closing(connection):
+        assert connection.execute("SELECT count(*) FROM devices").fetchone()[0] == 0
+    assert "pruner.db.aside-1" in aside
+    assert path.with_name("pruner.db.aside-1").read_bytes() == broken
+
+
+def test_each_file_set_aside_gets_a_name_of_its_own(path: Path) -> None:
+    """A second corrupt file does not take the place of the first."""
+    for text in (b"first" * 1000, b"second" * 1000):
+        path.write_bytes(text)
+        open_database(path, "core-1")[0].close()
+
+    assert path.with_name("pruner.db.aside-1").read_bytes().startswith(b"first")
+    assert path.with_name("pruner.db.aside-2").read_bytes().startswith(b"second")
+
+
+def old_schema(connection: sqlite3.Connection) -> None:
+    """Make it a file of 0.1."""
+    connection.execute("PRAGMA user_version = 1")
+
+
+def other_core(connection: sqlite3.Connection) -> None:
+    """Make it another core's."""
+    set_meta(connection, core="core-2")
+
+
+def flipped_text(connection: sqlite3.Connection) -> None:
+    """Flip a bit of the core's name, in a page that is intact."""
+    connection.execute("UPDATE meta SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'")
+
+
+def no_json(connection: sqlite3.Connection) -> None:
+    """Make the core's name no JSON."""
+    connection.execute("UPDATE meta SET value = 'x' WHERE key = 'core'")
+
+
+@pytest.mark.parametrize("change", [old_schema, other_core, flipped_text, no_json])
+def test_a_file_that_is_of_no_use_is_set_aside(path: Path, change: Callable[[sqlite3.Connection], None]) -> None:
+    """Of an older version, of another core device, or with values that were never written."""
+    write_something(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        change(connection)
+
+    connection, aside = open_database(path, "core-1")
+
+    connection.close()
+    assert "pruner.db.aside-1" in aside
+    assert not has_something(path)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), AttributeError("x"), sqlite3.DatabaseError("x")])
+def test_whatever_fails_while_reading_sets_the_file_aside(path: Path, error: Exception) -> None:
+    """The component goes on with an empty file, from which everything is read anew."""
+    write_something(path)
+    read: list[Any] = []
+
+    def once(connection: sqlite3.Connection) -> None:
+        read.append(get_meta(connection, "kept"))
+        if len(read) == 1:
+            raise error
+
+    connection, aside = open_database(path, "core-1", once)
+
+    connection.close()
+    assert str(error) in aside
+    assert read == [1, None]
+
+
+@pytest.mark.parametrize("words", ["disk I/O error", "database or disk is full", "database is locked"])
+def test_a_medium_that_refuses_while_reading_sets_nothing_aside(path: Path, words: str) -> None:
+    """Case 20: the file may be sound, so it stays, and it is said why it cannot be opened."""
+    write_something(path)
+
+    def refuse(_connection: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError(words)
+
+    store = Store(path, "core-1")
+    with pytest.raises(sqlite3.OperationalError):
+        store.open(refuse)
+
+    assert words in store.fault
+    assert store.connection is None
+    assert [part.name for part in path.parent.iterdir()] == ["pruner.db"]
+    assert store.open(lambda _connection: None) == ""
+    assert store.fault == ""
+    store.close()
+
+
+def test_a_newer_schema_is_only_read(path: Path) -> None:
+    """After a roll-back the newer version's file stays as it is, to the byte, its mode included."""
+    write_something(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    path.chmod(0o640)
+    before = path.read_bytes()
+
+    with pytest.raises(NewerSchema, match=str(SCHEMA_VERSION + 1)):
+        open_database(path, "core-1")
+
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert [entry.name for entry in path.parent.iterdir()] == ["pruner.db"]
+    with closing(read_only(path)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM meta")
+
+
+def test_a_newer_schema_that_is_still_in_the_log_is_refused_too(path: Path, tmp_path: Path) -> None:
+    """A newer version that was killed leaves its schema's number in the write-ahead log."""
+    connection, _aside = open_database(path, "core-1")
+    with closing(connection):
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for part in ("pruner.db", "pruner.db-wal"):
+            shutil.copy(tmp_path / part, copy)
+
+    with pytest.raises(NewerSchema):
+        open_database(copy / "pruner.db", "core-1")
+
+
+def test_an_interrupted_creation_is_taken_up_again(path: Path) -> None:
+    """An empty file, as a process leaves it that died while it made it, is no corrupt one."""
+    path.touch()
+
+    connection, aside = open_database(path, "core-1")
+
+    connection.close()
+    assert aside == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes wherever it likes")
+def test_a_read_only_directory_is_a_refusal_and_no_corruption(path: Path) -> None:
+    """What cannot be written is not set aside."""
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises((sqlite3.Error, OSError)):
+            open_database(path, "core-1")
+    finally:
+        path.parent.chmod(0o700)
+    assert not list(path.parent.iterdir())
+
+
+def test_one_instance_owns_the_state(tmp_path: Path) -> None:
+    """The lock goes to one, and to the next when that has ended."""
+    first = lock_instance(tmp_path)
+    assert first is not None
+    assert lock_instance(tmp_path) is None
+    assert stat.S_IMODE((tmp_path / "pruner.lock").stat().st_mode) == 0o600
+
+    os.close(first)
+
+    second = lock_instance(tmp_path)
+    assert second is not None
+    os.close(second)
+
+
+class Trial:
+    """A store, and devices that are committed to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path, "core-1")
+        self.store.open(lambda _connection: None)
+        self.devices = Devices()
+
+    def see(self, name: str, observed_seconds: float) -> None:
+        """Let a device be sighted."""
+        device = self.devices.get(name)
+        device.seen_at = observed_seconds
+        self.devices.touch(device)
+
+    def commit(self, **meta: Any) -> None:
+        """Commit what changed."""
+        self.store.commit(self.devices, since=lambda device: device.seen_at, verdicts={}, meta=meta)
+
+
+def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None:
+    """Devices, verdicts, history, timeline and single values; the next one writes nothing of it again."""
+    trial = Trial(path)
+    store, devices = trial.store, trial.devices
+    trial.see("pump-7", 5.0)
+    store.record(1.0, "marked", "pump-7", {"silentSeconds": 3.0})
+    store.note(1.0, "pump-7", "marked")
+    store.commit(devices, since=lambda _device: 4.0, verdicts={"pump-7": '{"state":"marked"}'}, meta={"presence": [1]})
+
+    with closing(read_only(path)) as connection:
+        row = connection.execute("SELECT seen_at, since FROM devices").fetchone()
+        assert tuple(row) == (5.0, 4.0)
+        assert connection.execute("SELECT verdict FROM verdicts").fetchone()[0] == '{"state":"marked"}'
+        assert connection.execute("SELECT type, name, data FROM history").fetchall()[0]["type"] == "marked"
+        assert connection.execute("SELECT state FROM timeline").fetchone()[0] == "marked"
+        assert get_meta(connection, "presence") == [1]
+    assert not devices.changed
+    assert store.pending_rows == 0
+
+    devices.removed.add("pump-7")
+    store.commit(devices, since=lambda _device: None, verdicts={"pump-7": None}, meta={})
+    with closing(read_only(path)) as connection:
+        counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("devices", "verdicts")]  # noqa: S608
+        assert counts == [0, 0]
+    store.close()
+
+
+def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
+    """A full disk loses nothing; the fault is said until a commit succeeds."""
+    trial = Trial(path)
+    assert trial.store.connection is not None
+    trial.store.connection.execute("PRAGMA max_page_count = 1")
+    trial.see("pump-7", 5.0)
+    trial.store.record(1.0, "cycle", None, {"text": "x" * 5_000})
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        trial.commit(presence="x" * 5_000)
+    assert "full" in trial.store.fault
+    assert trial.devices.changed == {"pump-7"}
+
+    trial.store.connection.execute("PRAGMA max_page_count = 1000000")
+    trial.commit(presence="x")
+    assert trial.store.fault == ""
+    assert load_devices(trial.store.connection)["pump-7"].seen_at == 5.0
+    assert trial.store.connection.execute("SELECT count(*) FROM history").fetchone()[0] == 1
+    trial.store.close()
+
+
+def test_a_file_that_breaks_while_it_is_open_is_closed_and_set_aside(path: Path) -> None:
+    """The next opening begins an empty one; all that waits is written there."""
+    trial = Trial(path)
+    assert trial.store.connection is not None
+    trial.store.connection.execute("DROP TABLE meta")
+    trial.see("pump-7", 5.0)
+
+    with pytest.raises(sqlite3.OperationalError):
+        trial.commit(presence=1)
+    assert trial.store.connection is None
+    with pytest.raises(sqlite3.OperationalError):
+        trial.store.keep(presence=1)
+
+    assert "aside-1" in trial.store.open(lambda _connection: None)
+    trial.commit()
+    assert load_devices(trial.store.opened()).keys() == {"pump-7"}
+    trial.store.close()
+
+
+def test_a_transaction_is_whole_or_not_at_all(path: Path) -> None:
+    """What raises rolls back; `through` is over afterwards, whatever happened."""
+    with closing(open_database(path, "core-1")[0]) as connection:
+
+        def fail() -> None:
+            with transaction(connection, through=True) as write:
+                set_meta(write, kept=1)
+                raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            fail()
+        assert get_meta(connection, "kept") is None
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [
+        (sqlite3.OperationalError("attempt to write a readonly database"), True),
+        (sqlite3.OperationalError("unable to open database file"), True),
+        (sqlite3.OperationalError("no such column: name"), False),
+        (sqlite3.DatabaseError("database disk image is malformed"), False),
+    ],
+)
+def test_a_refusal_is_told_from_a_broken_file(error: Exception, refusal: bool) -> None:
+    """The first is waited for, the second is set aside."""
+    assert is_refusal(error) is refusal
+
+
+def test_ten_devices_that_speak_every_minute_cost_less_than_10_mb_a_day(path: Path) -> None:
+    """With a commit each minute of what changed then, and the larger single values every five minutes."""
+    trial = Trial(path)
+    for name in (f"device-{number}" for number in range(10)):
+        trial.devices.get(name)
+    counter = Path("/proc/self/io")
+    before = written_bytes(counter)
+    minutes = 120
+    for minute in range(minutes):
+        for name in trial.devices.by_name:
+            trial.see(name, 60.0 * minute)
+        large = {"presence": "x" * 2_000, "status": "x" * 3_000} if minute % 5 == 0 else {}
+        trial.commit(running=60.0 * minute, **large)
+    trial.store.close()
+
+    assert (written_bytes(counter) - before) * (1_440 / minutes) < 10_000_000
+
+
+def written_bytes(counter: Path) -> int:
+    """What this process has handed to the operating system to write."""
+    return int(counter.read_text().split("wchar: ")[1].split()[0])
+
+
+def test_devices_are_written_as_they_are(path: Path) -> None:
+    """A device is the same after the next start."""
+    device = Device("pump-7", seen_at=1.5, seen_by="message", session=True, session_id=1_800_000_000_123, then=2)
+    trial = Trial(path)
+    trial.devices.by_name["pump-7"] = device
+    trial.devices.touch(device)
+    trial.commit()
+    trial.store.close()
+
+    loaded: dict[str, Device] = {}
+    store = Store(path, "core-1")
+    store.open(lambda connection: loaded.update(load_devices(connection)))
+    store.close()
+    assert loaded == {"pump-7": device}

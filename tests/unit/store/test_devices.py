@@ -1,0 +1,80 @@
+"""The rows of devices: each attribute comes back, and a value that was never written is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from client_device_pruner.presence.devices import Device
+from client_device_pruner.store.database import open_database
+from client_device_pruner.store.devices import load_devices, save_devices
+
+FULL = Device(
+    "pump-7",
+    seen_at=1.5,
+    seen_by="connected",
+    seen_wall=2.5,
+    present_until=3.5,
+    silence_window=4,
+    longest_silence=5.5,
+    longest_before=6.5,
+    messages=7,
+    first_message=8.5,
+    last_message=9.5,
+    session=True,
+    session_id=10,
+    session_since=11.5,
+    ended_id=12,
+    announced=2,
+    then=13,
+    keepalive=False,
+    associated=True,
+    association_timestamp=14.5,
+    listed_at=15.5,
+    unlisted_at=16.5,
+    marked_at=17.5,
+)
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A new file with one device in it."""
+    with closing(open_database(tmp_path / "pruner.db", "core-1")[0]) as connection:
+        save_devices(connection, [FULL], [], lambda _device: None)
+        yield connection
+
+
+def test_every_attribute_comes_back(connection: sqlite3.Connection) -> None:
+    """Also those that are None; nothing but what the component tells itself in a run is left out."""
+    save_devices(connection, [Device("new")], [], lambda _device: 3.0)
+
+    assert load_devices(connection) == {"pump-7": FULL, "new": Device("new")}
+    unset = [f.name for f in dataclasses.fields(Device) if getattr(FULL, f.name) == getattr(Device("x"), f.name)]
+    assert unset == ["told"]
+    assert connection.execute("SELECT since FROM devices ORDER BY name").fetchone()[0] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("seen_at", "'x'"),
+        ("seen_at", "9e999"),
+        ("seen_by", "NULL"),
+        ("messages", "1.5"),
+        ("session", "2"),
+        ("keepalive", "NULL"),
+        ("then_count", "x'00'"),
+        ("name", "x'00'"),
+    ],
+)
+def test_what_was_never_written_is_an_error(connection: sqlite3.Connection, column: str, value: str) -> None:
+    """Bits that flipped in an intact page are found, not believed."""
+    connection.execute(f"UPDATE devices SET {column} = {value}")  # noqa: S608 - constants above
+
+    with pytest.raises(ValueError, match="row holds"):
+        load_devices(connection)

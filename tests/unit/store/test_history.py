@@ -1,0 +1,28 @@
+"""What happened is kept in its order, up to a number of rows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from client_device_pruner.store import history
+from client_device_pruner.store.database import open_database
+
+
+def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the wall clock says; an event is found by its device."""
+    monkeypatch.setattr(history, "MAX_HISTORY", 3)
+    monkeypatch.setattr(history, "MAX_TIMELINE", 2)
+    with closing(open_database(tmp_path / "pruner.db", "core-1")[0]) as connection:
+        for wall in (50.0, 40.0, 10.0, 30.0):
+            history.record(connection, wall, "marked", f"pump-{wall:g}", {"silentSeconds": wall})
+            history.add_timeline(connection, [(wall, None, "observing")])
+        history.prune(connection)
+
+        assert [row["wall"] for row in history.read_history(connection)] == [40.0, 10.0, 30.0]
+        assert history.read_history(connection, "pump-10") == [
+            {"wall": 10.0, "type": "marked", "name": "pump-10", "data": {"silentSeconds": 10.0}}
+        ]
+        assert history.read_timeline(connection) == [(10.0, None, "observing"), (30.0, None, "observing")]
