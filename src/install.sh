@@ -1,17 +1,18 @@
 #!/bin/sh
-# Installs the component's Python packages into a virtual environment under its work directory.
+# Installs the component's Python packages into a virtual environment below its work directory, and writes the
+# command `pruner` there.
 #
-# Usage: install.sh PACKAGE_DIRECTORY WORK_DIRECTORY
+# Usage: install.sh PACKAGE_DIRECTORY WORK_DIRECTORY [ENVIRONMENT]
 #
-# Each requirements.txt has an environment of its own, venv-<its hash>; the link "venv" is switched to it once it
-# is complete. Whatever fails before leaves the one in force as it was.
+# Each requirements.txt has an environment of its own, venv-<its hash>; the link "venv" is switched to it once it is
+# complete. Whatever fails before leaves the one in force as it was. ENVIRONMENT is a virtual environment that holds
+# the packages already, and is linked as it is: the local core does so.
 
 set -u
 # Settings for people's own installations must not redirect this one.
 unset PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PIP_PREFIX PIP_TARGET PIP_USER
 
 modules="venv ensurepip sqlite3 ssl"
-by_hand=""
 needed_mb=150
 
 fail() {
@@ -40,36 +41,26 @@ for name in sys.argv[1:]:
 PYTHON
 }
 
-# Sets "python" to the newest Python with all that is needed, or ends with what is missing in the newest.
-# One that lacks only what makes environments will do where the wheels are bundled: "by_hand" is set then.
+# Sets "python" to the newest Python with all that is needed, or ends with what the newest one lacks.
 find_python() {
     lacking=""
-    bare=""
     for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
         python=$(command -v "$name") || continue
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue
         lacks=$(missing_modules "$python") || continue
         [ -n "$lacks" ] || return 0
         [ -n "$lacking" ] || { lacking=$lacks; incomplete=$python; }
-        case $lacks in
-        *sqlite3* | *ssl*) ;;
-        *) [ -n "$bare" ] || bare=$python ;;
-        esac
     done
-    if [ -n "$bare" ] && [ -d "$package/wheelhouse" ]; then
-        python=$bare
-        by_hand=yes
-        return 0
-    fi
-    [ -n "$lacking" ] || fail "it needs Python 3.10 or newer, and none of python3.14 to python3.10 or python3 is one."
+    [ -n "$lacking" ] || fail "it needs Python 3.10 or newer, and none of python3.14 to python3.10 or python3 is one. \
+Install one beside the system's own, python3.11 for instance."
     version=$("$incomplete" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     set --
     for module in $lacking; do
         case $module in
-        venv | ensurepip) remedy="on Debian and Ubuntu install python$version-venv, or bundle a wheelhouse" ;;
-        *) remedy="install your distribution's package for it" ;;
+        venv | ensurepip) remedy="on Debian and Ubuntu install python$version-venv, elsewhere" ;;
+        *) remedy="" ;;
         esac
-        set -- "$@" "$incomplete lacks the module $module; $remedy."
+        set -- "$@" "$incomplete lacks the module $module; ${remedy:+$remedy }install your distribution's package for it."
     done
     fail "$@"
 }
@@ -82,13 +73,13 @@ check_work_directory() {
     "$probe" 2>/dev/null
     ran=$?
     rm -f "$probe"
-    [ "$ran" -eq 0 ] || fail "programs cannot be executed in the work directory $work (is it mounted noexec?)."
+    [ "$ran" -eq 0 ] || fail "programs cannot be executed in the work directory $work; mount it without noexec."
 }
 
 check_free_space() {
     free_mb=$("$python" -c 'import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free >> 20)' "$work") || free_mb=0
     [ "$free_mb" -ge "$needed_mb" ] ||
-        fail "it needs $needed_mb MB of free space for $work, and there are $free_mb MB."
+        fail "it needs $needed_mb MB of free space for $work, and there are $free_mb MB; make room."
 }
 
 # Whether an environment's Python runs and finds the packages.
@@ -105,52 +96,31 @@ is_usable() {
     [ -f "$work/$1/complete" ] && finds_packages "$1"
 }
 
-# Calls the new environment's pip with what every call has in common. What it would compile nobody would read.
-pip_install() {
-    HOME=$scratch TMPDIR=$scratch "$work/$environment/bin/python" -m pip install --require-hashes --no-cache-dir \
-        --no-compile --no-input --no-user --disable-pip-version-check --quiet "$@" --requirement "$requirements"
-}
-
 # Has pip trust whom this core device trusts, unless it is told whom to trust.
 trust_authorities() {
     [ -z "${PIP_CERT:-}" ] && [ -n "${AWS_CA_BUNDLE:-}${GG_ROOT_CA_PATH:-}" ] || return 0
-    HOME=$scratch TMPDIR=$scratch "$work/$environment/bin/python" \
-        "$package/src/install_authorities.py" "$scratch/authorities.pem" || return 0
+    "$work/$environment/bin/python" "$package/src/install_authorities.py" "$scratch/authorities.pem" || return 0
     PIP_CERT=$scratch/authorities.pem
     export PIP_CERT
-    # They are in that file, and would be taken instead of it.
+    # Those are in that file, and would be taken instead of it.
     unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
 }
 
+# Fills the environment. Wheels that somebody put into the artifact's folder `wheelhouse` need no network.
 install_packages() {
-    if [ -d "$package/wheelhouse" ]; then
-        # What is bundled needs no network; what it lacks for this platform may be on an index.
-        pip_install --no-index --find-links "$package/wheelhouse" && return 0
-        trust_authorities
-        pip_install --find-links "$package/wheelhouse"
-    else
-        trust_authorities
-        pip_install
-    fi
-}
-
-# Makes the environment and fills it.
-fill_environment() {
-    if [ -n "$by_hand" ]; then
-        "$python" "$package/src/install_wheels.py" "$requirements" "$package/wheelhouse" "$work/$environment" ||
-            fail "the bundled wheels could not be unpacked; see the message above. With venv and ensurepip, pip could try an index."
-        return 0
-    fi
-    HOME=$scratch TMPDIR=$scratch "$python" -m venv "$work/$environment" >"$scratch/venv.log" 2>&1 || {
-        cat "$scratch/venv.log" >&2
-        fail "$python could not make a virtual environment in $work; see its messages above."
-    }
-    install_packages || fail "the packages in requirements.txt could not be installed; see pip's messages above."
+    trust_authorities
+    set --
+    [ ! -d "$package/wheelhouse" ] || set -- --find-links "$package/wheelhouse"
+    "$work/$environment/bin/python" -m pip install --require-hashes --no-cache-dir --no-input --no-user \
+        --disable-pip-version-check --quiet --requirement "$requirements" "$@" && return 0
+    "$python" -c 'import sys; sys.exit(sys.maxsize < 2**32)' ||
+        set -- "On a 32-bit system pip builds awscrt from source: that takes cmake, a C compiler and Python's headers."
+    fail "the packages in requirements.txt could not be installed; see pip's messages above." "$@"
 }
 
 make_environment() {
     check_free_space
-    # One that is in force is never touched, even if it has become unusable.
+    # The one in force is never touched, even if it has become unusable.
     [ "$environment" != "$in_force" ] || environment=$environment-$(date +%s)
     rm -rf "${work:?}/$environment"
     scratch=$work/install-scratch
@@ -158,7 +128,13 @@ make_environment() {
     trap 'rm -rf "$scratch" "$work/$environment"' EXIT
     trap 'exit 1' HUP INT TERM
     mkdir -p "$scratch" || fail "the work directory $work cannot be written in."
-    fill_environment
+    # Whoever runs this may have no home, and the device's /tmp may be small.
+    export HOME="$scratch" TMPDIR="$scratch"
+    "$python" -m venv "$work/$environment" >"$scratch/venv.log" 2>&1 || {
+        cat "$scratch/venv.log" >&2
+        fail "$python could not make a virtual environment in $work; see its messages above."
+    }
+    install_packages
     finds_packages "$environment" || fail "$python does not find the packages that were installed in $work/$environment."
     sync # a power cut must not leave a mark on what is only half on the disk
     : >"$work/$environment/complete"
@@ -166,34 +142,38 @@ make_environment() {
     rm -rf "$scratch"
 }
 
-# Writes the command for people on the core device; $1 in it is the command, and options come after. It reads the
-# component's bytecode and adds none: root's files the component could not remove.
+# Writes the command: without arguments it runs the component, and signals reach that. PYTHONPATH stands in it because
+# sudo, through which a nucleus starts components, takes it from the environment.
 write_command() {
     {
-        printf '#!/bin/sh\n'
-        printf 'PYTHONPATH=%s\nexport PYTHONPATH\nwork=%s\n' "$(quoted "$package/src")" "$(quoted "$work")"
+        printf '#!/bin/sh\n# Runs ClientDevicePruner, or one of its commands: "pruner --help". Made by install.sh.\n'
+        printf 'work=%s\nPYTHONPATH=%s\n' "$(quoted "$work")" "$(quoted "$package/src")"
         cat <<'COMMAND'
-PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX=$work/bytecode PYTHONDONTWRITEBYTECODE=1
-export PYTHONOPTIMIZE PYTHONPYCACHEPREFIX PYTHONDONTWRITEBYTECODE
+PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export PYTHONPATH PYTHONSAFEPATH PYTHONUNBUFFERED
+{ cd "${PWD:-/}" || cd /; } 2>/dev/null # the current directory may be gone
 if [ $# -eq 0 ]; then
     exec "$work/venv/bin/python" -m client_device_pruner --work-dir "$work"
 fi
+export PYTHONDONTWRITEBYTECODE=1 # root's files the component could not remove
 command=$1
 shift
 exec "$work/venv/bin/python" -m client_device_pruner "$command" --work-dir "$work" "$@"
 COMMAND
-    } >"$work/pruner.new" && chmod 0755 "$work/pruner.new" && mv -f "$work/pruner.new" "$work/pruner" ||
-        fail "the command $work/pruner could not be written."
+    } >"$work/pruner.new" || fail "the command $work/pruner could not be written."
+    chmod 0755 "$work/pruner.new"
+    mv -f "$work/pruner.new" "$work/pruner" || fail "the command $work/pruner could not be replaced."
 }
 
-# The link is replaced in one step: there is always one in force.
+# Replaces the link in one step: there is always one in force.
 switch_to_environment() {
     rm -f "$work/venv.new"
-    ln -s "$environment" "$work/venv.new" &&
-        "$work/$environment/bin/python" -c 'import os, sys; os.replace(*sys.argv[1:])' "$work/venv.new" "$work/venv" ||
-        fail "the link $work/venv could not be switched to the new environment."
+    ln -s "$environment" "$work/venv.new"
+    "$work/venv.new/bin/python" -c 'import os, sys; os.replace(*sys.argv[1:])' "$work/venv.new" "$work/venv" ||
+        fail "the link $work/venv could not be switched to the environment $environment."
 }
 
+# Keeps the environment that was in force for a way back.
 remove_old_environments() {
     for old in "$work"/venv-*; do
         case ${old##*/} in
@@ -203,52 +183,26 @@ remove_old_environments() {
     done
 }
 
-# Whether all that was compiled can be read: of a file for which the disk has no room, Python may keep the first part.
-is_bytecode_whole() {
-    "$work/venv/bin/python" - "$work/bytecode" 2>/dev/null <<'PYTHON'
-import marshal, pathlib, sys
-
-for path in pathlib.Path(sys.argv[1]).rglob("*.pyc"):
-    marshal.loads(path.read_bytes()[16:])
-PYTHON
-}
-
-# Compiles what will run, as the recipe has it run; what is there is of another version or environment.
-fill_bytecode() {
-    rm -rf "$work/bytecode"
-    PYTHONPATH=$package/src PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX=$work/bytecode \
-        "$work/venv/bin/python" -m install_bytecode ||
-        printf '%s\n' "ClientDevicePruner is installed, but not all of it could be compiled; see the messages above." >&2
-    is_bytecode_whole || {
-        # A file in its place keeps the component from leaving such halves itself.
-        rm -rf "$work/bytecode"
-        printf "" >"$work/bytecode"
-        printf '%s\n' "ClientDevicePruner is installed, but there was no room for its bytecode: it compiles at each start." >&2
-    }
-    sync # after a power cut, Python would trip over what is only half on the disk
-}
-
-[ $# -eq 2 ] || fail "install.sh takes the package directory and the work directory."
+[ $# -eq 2 ] || [ $# -eq 3 ] || fail "install.sh takes the package directory and the work directory."
 package=$(cd "$1" 2>/dev/null && pwd) || fail "the package directory $1 cannot be read."
 requirements=$package/requirements.txt
 [ -r "$requirements" ] || fail "$requirements is missing in the artifact."
 work=${2%/}
 check_work_directory
 work=$(cd "$work" && pwd)
-
-hash=$(sha256sum <"$requirements" | cut -c1-12)
-environment=venv-$hash
 in_force=$(readlink "$work/venv" 2>/dev/null) || in_force=""
-case $in_force in
-"$environment"*) is_usable "$in_force" && environment=$in_force ;;
-esac
-if ! is_usable "$environment"; then
-    find_python
-    make_environment
+
+if [ $# -eq 3 ]; then
+    environment=$3
+else
+    environment=venv-$(sha256sum <"$requirements" | cut -c1-12)
+    case $in_force in
+    "$environment"*) is_usable "$in_force" && environment=$in_force ;;
+    esac
+    is_usable "$environment" || { find_python && make_environment; }
 fi
 write_command
 if [ "$environment" != "$in_force" ]; then
     switch_to_environment
     remove_old_environments
 fi
-fill_bytecode

@@ -1,7 +1,7 @@
 """Gathers the certificate authorities for pip: its own and the system's, and those that the core device trusts.
 
-Usage: install_authorities.py FILE, with pip importable. A company's proxy shows a certificate that only the bundles
-in `AWS_CA_BUNDLE` or the core's root CA file (`GG_ROOT_CA_PATH`) vouch for; pip takes one file for all.
+Usage: install_authorities.py FILE, with pip importable. The certificate of a company's proxy is signed by an authority
+in `AWS_CA_BUNDLE` or in the core's root CA file (`GG_ROOT_CA_PATH`) alone; pip takes one file for all.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _VARIABLES = ("AWS_CA_BUNDLE", "GG_ROOT_CA_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
 def sources() -> Iterator[str]:
