@@ -1,0 +1,151 @@
+"""The rule: whether a device is gone, and on what evidence (DESIGN, model 3, 5 and 7; invariant I7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from client_device_pruner.config.settings import Settings
+from client_device_pruner.presence.counts import BRIDGE
+from client_device_pruner.presence.devices import Device
+from client_device_pruner.presence.facts import Facts
+
+LONGEST_TIMES = 2
+"""A device is not gone before it has been silent for so many times its longest silence."""
+PATIENCE_CAP = 4
+"""Patience is at most so many thresholds."""
+RHYTHM_MESSAGES = 5
+"""So many messages show that we would hear it, where the broker tells nothing about connections."""
+RHYTHM_SHARE = 0.25
+"""They have to span this share of its threshold."""
+
+
+class State(str, Enum):
+    """What is to be said of one device."""
+
+    PRESENT = "present"
+    SILENT = "silent"
+    MARKED = "marked"
+    DUE = "due"
+    PROTECTED = "protected"
+    NEVER_SEEN = "neverSeen"
+
+
+class Evidence(str, Enum):
+    """On what a device is taken to be gone."""
+
+    CLIENT_LIST = "clientList"
+    CONNECTION_COUNT = "connectionCount"
+    RHYTHM = "rhythm"
+
+
+class Missing(str, Enum):
+    """Why there is no evidence."""
+
+    NONE = ""
+    NO_LIST = "noList"
+    NO_COUNT = "noCount"
+    COUNT_PROBLEM = "countProblem"
+    UNNAMED = "unnamed"
+    FEW_MESSAGES = "fewMessages"
+    NEVER_HEARD = "neverHeard"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the rule says of one device.
+
+    Attributes:
+        name: its thing name.
+        state: what is to be said of it now.
+        gone: whether it is gone; a device that is gone is marked in the next cycle, one that is not loses its mark.
+        silent_seconds: its silence, in observed seconds.
+        patience_seconds: how long it has to be silent to be gone; None if it never is.
+        evidence: what shows that it is gone, or would; None if there is none.
+        missing: why there is no evidence.
+        due_in_seconds: what is left of its grace period; None if it is not marked.
+        reason: why it is not gone, in a few words: for a mark that is taken off.
+    """
+
+    name: str
+    state: State
+    gone: bool
+    silent_seconds: float
+    patience_seconds: float | None
+    evidence: Evidence | None = None
+    missing: Missing = Missing.NONE
+    due_in_seconds: float | None = None
+    reason: str = ""
+
+    def figures(self) -> dict[str, float | str | None]:
+        """Silence, patience and evidence, flat: for events and the journal."""
+        return {
+            "silentSeconds": round(self.silent_seconds, 3),
+            "patienceSeconds": None if self.patience_seconds is None else round(self.patience_seconds, 3),
+            "evidence": self.evidence.value if self.evidence else None,
+        }
+
+
+def was_sighted(device: Device, facts: Facts) -> bool:
+    """Whether it was ever sighted."""
+    return device.seen_at is not None or device.name in facts.sighted
+
+
+def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float | None:
+    """How long it has to be silent to be gone, in observed seconds; None: it never is (DESIGN, model 3)."""
+    if not was_sighted(device, facts):
+        return settings.never_seen_threshold_seconds
+    threshold = settings.threshold_seconds(device.name)
+    longest = device.longest(facts.observed_seconds)
+    return max(threshold, min(LONGEST_TIMES * longest, PATIENCE_CAP * threshold))
+
+
+def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evidence | None, Missing]:
+    """What shows that a device which is not present is gone, or why nothing does: the first that applies."""
+    if facts.list_in_use:
+        return (None, Missing.NO_LIST) if facts.listed is None else (Evidence.CLIENT_LIST, Missing.NONE)
+    if facts.count_in_use or facts.events_in_use:
+        if not (facts.count_in_use and facts.events_in_use):
+            return None, Missing.NO_COUNT
+        if facts.count_problem or facts.unnamed is None:
+            return None, Missing.COUNT_PROBLEM
+        if facts.unnamed > unnamed_then(device):
+            return None, Missing.UNNAMED
+        return Evidence.CONNECTION_COUNT, Missing.NONE
+    if not was_sighted(device, facts):
+        return None, Missing.NEVER_HEARD
+    span = device.last_message - device.first_message
+    enough = device.messages >= RHYTHM_MESSAGES and span >= RHYTHM_SHARE * settings.threshold_seconds(device.name)
+    return (Evidence.RHYTHM, Missing.NONE) if enough else (None, Missing.FEW_MESSAGES)
+
+
+def unnamed_then(device: Device) -> int:
+    """How many unnamed connections there were when it left: the bridge's, where nothing was counted."""
+    return BRIDGE if device.then is None else device.then
+
+
+def judge(device: Device, settings: Settings, facts: Facts) -> Verdict:
+    """Apply the rule to one device."""
+    silent = facts.silent_seconds(device)
+    patience = patience_seconds(device, settings, facts)
+    evidence, missing = find_evidence(device, settings, facts)
+
+    def verdict(state: State, reason: str = "", due_in_seconds: float | None = None, *, gone: bool = False) -> Verdict:
+        return Verdict(device.name, state, gone, silent, patience, evidence, missing, due_in_seconds, reason)
+
+    if settings.is_protected(device.name):
+        return verdict(State.PROTECTED, "it is protected")
+    if facts.is_present(device):
+        return verdict(State.PRESENT, "it is connected")
+    waiting = State.SILENT if was_sighted(device, facts) else State.NEVER_SEEN
+    left = None
+    if device.marked_at is not None:
+        waiting = State.MARKED
+        left = max(0.0, settings.grace_period_seconds - (facts.observed_seconds - device.marked_at))
+    if patience is None:
+        return verdict(waiting, "neverSeenThreshold is empty", left)
+    if silent < patience:
+        return verdict(waiting, "its silence no longer reaches its patience", left)
+    if evidence is None:
+        return verdict(waiting, "there is no evidence any more that it is gone", left)
+    return verdict(State.DUE if left == 0.0 else waiting, "", left, gone=True)

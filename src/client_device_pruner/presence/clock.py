@@ -1,0 +1,108 @@
+"""Observed time: the one clock on which all thresholds are measured (DESIGN, model 2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+DAY_SECONDS = 86_400.0
+MONTH_SECONDS = 30 * DAY_SECONDS
+SAMPLE_SECONDS = 3_600.0
+"""How often a reading is kept for the share of the last month that was observed."""
+
+
+class Clock(Protocol):
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward, the same for all processes of one boot."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch; for people to read, it decides nothing."""
+
+    def boot_id(self) -> str:
+        """Which boot of the host this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Return:
+    sent: float
+    received: float
+    alive: bool
+
+
+class ObservedClock:
+    """Advances from one probe to the next, while both come back and every input in use is alive.
+
+    Args:
+        seconds: the reading to go on from.
+
+    Attributes:
+        seconds: the reading.
+        advanced_at: when it advanced last, in monotonic seconds; None if not in this run.
+        since_wall: since when it has advanced without a break, in epoch seconds; None while it stands still.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.advanced_at: float | None = None
+        self.since_wall: float | None = None
+        self._last: _Return | None = None
+
+    def returned(self, sent: float, received: float, *, interval_seconds: float, alive: bool, wall: float) -> None:
+        """Take a probe that came back before its successor was due.
+
+        Args:
+            sent: when it was sent, in monotonic seconds.
+            received: when it came back, likewise.
+            interval_seconds: the probe interval.
+            alive: whether every input in use is alive.
+            wall: epoch seconds, for people.
+        """
+        last, self._last = self._last, _Return(sent, received, alive)
+        farthest = 2 * interval_seconds
+        together = last is not None and sent - last.sent <= farthest and received - last.received <= farthest
+        if last is None or not together or not alive or not last.alive:
+            self.since_wall = None
+            return
+        self.seconds += received - last.received
+        self.advanced_at = received
+        if self.since_wall is None:
+            self.since_wall = wall
+
+    def gap(self) -> None:
+        """Something was lost here: the time around it is not observed."""
+        self._last = None
+        self.since_wall = None
+
+
+class Shares:
+    """How much of the last day and month was observed, by the wall clock, for people.
+
+    Args:
+        samples: (epoch seconds, observed seconds), oldest first.
+    """
+
+    def __init__(self, samples: Iterable[tuple[float, float]] = ()) -> None:
+        self.samples = deque(samples)
+
+    def sample(self, wall: float, observed_seconds: float) -> bool:
+        """Keep a reading if the last one is old enough; returns whether one was kept."""
+        if self.samples and 0 <= wall - self.samples[-1][0] < SAMPLE_SECONDS:
+            return False
+        # A wall clock that was set back leaves no readings from its future behind.
+        while self.samples and self.samples[-1][0] > wall:
+            self.samples.pop()
+        while self.samples and self.samples[0][0] < wall - MONTH_SECONDS - SAMPLE_SECONDS:
+            self.samples.popleft()
+        self.samples.append((wall, observed_seconds))
+        return True
+
+    def share(self, period_seconds: float, wall: float, observed_seconds: float) -> float:
+        """The share of the last so many seconds that was observed, 0 to 1; of less if less is known."""
+        begun = next((sample for sample in self.samples if sample[0] >= wall - period_seconds - SAMPLE_SECONDS), None)
+        if begun is None or wall <= begun[0]:
+            return 0.0
+        return min(1.0, max(0.0, (observed_seconds - begun[1]) / (wall - begun[0])))

@@ -1,0 +1,110 @@
+"""Unnamed connections: the broker's own count less the sessions that we know (DESIGN, model 6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from client_device_pruner.presence.devices import Devices
+
+QUIET_SECONDS = 3.0
+"""A count is believed if no connection event was heard within so long of it: EMQX samples it apart from its events."""
+THEN_SECONDS = (5.0, 600.0)
+"""How long after a device left a figure tells how many unnamed connections there were then, at least and at most."""
+NOW_SECONDS = 600.0
+"""The highest figure of so long is how many there are now."""
+KEPT_SECONDS = 3_600.0
+"""Without one, the latest figure is, until it is so old."""
+BELOW_SECONDS = 600.0
+"""A figure that stays below one for so long says that the end of a session was lost."""
+BRIDGE = 1
+"""The bridge's connection, whose events are ignored, is always one of the unnamed."""
+
+
+class Counts:
+    """Works a figure out of each count, and keeps those of the last hour.
+
+    Args:
+        devices: the names, each of which keeps how many there were when it left.
+        figures: (monotonic seconds, unnamed connections), oldest first, of this boot.
+        below_since: since when the figure is below one, in monotonic seconds.
+
+    Attributes:
+        heard_at: when the last count arrived in this run.
+        scale: what the fixed times are multiplied by.
+    """
+
+    def __init__(
+        self, devices: Devices, figures: Iterable[tuple[float, int]] = (), below_since: float | None = None
+    ) -> None:
+        self.figures = deque(figures)
+        self.below_since = below_since
+        self.heard_at: float | None = None
+        self.scale = 1.0
+        self._devices = devices
+        self._event_at = float("-inf")
+        self._pending: tuple[float, int] | None = None
+        self._left: dict[str, float] = {}
+
+    def event(self, received: float) -> None:
+        """A connection event was heard: a count that came just before may be of another time."""
+        self.settle(received)
+        self._pending = None
+        self._event_at = received
+
+    def left(self, name: str, received: float) -> None:
+        """A `disconnected` closed the session of that name."""
+        self._left[name] = received
+
+    def returned(self, name: str) -> None:
+        """A session of that name opened."""
+        self._left.pop(name, None)
+
+    def count(self, connections: int, sessions: int, received: float) -> None:
+        """A count arrived, while so many sessions were known."""
+        self.settle(received)
+        self.heard_at = received
+        if received - self._event_at > QUIET_SECONDS * self.scale:
+            self._pending = (received, connections - sessions)
+
+    def settle(self, at: float) -> None:
+        """Believe the last count, if no event has come for long enough since."""
+        if self._pending is None or at - self._pending[0] <= QUIET_SECONDS * self.scale:
+            return
+        (counted, unnamed), self._pending = self._pending, None
+        self.figures.append((counted, unnamed))
+        while self.figures[0][0] < counted - KEPT_SECONDS * self.scale:
+            self.figures.popleft()
+        if unnamed >= BRIDGE:
+            self.below_since = None
+        elif self.below_since is None:
+            self.below_since = counted
+        soonest, latest = (seconds * self.scale for seconds in THEN_SECONDS)
+        for name, left_at in list(self._left.items()):
+            if counted - left_at > latest:
+                del self._left[name]
+            elif counted - left_at >= soonest and (device := self._devices.by_name.get(name)):
+                device.then = unnamed if device.then is None else min(device.then, unnamed)
+                self._devices.touch(device)
+
+    @property
+    def settles_at(self) -> float | None:
+        """When `settle` has something to do, in monotonic seconds."""
+        return None if self._pending is None else self._pending[0] + QUIET_SECONDS * self.scale
+
+    def gap(self) -> None:
+        """A probe was lost: what is counted from here on says nothing of when a device left."""
+        self._left.clear()
+
+    def now(self, at: float) -> int | None:
+        """How many unnamed connections there are now; None if no figure of the last hour tells."""
+        recent = [unnamed for counted, unnamed in self.figures if counted >= at - NOW_SECONDS * self.scale]
+        if recent:
+            return max(recent)
+        if self.figures and self.figures[-1][0] >= at - KEPT_SECONDS * self.scale:
+            return self.figures[-1][1]
+        return None
+
+    def is_below(self, at: float) -> bool:
+        """Whether the end of a session was lost, so that a session is known that is none."""
+        return self.below_since is not None and at - self.below_since >= BELOW_SECONDS * self.scale

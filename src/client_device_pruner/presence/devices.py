@@ -1,0 +1,206 @@
+"""What is kept of each thing name, and of each association (DESIGN, what is stored)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+HALF_YEAR_SECONDS = 182.5 * 86_400.0
+"""A window of the longest silence, in observed time (DESIGN, model 3)."""
+KEPT_SECONDS = 90 * 86_400.0
+"""How long a name that left the list keeps its row, in observed time (DESIGN, model 10)."""
+MOST_UNLISTED = 10_000
+"""Names that are not associated, kept at most (DESIGN, model 1)."""
+
+
+@dataclass(slots=True)
+class Device:
+    """One thing name.
+
+    Attributes:
+        name: the thing name.
+        seen_at: observed seconds of the last sighting; None if never sighted.
+        seen_by: what the last sighting was: `connected`, `disconnected`, `message`, `clientList` or `restore`.
+        seen_wall: epoch seconds of it, for people.
+        present_until: observed seconds until which it was last present, where no sighting says so.
+        silence_window: the half-year of observed time to which `longest_silence` belongs.
+        longest_silence: the longest silence that a sighting ended in that half-year, in observed seconds.
+        longest_before: the same in the half-year before.
+        messages: how many messages it published since the topics that we hear changed.
+        first_message: observed seconds of the first of them.
+        last_message: observed seconds of the last of them.
+        session: whether a session is known.
+        session_id: its `connected_at`; None if unknown.
+        session_since: monotonic seconds at which it was heard to open.
+        ended_id: the `connected_at` that ended last; it never opens again.
+        announced: how many `connected` were heard, counted up to two.
+        then: the unnamed connections when it left; None if no figure was taken.
+        keepalive: False if it connected without keepalive, so that the broker cannot notice its death.
+        associated: whether it is on the latest list of associations.
+        association_timestamp: tells one association of the name from the next; None if the cloud gave none.
+        listed_at: observed seconds at which this association was first listed.
+        unlisted_at: observed seconds at which it left the list.
+        marked_at: observed seconds at which its grace period began; None if it is not marked.
+        told: a fingerprint of the verdict that was last written; not stored.
+    """
+
+    name: str
+    seen_at: float | None = None
+    seen_by: str = ""
+    seen_wall: float = 0.0
+    present_until: float | None = None
+    silence_window: int = 0
+    longest_silence: float = 0.0
+    longest_before: float = 0.0
+    messages: int = 0
+    first_message: float = 0.0
+    last_message: float = 0.0
+    session: bool = False
+    session_id: int | None = None
+    session_since: float = 0.0
+    ended_id: int | None = None
+    announced: int = 0
+    then: int | None = None
+    keepalive: bool = True
+    associated: bool = False
+    association_timestamp: float | None = None
+    listed_at: float | None = None
+    unlisted_at: float | None = None
+    marked_at: float | None = None
+    told: int = 0
+
+    @property
+    def silent_since(self) -> float:
+        """Observed seconds at which its silence began, if it is not present."""
+        return max(self.seen_at or 0.0, self.present_until or 0.0, self.listed_at or 0.0)
+
+    def longest(self, observed_seconds: float) -> float:
+        """The longest silence that a sighting ended over the last one to two half-years, in observed seconds."""
+        age = int(observed_seconds // HALF_YEAR_SECONDS) - self.silence_window
+        if age <= 0:
+            return max(self.longest_silence, self.longest_before)
+        return self.longest_silence if age == 1 else 0.0
+
+    def end_silence(self, observed_seconds: float) -> None:
+        """Note that a sighting ends its silence now."""
+        if self.seen_at is None and self.listed_at is None:
+            return
+        window = int(observed_seconds // HALF_YEAR_SECONDS)
+        if window > self.silence_window:
+            self.longest_before = self.longest_silence if window == self.silence_window + 1 else 0.0
+            self.longest_silence, self.silence_window = 0.0, window
+        self.longest_silence = max(self.longest_silence, observed_seconds - self.silent_since)
+
+
+class Devices:
+    """All names that are kept.
+
+    Args:
+        by_name: what was stored.
+
+    Attributes:
+        by_name: every name that is kept, associated or not.
+        changed: names whose row has to be written.
+        removed: names whose row has to go.
+        urgent: whether a session, a mark or an association changed since the last commit.
+        dropped_session: whether a name with a session had to be dropped, so that sessions are incomplete.
+    """
+
+    def __init__(self, by_name: dict[str, Device] | None = None) -> None:
+        self.by_name = by_name or {}
+        self.changed: set[str] = set()
+        self.removed: set[str] = set()
+        self.urgent = False
+        self.dropped_session = False
+        self._unlisted = sum(not device.associated for device in self.by_name.values())
+
+    def associated(self) -> Iterator[Device]:
+        """The devices on the latest list."""
+        return (device for device in self.by_name.values() if device.associated)
+
+    @property
+    def associated_count(self) -> int:
+        """How many devices are on the latest list."""
+        return len(self.by_name) - self._unlisted
+
+    def get(self, name: str) -> Device:
+        """The device of that name, made if it is new."""
+        device = self.by_name.get(name)
+        if device is None:
+            if self._unlisted >= MOST_UNLISTED:
+                self._drop_oldest()
+            device = self.by_name[name] = Device(name)
+            self._unlisted += 1
+            self.removed.discard(name)
+        return device
+
+    def touch(self, device: Device, *, urgent: bool = False) -> None:
+        """Have its row written; at once if a session, a mark or an association changed."""
+        self.changed.add(device.name)
+        self.urgent = self.urgent or urgent
+
+    def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
+        """Take a list of associations over.
+
+        Args:
+            listed: thing names with their associationTimestamp.
+            observed_seconds: the observed clock.
+
+        Returns:
+            The names whose mark was taken off, since their association ended or was made anew.
+        """
+        unmarked = []
+        names = set()
+        for name, timestamp in listed:
+            names.add(name)
+            device = self.get(name)
+            if self._is_same(device, timestamp):
+                if not device.associated or device.association_timestamp != timestamp:
+                    self._unlisted -= not device.associated
+                    device.associated, device.unlisted_at = True, None
+                    device.association_timestamp = timestamp or device.association_timestamp
+                    self.touch(device, urgent=True)
+                continue
+            self._unlisted -= not device.associated
+            if device.marked_at is not None:
+                unmarked.append(name)
+            device.associated, device.association_timestamp = True, timestamp
+            device.listed_at, device.unlisted_at, device.marked_at = observed_seconds, None, None
+            self.touch(device, urgent=True)
+        for device in list(self.by_name.values()):
+            if device.associated and device.name not in names:
+                if device.marked_at is not None:
+                    unmarked.append(device.name)
+                device.associated, device.unlisted_at, device.marked_at = False, observed_seconds, None
+                self._unlisted += 1
+                self.touch(device, urgent=True)
+            elif device.unlisted_at is not None and observed_seconds - device.unlisted_at > KEPT_SECONDS:
+                if device.session:
+                    device.unlisted_at = None
+                    self.touch(device)
+                else:
+                    self._drop(device.name)
+        return tuple(unmarked)
+
+    @staticmethod
+    def _is_same(device: Device, timestamp: float | None) -> bool:
+        """Whether this is the association that is known: same name, same timestamp, also if it was off the list."""
+        if device.listed_at is None:
+            return False
+        if None in (device.association_timestamp, timestamp):
+            return device.associated
+        return device.association_timestamp == timestamp
+
+    def _drop_oldest(self) -> None:
+        """Drop the tenth of the names that are not associated that was seen longest ago."""
+        unlisted = [device for device in self.by_name.values() if not device.associated]
+        unlisted.sort(key=lambda device: (device.session, device.seen_at or 0.0))
+        for device in unlisted[: MOST_UNLISTED // 10]:
+            self.dropped_session = self.dropped_session or device.session
+            self._drop(device.name)
+
+    def _drop(self, name: str) -> None:
+        del self.by_name[name]
+        self._unlisted -= 1
+        self.changed.discard(name)
+        self.removed.add(name)

@@ -1,0 +1,55 @@
+"""What the devices publish: whose message it is, and whether it is a sign of life (DESIGN, model 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+
+LONGEST_NAME = 256
+"""Longer names are not kept: a thing name has at most 128 characters."""
+_COMPARED_BYTES = 4_096
+"""So much of a payload is compared with the globs: a last will is short."""
+
+
+class Messages:
+    """Tells the thing name of a message.
+
+    Args:
+        topics: MQTT filters; the level of the first `+` is the thing name.
+        ignored_payloads: globs of payloads that are no sign of life, case aside.
+    """
+
+    def __init__(self, topics: Iterable[str], ignored_payloads: Iterable[str]) -> None:
+        filters = [topic.split("/") for topic in topics]
+        self._filters = [(levels, levels.index("+")) for levels in filters]
+        globs = [translate(glob) for glob in ignored_payloads]
+        self._ignored = re.compile("|".join(globs), re.IGNORECASE) if globs else None
+
+    def thing_name(self, topic: str, payload: bytes) -> str | None:
+        """The device that this message shows alive; None if it shows none."""
+        levels = topic.split("/")
+        for wanted, position in self._filters:
+            if _matches(wanted, levels):
+                name = levels[position]
+                alive = 0 < len(name) <= LONGEST_NAME and not self._is_ignored(payload)
+                return name if alive else None
+        return None
+
+    def _is_ignored(self, payload: bytes) -> bool:
+        if not payload:
+            return True
+        if self._ignored is None:
+            return False
+        # A text is the same with the quotes that JSON puts around it.
+        text = payload[:_COMPARED_BYTES].decode(errors="replace").strip().strip('"')
+        return not text or self._ignored.match(text) is not None
+
+
+def _matches(wanted: list[str], levels: list[str]) -> bool:
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position == len(levels) or level not in ("+", levels[position]):
+            return False
+    return len(wanted) == len(levels)

@@ -1,0 +1,360 @@
+"""Presence: takes what is heard, and keeps what is known of the devices and of the inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from client_device_pruner.config.settings import Settings
+from client_device_pruner.presence.client_list import ClientList, ClientListFailed
+from client_device_pruner.presence.clock import Clock, ObservedClock
+from client_device_pruner.presence.counts import Counts
+from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.facts import Facts, Input
+from client_device_pruner.presence.messages import LONGEST_NAME, Messages
+from client_device_pruner.presence.sessions import Sessions, Uptime
+
+SYS = "$SYS/brokers/"
+SHORTEST_COUNT_SECONDS = 180.0
+"""A count that is late by less says nothing of the broker, which sends one each minute (DESIGN, model 2)."""
+_EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
+
+
+@dataclass(frozen=True, slots=True)
+class ListSource:
+    """Where the client list comes from, as the configuration has it.
+
+    Attributes:
+        on: whether it is switched on; off forgets that it was in use.
+        reason: why it cannot be asked, in words; empty if it can.
+        remedy: what to do about that.
+    """
+
+    on: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    by: str
+    wall: float
+    was_present: bool
+
+
+class Presence:
+    """Owned by one thread.
+
+    Args:
+        devices: the names that are kept.
+        clock: the machine's clocks.
+        stored: what `document` gave in an earlier run.
+
+    Attributes:
+        devices: the names that are kept.
+        observed: the observed clock.
+        watched: names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones.
+        sighted_watched: the watched names that were sighted; who reads it empties it.
+        unknown_ids: names that were sighted and are not associated, at most ten.
+    """
+
+    def __init__(self, devices: Devices, clock: Clock, stored: dict[str, Any] | None = None) -> None:
+        kept = stored or {}
+        same_boot = kept.get("boot") == clock.boot_id()
+        self.devices = devices
+        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))
+        self.watched: set[str] = set()
+        self.sighted_watched: list[str] = []
+        self._clock = clock
+        self._events_in_use = bool(kept.get("eventsInUse", False))
+        self._count_in_use = bool(kept.get("countInUse", False))
+        self._list_in_use = bool(kept.get("listInUse", False))
+        self._message_filters: list[str] | None = kept.get("messageFilters")
+        self._listed_once = bool(kept.get("listedOnce", False))
+        devices.dropped_session = bool(kept.get("sessionsIncomplete", False))
+        broker = kept.get("broker") if same_boot else None
+        self.sessions = Sessions(devices, Uptime(**broker) if broker else None)
+        self.counts = Counts(
+            devices,
+            [(at, unnamed) for at, unnamed in kept.get("figures", [])] if same_boot else [],
+            kept.get("belowSince") if same_boot else None,
+        )
+        if kept and not same_boot:
+            # The broker runs on this host: it has restarted too.
+            self.sessions.end_all(self.observed.seconds)
+        self._pending: dict[str, _Sighting] = {}
+        self._published: dict[str, int] = {}
+        self._list: ClientList | None = None
+        self._list_source = ListSource(on=False)
+        self._list_failure = ""
+        self._list_since = clock.monotonic()
+        self._unmapped: frozenset[str] = frozenset()
+        self._bridge_ids = "mqtt-bridge-*"
+        self._messages = Messages((), ())
+        self._settings: Settings | None = None
+
+    # Configuration
+
+    def use(self, settings: Settings) -> None:
+        """Put settings in force; connection events that are switched off are forgotten."""
+        self._settings = settings
+        self.sessions.scale = self.counts.scale = settings.scale
+        presence = settings.presence
+        self._messages = Messages(presence.message_topics, presence.ignored_payloads)
+        if not presence.connection_events and (self._events_in_use or self._count_in_use):
+            self._events_in_use = self._count_in_use = False
+            self.sessions.forget()
+            self.counts = Counts(self.devices)
+            self.counts.scale = settings.scale
+
+    def use_bridge(self, bridge_ids: str, message_filters: Iterable[str], unmapped: frozenset[str]) -> None:
+        """Take over what the bridge is configured to do.
+
+        Args:
+            bridge_ids: a glob of its client ids.
+            message_filters: through which filters messages reach us; another set of them starts counting anew.
+            unmapped: those of `clients` and `count` that it does not map.
+        """
+        self._bridge_ids, self._unmapped = bridge_ids, unmapped
+        filters = sorted(message_filters)
+        if self._message_filters is not None and self._message_filters != filters:
+            for device in self.devices.by_name.values():
+                if device.messages:
+                    device.messages = 0
+                    self.devices.touch(device)
+        self._message_filters = filters
+
+    def use_list(self, source: ListSource) -> None:
+        """Take over where the client list comes from; one that is switched off is forgotten."""
+        self._list_source = source
+        if not source.on:
+            self._list_in_use, self._list = False, None
+
+    # What is heard
+
+    def take(self, topic: str, payload: bytes, received: float) -> None:
+        """Take a message of the bridge, by its topic at the broker."""
+        if topic.startswith(SYS):
+            if self._settings is None or self._settings.presence.connection_events:
+                self._take_sys(topic[len(SYS) :], payload, received)
+            return
+        name = self._messages.thing_name(topic, payload)
+        if name is not None:
+            device = self.devices.get(name)
+            self._sight(device, "message")
+            self._published[name] = self._published.get(name, 0) + 1
+            if self._events_in_use and self.sessions.message(device, received):
+                self.counts.returned(name)
+
+    def _take_sys(self, topic: str, payload: bytes, received: float) -> None:
+        node, _, rest = topic.partition("/")
+        if rest.startswith("clients/"):
+            self._take_client_event(rest.rpartition("/")[2], node, payload, received)
+        elif rest == "stats/live_connections/count" and payload.isdigit():
+            self._count_in_use = True
+            self.sessions.speaks(node, received)
+            self.counts.count(int(payload), self.sessions.open, received)
+        elif rest == "uptime" and payload.isdigit():
+            self.sessions.uptime(node, int(payload) / 1000, received)
+
+    def _take_client_event(self, kind: str, node: str, payload: bytes, received: float) -> None:
+        try:
+            event = json.loads(payload)
+        except (ValueError, RecursionError):
+            return
+        if kind not in ("connected", "disconnected") or not isinstance(event, dict):
+            return
+        name = event.get("clientid")
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or fnmatchcase(name, self._bridge_ids):
+            return
+        self._events_in_use = True
+        self.sessions.speaks(node, received)
+        number = event.get("connected_at")
+        session_id = number if isinstance(number, int) and not isinstance(number, bool) else None
+        if kind == "connected" and event.get("connack", 0) != 0:
+            return
+        device = self.devices.get(name)
+        self._sight(device, kind)
+        self.counts.event(received)
+        if kind == "connected":
+            self.sessions.connected(device, session_id, received)
+            device.keepalive = event.get("keepalive") != 0
+            self.counts.returned(name)
+        elif self.sessions.disconnected(device, session_id, str(event.get("reason", "")), received):
+            # Present until now: the sighting is stamped only when the next probe comes back.
+            device.present_until = self.observed.seconds
+            self.counts.left(name, received)
+
+    def take_list(self, answer: ClientList) -> None:
+        """Take an answer of the broker's client list, if it can be believed."""
+        if not self._list_source.on:
+            return
+        if not any(map(self._is_known_open(answer.began), answer.names)):
+            self._list_failure = "the list names neither the bridge nor a session that is known to be open"
+            return
+        before = self._list.names if self._list else frozenset()
+        for name in before - answer.names:
+            if device := self.devices.by_name.get(name):
+                device.present_until = self.observed.seconds
+                self.devices.touch(device)
+        for name in answer.names:
+            if name in self.devices.by_name or not self._listed_once:
+                self._sight(self.devices.get(name), "clientList")
+        self._list, self._list_failure, self._list_in_use = answer, "", True
+
+    def _is_known_open(self, began: float) -> Any:
+        def check(name: str) -> bool:
+            device = self.devices.by_name.get(name)
+            open_before = device is not None and device.session and device.session_since < began
+            return open_before or fnmatchcase(name, self._bridge_ids)
+
+        return check
+
+    def list_failed(self, failure: ClientListFailed) -> None:
+        """The client list could not be had."""
+        self._list_failure = failure.reason
+
+    def sight(self, name: str, by: str) -> None:
+        """Note a sighting: by the client list when asked by name, or by our own restore."""
+        self._sight(self.devices.get(name), by)
+
+    def _sight(self, device: Device, by: str) -> None:
+        name = device.name
+        if device.marked_at is not None or name in self.watched:
+            self.sighted_watched.append(name)
+        before = self._pending.get(name)
+        was_present = before.was_present if before else self._is_present(device)
+        self._pending[name] = _Sighting(by, self._clock.wall(), was_present)
+
+    def _is_present(self, device: Device) -> bool:
+        return device.name in self._list.names if self._list_in_use and self._list else device.session
+
+    # Observed time
+
+    def probe_returned(self, sent: float, received: float) -> bool:
+        """A probe came back before its successor was due; returns whether the broker had restarted meanwhile."""
+        self.counts.settle(received)
+        interval = self._settings.presence.probe_interval_seconds if self._settings else 60.0
+        alive = all(given.alive for given in self.inputs(received).values())
+        self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
+        self.stamp()
+        self._pending.clear()
+        return self.sessions.probe_returned(self.observed.seconds)
+
+    def stamp(self) -> None:
+        """Date what was heard since the last return of a probe: at the observed clock's reading.
+
+        The next return dates it once more, so that it counts as made then, and never earlier. Before a commit this
+        keeps a crash from losing it: afterwards the clock goes on from the same reading.
+        """
+        at = self.observed.seconds
+        for name, sighting in self._pending.items():
+            device = self.devices.by_name.get(name)
+            if device is None:
+                continue
+            if not sighting.was_present:
+                device.end_silence(at)
+            device.seen_at, device.seen_by, device.seen_wall = at, sighting.by, sighting.wall
+            if published := self._published.get(name):
+                if not device.messages:
+                    device.first_message = at
+                device.messages, device.last_message = device.messages + published, at
+            self.devices.touch(device)
+        self._published.clear()
+
+    def gap(self) -> None:
+        """Something may have been lost: a probe, messages in our own queue, or a subscription."""
+        self.observed.gap()
+        self.counts.gap()
+        self.sessions.gap(self.observed.seconds, listed=self._listed_once)
+
+    def reconcile(self, listed: Iterable[tuple[str, float | None]]) -> tuple[str, ...]:
+        """Take a list of associations over; returns the names whose mark was taken off."""
+        self._listed_once = True
+        return self.devices.reconcile(listed, self.observed.seconds)
+
+    # What is known
+
+    def inputs(self, at: float) -> dict[str, Input]:
+        """The inputs that come through the broker, `connectionEvents` and `clientList`, at monotonic seconds `at`."""
+        return {"connectionEvents": self._events_input(at), "clientList": self._list_input(at)}
+
+    def _events_input(self, at: float) -> Input:
+        settings = self._settings
+        in_use = self._events_in_use or self._count_in_use
+        if not in_use or settings is None:
+            off = settings is not None and not settings.presence.connection_events
+            return Input(
+                in_use=False, alive=True, reason="switched off" if off else "the broker has not announced any connection"
+            )
+        if gone := sorted(self._unmapped & {"clients", "count"}):
+            what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
+            return Input(in_use=True, alive=False, reason=f"the bridge no longer maps {what}", remedy=_EVENTS_OFF)
+        limit = max(3 * settings.presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS * settings.scale)
+        if self._count_in_use and (self.counts.heard_at is None or at - self.counts.heard_at > limit):
+            return Input(
+                in_use=True, alive=False, reason="the broker's connection count stays away", remedy=_EVENTS_OFF
+            )
+        return Input(in_use=True, alive=True)
+
+    def _list_input(self, at: float) -> Input:
+        source, settings = self._list_source, self._settings
+        off = "set presence.clientList.url to \"\" if the list is gone for good"
+        if not self._list_in_use or settings is None:
+            reason = self._list_failure or source.reason or ("" if source.on else "switched off")
+            return Input(in_use=False, alive=True, reason=reason, remedy=source.remedy)
+        ended = self._list.ended if self._list else self._list_since
+        limit = 3 * settings.presence.client_list.interval_seconds
+        if source.reason or self._list is None or at - ended > limit:
+            reason = source.reason or self._list_failure or "it has not answered yet"
+            return Input(in_use=True, alive=False, reason=reason, remedy=source.remedy or off)
+        return Input(in_use=True, alive=True, reason=self._list_failure)
+
+    def facts(self, at: float) -> Facts:
+        """By what the devices are judged at monotonic seconds `at`."""
+        self.counts.settle(at)
+        problem = ""
+        unnamed = self.counts.now(at)
+        if self.devices.dropped_session:
+            problem = "more names connected than are kept, so that the connection count says nothing"
+        elif self.counts.is_below(at):
+            problem = "more sessions are known than the broker has connections: the end of one was lost"
+        elif unnamed is None:
+            problem = "no connection count of the last hour can be believed"
+        return Facts(
+            observed_seconds=self.observed.seconds,
+            sighted=self._pending.keys(),
+            events_in_use=self._events_in_use,
+            count_in_use=self._count_in_use,
+            unnamed=unnamed,
+            count_problem=problem,
+            list_in_use=self._list_in_use,
+            listed=self._list.names if self._list else None,
+        )
+
+    @property
+    def unknown_ids(self) -> tuple[str, ...]:
+        """Names that connected or spoke and are not associated, at most ten; empty if any associated one did."""
+        devices = self.devices.by_name.values()
+        if any(device.seen_at is not None for device in devices if device.associated):
+            return ()
+        return tuple(device.name for device in devices if not device.associated and device.seen_at is not None)[:10]
+
+    def document(self) -> dict[str, Any]:
+        """What is to be stored once, beside the devices."""
+        return {
+            "boot": self._clock.boot_id(),
+            "observedSeconds": self.observed.seconds,
+            "eventsInUse": self._events_in_use,
+            "countInUse": self._count_in_use,
+            "listInUse": self._list_in_use,
+            "listedOnce": self._listed_once,
+            "messageFilters": self._message_filters,
+            "sessionsIncomplete": self.devices.dropped_session,
+            "broker": asdict(self.sessions.broker) if self.sessions.broker else None,
+            "figures": list(self.counts.figures),
+            "belowSince": self.counts.below_since,
+        }

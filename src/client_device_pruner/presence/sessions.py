@@ -1,0 +1,159 @@
+"""Sessions, where the broker announces connections, and the broker's restarts that end them (DESIGN, model 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client_device_pruner.presence.devices import Device, Devices
+
+LATE_END_SECONDS = 5.0
+"""An end of another session that comes sooner after a `connected` is the old session's, late."""
+IMPLIED_SECONDS = (60.0, 3_600.0)
+"""How far apart two messages without a session have to be, at least and at most, to imply one."""
+UPTIME_SLACK_SECONDS = 60.0
+"""By how much an uptime has to be shorter than it should be, to tell a restart from a late message."""
+_TAKEN_OVER = frozenset({"takenover", "discarded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Uptime:
+    """How long a node of the broker had been running, in seconds, when that was heard, in monotonic seconds."""
+
+    node: str
+    seconds: float
+    heard_at: float
+
+
+class Sessions:
+    """Opens and closes the sessions of all names.
+
+    Args:
+        devices: the names.
+        broker: the uptime that was heard last, also in an earlier run of this boot.
+
+    Attributes:
+        open: how many sessions are known.
+        broker: the uptime by which the next one is judged.
+        scale: what the fixed times are multiplied by.
+    """
+
+    def __init__(self, devices: Devices, broker: Uptime | None = None) -> None:
+        self.broker = broker
+        self.scale = 1.0
+        self.open = sum(device.session for device in devices.by_name.values())
+        self._devices = devices
+        self._heard: Uptime | None = None
+        self._other_node: Uptime | None = None
+        self._spoke: dict[str, float] = {}
+
+    def connected(self, device: Device, session_id: int | None, received: float) -> None:
+        """A `connected`: opens the session or replaces it, unless that one has ended before."""
+        if session_id is None or session_id not in (device.ended_id, device.session_id):
+            device.announced = min(2, device.announced + 1)
+            self._open(device, session_id, received)
+            self._devices.touch(device, urgent=True)
+
+    def disconnected(self, device: Device, session_id: int | None, reason: str, received: float) -> bool:
+        """A `disconnected`; returns whether it closed the session."""
+        repeated = session_id is not None and session_id == device.ended_id
+        if session_id is not None:
+            device.ended_id = session_id
+        self._spoke.pop(device.name, None)
+        self._devices.touch(device, urgent=True)
+        if repeated or not device.session:
+            return False
+        another = None not in (session_id, device.session_id) and session_id != device.session_id
+        if reason in _TAKEN_OVER:
+            # Another connection of the same name goes on: its `connected` may come before this, or after.
+            if not another:
+                device.session_id = None
+            return False
+        if another and received - device.session_since < LATE_END_SECONDS * self.scale:
+            return False
+        self._close(device)
+        return True
+
+    def message(self, device: Device, received: float) -> bool:
+        """A message; returns whether it implies a session, whose `connected` was lost."""
+        if device.session or not device.announced:
+            return False
+        first = self._spoke.setdefault(device.name, received)
+        nearest, farthest = (seconds * self.scale for seconds in IMPLIED_SECONDS)
+        if received - first > farthest:
+            self._spoke[device.name] = received
+            return False
+        if received - first < nearest:
+            return False
+        self._open(device, None, received)
+        self._devices.touch(device, urgent=True)
+        return True
+
+    def uptime(self, node: str, seconds: float, received: float) -> None:
+        """The broker's uptime, judged when the next probe comes back: then no later one is on its way."""
+        self._heard = Uptime(node, seconds, received)
+
+    def speaks(self, node: str, received: float) -> None:
+        """A node of the broker spoke; another one than before is another broker."""
+        if self.broker is not None and node != self.broker.node and self._other_node is None:
+            self._other_node = Uptime(node, 0.0, received)
+
+    def probe_returned(self, observed_seconds: float) -> bool:
+        """Judge what was heard of the broker; returns whether it has restarted."""
+        heard = self._heard or self._other_node
+        self._heard = self._other_node = None
+        if heard is None:
+            return False
+        before, self.broker = self.broker, heard
+        if before is None:
+            return False
+        expected = before.seconds + heard.heard_at - before.heard_at
+        if heard.node == before.node and heard.seconds >= expected - UPTIME_SLACK_SECONDS * self.scale:
+            return False
+        self.end_all(observed_seconds, since=heard.heard_at - heard.seconds)
+        return True
+
+    def end_all(self, observed_seconds: float, since: float = float("inf")) -> None:
+        """End all sessions but those that were heard to open since then, in monotonic seconds."""
+        self._devices.dropped_session = False
+        for device in self._devices.by_name.values():
+            if device.session and device.session_since < since:
+                self._end_unheard(device, observed_seconds)
+
+    def gap(self, observed_seconds: float, *, listed: bool) -> None:
+        """A probe was lost: a name that is not associated and was announced once may never be heard of again.
+
+        Args:
+            observed_seconds: the observed clock.
+            listed: whether it is known which names are associated.
+        """
+        if not listed:
+            return
+        for device in self._devices.by_name.values():
+            if device.session and not device.associated and device.announced < 2:
+                self._end_unheard(device, observed_seconds)
+
+    def forget(self) -> None:
+        """Connection events are switched off: forget all that they told."""
+        for device in self._devices.by_name.values():
+            if device.session or device.announced or device.ended_id is not None or device.then is not None:
+                device.session, device.session_id, device.ended_id = False, None, None
+                device.announced, device.then, device.keepalive = 0, None, True
+                self._devices.touch(device, urgent=True)
+        self.open, self.broker, self._heard, self._other_node = 0, None, None, None
+        self._spoke.clear()
+        self._devices.dropped_session = False
+
+    def _open(self, device: Device, session_id: int | None, received: float) -> None:
+        self.open += not device.session
+        device.session, device.session_id, device.session_since = True, session_id, received
+        device.then = None
+        self._spoke.pop(device.name, None)
+
+    def _close(self, device: Device) -> None:
+        self.open -= 1
+        device.session, device.session_id = False, None
+
+    def _end_unheard(self, device: Device, observed_seconds: float) -> None:
+        self._close(device)
+        device.then, device.present_until = None, observed_seconds
+        self._devices.touch(device, urgent=True)
