@@ -1,14 +1,9 @@
-# make test        set up what is missing, check and test all
+# make test        set up what is missing, check and test all but the long searches
+# make test-long   the long searches: property tests with many examples, an installation from the package index
 # make demo        set up what is missing, run the component on an embedded local core
-# make bench       set up what is missing, measure the component against a bare subscriber
-# make simulate    set up what is missing, simulate 10,000 device-years of whole sites, then with bugs planted
-# make fleet       set up what is missing, simulate a fleet against the account's quota
-# make soak        set up what is missing, let the component endure random faults for MINUTES (20)
-# make fuzz        fuzz every decoder and the configuration, a million inputs each (RUNS=…; Linux on x86_64)
+# make bench       set up what is missing, run the benchmarks (PARTS=… some of them)
 # make lint, make units, make e2e   a part of make test
-# make versions    the unit tests and one end-to-end test on the oldest and the newest Python there is
-# make wheelhouse  bundle the packages with the artifact, for core devices without a package index
-# make sbom        write the bill of materials of those packages, which goes with the artifact
+# make versions    the unit tests on the oldest and the newest Python there is
 # make lock        pin the requirements anew (needs uv)
 # make clean       remove all that these make
 # PYTHON=… chooses the Python (3.10 or newer); PIP_INDEX_URL and pip's configuration the package index.
@@ -19,26 +14,29 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test units e2e demo bench simulate fleet soak fuzz lint versions wheelhouse sbom lock clean
+.PHONY: test test-long units e2e lint demo bench versions lock clean
 .DEFAULT_GOAL := test
 
 # The tests start some thousand processes: without it each would compile anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-# What waits for processes takes a core at most, so what computes runs beside it, and gives way.
-SIDE_BY_SIDE = @$(MAKE) --no-print-directory --jobs=4 --output-sync=target
 # MAKEFLAGS= since a make that a test runs is no part of this one.
-PYTEST = $(RUN) -m pytest --dist worksteal
+PYTEST = MAKEFLAGS= $(NICE) $(RUN) -m pytest --dist worksteal
 
+# End-to-end tests wait for processes and take a core at most, so what computes runs beside them, and gives way.
 test: $(READY)
 	@echo "Checks, unit tests and end-to-end tests run side by side; what each prints follows when it has ended."
-	$(SIDE_BY_SIDE) lint units e2e
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint units e2e
 
+units: NICE = nice
 units: $(READY)
-	MAKEFLAGS= nice $(PYTEST) -n 2 -m "not e2e"
+	$(PYTEST) -n 2 -m "not e2e and not long"
 
 e2e: $(READY)
-	MAKEFLAGS= $(PYTEST) -n 6 -m e2e $$(grep -rl --include='test_*.py' 'mark\.e2e' tests)
+	$(PYTEST) -n 6 -m "e2e and not long" tests/e2e
+
+test-long: $(READY)
+	$(PYTEST) -n 2 -m long --timeout 1200
 
 lint: $(READY)
 	$(VENV)/bin/ruff check
@@ -50,57 +48,19 @@ demo: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.demo
 
 bench: $(READY)
-	PYTHONPATH=src $(RUN) -m local_core.bench $(PARTS)
+	PYTHONPATH=src $(RUN) -m benchmarks $(PARTS)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs
 
-wheelhouse: $(READY)
-	$(RUN) .ci/wheelhouse.py requirements.txt wheelhouse
-
-# It describes what is installed, not this project: its warning about that is left out.
-sbom: $(READY)
-	@mkdir -p build
-	$(RUN) -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --mc-type application \
-		--output-reproducible --output-file build/sbom.cdx.json requirements.txt
-
-simulate: $(READY)
-	PYTHONPATH=src $(RUN) -m local_core.simulation
-	PYTHONPATH=src $(RUN) -m local_core.simulation --mutations
-
-fleet: $(READY)
-	PYTHONPATH=src $(RUN) -m local_core.fleet
-
-MINUTES ?= 20
-soak: $(READY)
-	PYTHONPATH=src $(RUN) -m local_core.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
-
-# In an environment of its own: atheris has wheels for some Pythons and machines only.
-FUZZ := build/envs/fuzz
-RUNS ?= 1000000
-fuzz: $(FUZZ)/.ready
-	PYTHONPATH=src $(FUZZ)/bin/python -m local_core.fuzz --runs $(RUNS)
-
-$(FUZZ)/.ready: requirements.txt requirements-fuzz.txt .ci/environment.py
-	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
-		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null \
-				&& PIP_ONLY_BINARY=atheris "$$python" .ci/environment.py $(FUZZ) requirements.txt requirements-fuzz.txt; then \
-			touch $@; exit 0; \
-		fi; \
-		rm -rf $(FUZZ); \
-	done; \
-	echo "Fuzzing needs atheris, which has wheels for Linux with glibc on x86_64 and Python 3.10 to 3.14;" >&2; \
-	echo "no Python here could install it. PYTHON=… chooses another one. Nothing else needs it." >&2; exit 1
-
 lock:
 	$(LOCK) --output-file requirements.txt requirements.in
 	$(LOCK) --output-file requirements-dev.txt requirements-dev.in
-	$(LOCK) --output-file requirements-fuzz.txt requirements-fuzz.in
 
 clean:
-	rm -rf $(VENV) build greengrass-build wheelhouse zip-build src/*.egg-info \
+	rm -rf $(VENV) build greengrass-build zip-build src/*.egg-info \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests .ci -name __pycache__ -prune -exec rm -rf {} +
+	find .ci benchmarks src tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The first Python that is new enough makes the environment; it says itself what it lacks for that.
 $(READY): requirements.txt requirements-dev.txt .ci/environment.py
@@ -109,5 +69,5 @@ $(READY): requirements.txt requirements-dev.txt .ci/environment.py
 			exec "$$python" .ci/environment.py $(VENV) requirements.txt requirements-dev.txt; \
 		fi; \
 	done; \
-	echo "Python 3.10 or newer is needed, and python3 and python3.10 to python3.14 are none." >&2; exit 1
+	echo "Python 3.10 or newer is needed, and python3 and python3.10 to python3.14 are none: install one." >&2; exit 1
 	@touch $@

@@ -6,8 +6,6 @@ Distributions split off `ensurepip`, and some `venv`. What is missing comes from
 configured for: pip itself as a wheel, and with it, where there is no `venv`, virtualenv.
 """
 
-# ruff: noqa: INP001, T201 - a script for people, and part of no package
-
 from __future__ import annotations
 
 import base64

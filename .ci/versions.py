@@ -1,10 +1,8 @@
-"""Runs the unit tests and one end-to-end test on the oldest and the newest Python of this machine, side by side.
+"""Runs the unit tests on the oldest and the newest Python of this machine, side by side.
 
 Usage: versions.py FOLDER, with the Python that runs the whole suite: that one is not run again. Each other Python gets
 an environment of its own in the folder. A machine without another Python has nothing to run, which is no failure.
 """
-
-# ruff: noqa: INP001, T201 - a script for people, and part of no package
 
 from __future__ import annotations
 
@@ -18,18 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MINORS = range(10, 15)
-LONG = {
-    "crash": ("test_budgets", "test_wherever", "test_who_is_gone", "test_a_sign_of_life", "test_a_restore"),
-    "environment": ("test_broken", "test_complete", "test_index", "test_without"),
-    "install": ("test_",),
-    "invariants": ("TestInvariants",),
-    "mutations": ("test_search",),
-    "packaging": ("test_bill", "test_fresh", "test_wheelhouse"),
-    "simulation": ("test_folding", "test_some_hundred", "test_the_judge", "test_without_a_bug"),
-}
-"""What of the unit tests only the whole suite runs, by how their names begin: long searches, and scripts that look
-for a Python by themselves. They take most of the time, and show little about the Python that runs the tests."""
-END_TO_END = "tests/e2e/test_main_job.py::test_a_killed_device_is_disassociated_and_nobody_else"
+_TESTS = ("-m", "not e2e and not long", "--ignore=tests/unit/packaging")
+"""Packaging looks for a Python by itself: it shows nothing about the one that runs the tests."""
 _PROBE = "import sys, venv, ensurepip, sqlite3, ssl; print(sys.executable, sys.version_info[1], sep='\\n')"
 
 
@@ -59,13 +47,10 @@ def find() -> dict[int, str]:
 
 def test(python: str, folder: Path) -> tuple[bool, str]:
     """Set an environment up and run the tests in it; return whether they passed, and what was printed."""
-    pytest = [str(folder / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    deselected = [f"--deselect=tests/test_{name}.py::{test}" for name, tests in LONG.items() for test in tests]
-    commands = [
+    commands = (
         [python, ".ci/environment.py", str(folder), "requirements.txt", "requirements-dev.txt"],
-        [*pytest, "-m", "not e2e", *deselected],
-        [*pytest, f"{END_TO_END}[emqx]"],
-    ]
+        [str(folder / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *_TESTS],
+    )
     # Most of what pip installs here is never imported: it need not be compiled.
     environment = {**os.environ, "PIP_COMPILE": "0"}
     printed = ""
