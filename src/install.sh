@@ -106,16 +106,20 @@ trust_authorities() {
     unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
 }
 
-# Fills the environment. Wheels that somebody put into the artifact's folder `wheelhouse` need no network.
+# Fills the environment. Where the artifact has a folder `wheelhouse`, its wheels are taken, and no network is needed.
 install_packages() {
-    trust_authorities
-    set --
-    [ ! -d "$package/wheelhouse" ] || set -- --find-links "$package/wheelhouse"
+    if [ -d "$package/wheelhouse" ]; then
+        set -- --no-index --find-links "$package/wheelhouse"
+    else
+        trust_authorities
+        set --
+    fi
     "$work/$environment/bin/python" -m pip install --require-hashes --no-cache-dir --no-input --no-user \
         --disable-pip-version-check --quiet --requirement "$requirements" "$@" && return 0
+    set -- "the packages in requirements.txt could not be installed; see pip's messages above."
     "$python" -c 'import sys; sys.exit(sys.maxsize < 2**32)' ||
-        set -- "On a 32-bit system pip builds awscrt from source: that takes cmake, a C compiler and Python's headers."
-    fail "the packages in requirements.txt could not be installed; see pip's messages above." "$@"
+        set -- "$@" "a 32-bit Python builds awscrt from source: that takes cmake, a C compiler and Python's headers."
+    fail "$@"
 }
 
 make_environment() {

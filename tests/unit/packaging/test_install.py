@@ -1,0 +1,548 @@
+"""`install.sh`, run for real: what it makes, what it keeps, what it says when it cannot, and the command it writes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+
+PROJECT = Path(__file__).parents[3]
+NO_INDEX = "http://127.0.0.1:9/"
+"""Nobody listens there."""
+REAL_PATH = os.environ["PATH"]
+COMMANDS = ["sh", "mkdir", "chmod", "rm", "mv", "ln", "cat", "cut", "sed", "sha256sum", "readlink", "date", "sync"]
+"""What the script calls, beside Python."""
+COMPONENT = """
+import os, sys, boto3
+print(boto3.version, sys.argv[1:])
+if "--environment" in sys.argv:
+    print(os.getcwd(), os.getpid(), os.environ.get("PYTHONDONTWRITEBYTECODE"))
+if "--wait" in sys.argv or os.environ.get("WAIT"):
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    print("waiting", flush=True)
+    signal.pause()
+"""
+"""Stands in for the component: it prints how it was called."""
+
+
+@dataclass
+class Device:
+    """A work directory, an artifact, a folder that comes first on the PATH, and the shell that runs the script."""
+
+    artifact: Path
+    work: Path
+    tools: Path
+    shell: tuple[str, ...] = ("sh",)
+
+    def install(self, *more: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the script as the recipe does, and wait for its end."""
+        with self.installing(*more, **environment) as process:
+            stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def installing(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+        """Begin to run the script as the recipe does; this machine's settings for pip have no say."""
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PIP_") and not name.endswith("CA_BUNDLE")
+        }
+        own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
+        own["PATH"] = f"{self.tools}{os.pathsep}{REAL_PATH}"
+        return subprocess.Popen(
+            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/", *more],
+            env={name: value for name, value in (own | environment).items() if value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def pruner(self, *arguments: str) -> str:
+        """Run the installed command and return what it prints."""
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        command = [str(self.work / "pruner"), *arguments]
+        return subprocess.check_output(command, env=environment, text=True).strip()
+
+    def require(self, wheel: Path) -> str:
+        """Have requirements.txt ask for a wheel; return the name of its environment."""
+        name, version, _ = wheel.name.split("-", 2)
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        requirements = self.artifact / "requirements.txt"
+        requirements.write_text(f"{name}=={version} --hash=sha256:{digest}\n")
+        return f"venv-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+
+    def bundle(self, version: str) -> str:
+        """Put wheels of that version into the artifact, and require them; return the name of their environment."""
+        return self.require(make_wheel(self.artifact / "wheelhouse", version))
+
+    @property
+    def in_force(self) -> str:
+        """The environment that the link names."""
+        return str((self.work / "venv").readlink())
+
+    @property
+    def environments(self) -> set[str]:
+        """The environments in the work directory."""
+        return {path.name for path in self.work.glob("venv-*")}
+
+
+def make_wheel(folder: Path, version: str) -> Path:
+    """Make a wheel that stands in for the component's real requirements."""
+    files = {f"{module}.py": f"version = '{version}'\n" for module in ("awscrt", "awsiot", "boto3")}
+    info = f"fakes-{version}.dist-info"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: fakes\nVersion: {version}\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    record = ""
+    for name, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+        record += f"{name},sha256={digest},{len(text)}\n"
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+    folder.mkdir(exist_ok=True)
+    wheel = folder / f"fakes-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # without the time, which would change the hash
+    return wheel
+
+
+def make_device(folder: Path, tools: Path) -> Device:
+    """Make a device whose paths are as awkward as they may be, with version 1.0 of the packages bundled."""
+    device = Device(folder / "the artifact's", folder / "work of $HOME's", tools)
+    package = device.artifact / "src/client_device_pruner"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(COMPONENT)
+    for script in ("install.sh", "install_authorities.py"):
+        shutil.copy(PROJECT / "src" / script, device.artifact / "src")
+    device.bundle("1.0")
+    return device
+
+
+def add_python(tools: Path, name: str, script: str) -> None:
+    """Put an executable of that name on the PATH."""
+    (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+    (tools / name).chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def quick_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Python that makes environments by copying one that it made before: making takes seconds."""
+    folder = tmp_path_factory.mktemp("quick")
+    (folder / "bin").mkdir()
+    subprocess.run([sys.executable, "-m", "venv", folder / "made"], check=True)
+    copy = f"""[ "$1 $2" != "-m venv" ] || exec cp -a '{folder / "made"}' "$3" """
+    add_python(folder / "bin", "python3.14", f"""{copy}\nexec '{sys.executable}' "$@" """)
+    return folder / "bin"
+
+
+@pytest.fixture
+def device(tmp_path: Path, quick_tools: Path) -> Device:
+    """A device on which nothing is installed yet."""
+    return make_device(tmp_path, quick_tools)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, quick_tools: Path) -> Path:
+    """The work directory of a device after its first installation, made once since that takes a while."""
+    device = make_device(tmp_path_factory.mktemp("template"), quick_tools)
+    assert device.install().returncode == 0
+    return device.work
+
+
+@pytest.fixture
+def installed(device: Device, template: Path) -> Device:
+    """A device on which version 1.0 is installed."""
+    shutil.copytree(template, device.work, symlinks=True)
+    assert device.install().returncode == 0
+    return device
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder for PATH with the commands that the script calls, and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in COMMANDS:
+        path = shutil.which(name)
+        assert path is not None
+        (folder / name).symlink_to(path)
+    return folder
+
+
+# --- What it makes and keeps -----------------------------------------------------------------------------------
+
+
+def test_makes_environment_and_command(device: Device, tmp_path: Path) -> None:
+    """Without network, home and room in /tmp the bundled wheels are enough; people's settings have no say."""
+    (tmp_path / ".config/pip").mkdir(parents=True)
+    (tmp_path / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
+    nowhere = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/dev/full")
+    settings = {"PIP_CONFIG_FILE": "", "PIP_USER": "1", "PIP_TARGET": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    result = device.install(PATH=REAL_PATH, HOME=str(tmp_path), **nowhere, **settings)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.in_force == device.bundle("1.0")
+    assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
+    assert device.pruner().startswith("1.0")
+
+
+def test_same_requirements_make_nothing_anew(installed: Device) -> None:
+    """The environment stays, and the command follows the new artifact."""
+    made = (installed.work / "venv/complete").stat().st_mtime_ns
+    installed.artifact = installed.artifact.rename(installed.artifact.with_name("next version"))
+    assert installed.install().returncode == 0
+    assert (installed.work / "venv/complete").stat().st_mtime_ns == made
+    assert installed.pruner("status").startswith("1.0")
+
+
+def test_keeps_the_last_environment_and_removes_older_ones(installed: Device) -> None:
+    """After a switch the one that was in force is kept for a way back, and no more."""
+    names = []
+    for version in ("1.0", "2.0", "3.0"):
+        names.append(installed.bundle(version))
+        assert installed.install().returncode == 0
+        assert installed.pruner().startswith(version)
+    assert installed.in_force == names[2]
+    assert installed.environments == {names[1], names[2]}
+    installed.require(installed.artifact / "wheelhouse/fakes-2.0-py3-none-any.whl")
+    shutil.rmtree(installed.artifact / "wheelhouse")
+    assert installed.install().returncode == 0
+    assert installed.pruner().startswith("2.0")
+
+
+def test_failed_install_leaves_the_one_in_force(installed: Device) -> None:
+    """Without an index the old environment and command go on, and nothing half made stays."""
+    before = {path.name for path in installed.work.iterdir()}
+    installed.require(make_wheel(installed.artifact / "elsewhere", "2.0"))
+    shutil.rmtree(installed.artifact / "wheelhouse")
+    result = installed.install()
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith("could not be installed; see pip's messages above.")
+    assert installed.pruner().startswith("1.0")
+    assert {path.name for path in installed.work.iterdir()} == before
+
+
+def test_unusable_environment_is_replaced_only_by_a_complete_one(installed: Device) -> None:
+    """One in force that no longer works stays until its successor is made."""
+    broken = installed.in_force
+    for module in (installed.work / "venv/lib").glob("*/site-packages/boto3.py"):
+        module.unlink()
+    hidden = (installed.artifact / "wheelhouse").rename(installed.artifact / "hidden")
+    assert installed.install().returncode == 1
+    assert installed.environments == {installed.in_force} == {broken}
+    hidden.rename(installed.artifact / "wheelhouse")
+    for _repeated in range(2):
+        assert installed.install().returncode == 0
+        assert installed.environments - {broken} == {installed.in_force}
+    assert installed.pruner().startswith("1.0")
+
+
+def test_wrong_hash_is_refused(device: Device) -> None:
+    """A wheel that is not the one that was pinned is not installed."""
+    (device.artifact / "requirements.txt").write_text(f"fakes==1.0 --hash=sha256:{'0' * 64}\n")
+    result = device.install()
+    assert result.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in result.stderr
+    assert list(device.work.iterdir()) == []
+
+
+def test_given_environment_is_linked(device: Device, template: Path) -> None:
+    """A third argument names an environment with the packages: nothing is installed."""
+    result = device.install(template / "venv", PATH="/usr/bin:/bin")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.in_force == str(template / "venv")
+    assert device.pruner().startswith("1.0")
+
+
+# --- The command -----------------------------------------------------------------------------------------------
+
+
+def test_command_knows_its_work_directory(installed: Device) -> None:
+    """Without arguments it runs the component; a work directory that is given explicitly comes later, and so counts."""
+    work = str(installed.work)
+    for rest in (["a b", "--json"], ["--work-dir", "/elsewhere"]):
+        assert installed.pruner("restore", *rest) == f"1.0 {['restore', '--work-dir', work, *rest]}"
+    assert not list(installed.artifact.rglob("*.pyc")), "root's files the component could not remove"
+    assert installed.pruner() == f"1.0 {['--work-dir', work]}"
+
+
+def test_command_works_from_any_directory(installed: Device, tmp_path: Path) -> None:
+    """Files are named from the current directory, no module is taken from it, and it may be gone (case 22)."""
+    (tmp_path / "boto3.py").write_text("version = 'wrong'\n")
+    here = subprocess.run(
+        [installed.work / "pruner", "x", "--environment"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert str(tmp_path) in here
+    assert here.startswith("1.0") or sys.version_info < (3, 11)
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" x --environment'
+    gone = subprocess.run(
+        ["sh", "-c", script, installed.work / "pruner"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert gone.stdout.splitlines()[1].startswith("/ ")
+    assert "Traceback" not in gone.stderr
+
+
+def test_signals_reach_the_component(installed: Device) -> None:
+    """The shell is replaced: what a nucleus ends is the component itself."""
+    with subprocess.Popen(
+        [installed.work / "pruner"], stdout=subprocess.PIPE, text=True, env={**os.environ, "WAIT": "1"}
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("1.0")
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 7
+
+
+def test_command_runs_through_sudo(installed: Device) -> None:
+    """As a nucleus starts components, with the variables that sudo strips set to nonsense (case 32)."""
+    sudo = ["sudo", "-n", "-E", "-H", "-u", subprocess.check_output(["id", "-un"], text=True).strip(), "--"]
+    if not shutil.which("sudo") or subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("there is no sudo that runs a command here without a password")
+    environment = {**os.environ, "PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere", "KEPT": "1"}
+    seen = subprocess.check_output([*sudo, "env"], env=environment, text=True)
+    assert "KEPT=1" in seen.splitlines()
+    assert "PYTHONPATH" not in seen
+    command = [*sudo, "sh", "-c", f'exec "{installed.work}/pruner"'.replace("$", r"\$")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.strip() == f"1.0 {['--work-dir', str(installed.work)]}"
+
+
+# --- What it says when it cannot -------------------------------------------------------------------------------
+
+
+def test_newest_complete_python_is_taken(device: Device, tools: Path, tmp_path: Path) -> None:
+    """They are asked from 3.14 down; an old one, one that only pretends, and one without ensurepip are passed over."""
+    shim, asked = tmp_path / "shim", tmp_path / "asked"
+    shim.mkdir()
+    (shim / "ensurepip.py").write_text("raise ImportError\n")
+    real = f'exec "{device.tools}/python3.14" "$@"'
+    pythons = {"3.14": "exit 127", "3.13": f'PYTHONPATH="{shim}" {real}', "3.12": "exit 1", "3.11": real, "3": real}
+    for version, script in pythons.items():
+        add_python(tools, f"python{version}", f'echo {version} >>"{asked}"\n{script}')
+    result = device.install(PATH=f"{tools}{os.pathsep}{REAL_PATH}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("1.0")
+    assert list(dict.fromkeys(asked.read_text().split())) == ["3.14", "3.13", "3.12", "3.11"]
+
+
+def test_says_which_modules_are_missing(device: Device, tools: Path, tmp_path: Path) -> None:
+    """Each module that a distribution split off has its sentence, with what to do."""
+    lacking = ("venv", "ensurepip", "sqlite3", "ssl")
+    (tmp_path / "shim").mkdir()
+    for module in lacking:
+        (tmp_path / f"shim/{module}.py").write_text("raise ImportError\n")
+    add_python(tools, "python3", f'PYTHONPATH="{tmp_path}/shim" exec "{sys.executable}" "$@"')
+    result = device.install(PATH=str(tools))
+    assert result.returncode == 1
+    for module, sentence in zip(lacking, result.stderr.splitlines(), strict=True):
+        assert f"lacks the module {module}; " in sentence
+        assert ("on Debian and Ubuntu install python3." in sentence) == (module in {"venv", "ensurepip"})
+
+
+@pytest.mark.parametrize("script", ["", "exit 1"], ids=["none", "old"])
+def test_says_that_python_is_missing(device: Device, tools: Path, script: str) -> None:
+    """No Python, or only an old one, is one sentence."""
+    if script:
+        add_python(tools, "python3", script)
+    result = device.install(PATH=str(tools))
+    assert result.returncode == 1
+    (sentence,) = result.stderr.splitlines()
+    assert "needs Python 3.10 or newer" in sentence
+
+
+def test_says_what_building_from_source_takes(device: Device, tools: Path) -> None:
+    """For a 32-bit Python there is no wheel of awscrt."""
+    shutil.rmtree(device.artifact / "wheelhouse")
+    script = f'case "$*" in *maxsize*) exit 1 ;; esac\nexec "{device.tools}/python3.14" "$@"'
+    add_python(tools, "python3.14", script)
+    result = device.install(PATH=f"{tools}{os.pathsep}{REAL_PATH}")
+    assert result.returncode == 1
+    assert "takes cmake, a C compiler and Python's headers" in result.stderr.splitlines()[-1]
+
+
+def test_says_that_space_is_short(device: Device) -> None:
+    """Too little free space is found before anything is made."""
+    script = device.artifact / "src/install.sh"
+    script.write_text(script.read_text().replace("needed_mb=150", "needed_mb=999999999"))
+    result = device.install()
+    assert result.returncode == 1
+    assert "needs 999999999 MB of free space" in result.stderr
+    assert list(device.work.iterdir()) == []
+
+
+def test_says_that_packages_are_not_found(device: Device) -> None:
+    """Requirements that install, but are not what the component imports, make no environment."""
+    (device.artifact / "requirements.txt").write_text("")
+    result = device.install()
+    assert result.returncode == 1
+    assert "does not find the packages" in result.stderr.splitlines()[-1]
+    assert device.environments == set()
+
+
+@pytest.mark.parametrize(("work", "sentence"), [("file/work", "cannot be made."), ("/proc", "cannot be written in.")])
+def test_says_that_the_work_directory_is_unusable(device: Device, tmp_path: Path, work: str, sentence: str) -> None:
+    """A work directory that cannot be made, or written in, is one sentence."""
+    (tmp_path / "file").touch()
+    device.work = tmp_path / work
+    result = device.install()
+    assert result.returncode == 1
+    (said,) = result.stderr.splitlines()
+    assert said.endswith(sentence)
+
+
+def test_says_that_programs_cannot_be_executed(device: Device, tools: Path) -> None:
+    """A work directory on a file system without execution is one sentence; here as if, by a `chmod` without effect."""
+    (tools / "chmod").unlink()
+    add_python(tools, "chmod", "exit 0")
+    result = device.install(PATH=str(tools))
+    assert result.returncode == 1
+    assert "programs cannot be executed in the work directory" in result.stderr
+
+
+# --- From an index ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Index:
+    """A package index on loopback with the wheels of `fakes`.
+
+    Attributes:
+        url: its address.
+        requests: the paths that were asked for.
+        answers: whether it answers, or lets its clients wait.
+    """
+
+    url: str
+    requests: list[str]
+    answers: threading.Event
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """An authority that nobody trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def index(device: Device, authority: trustme.CA) -> Iterator[Index]:
+    """An index over TLS that has the wheels which the artifact has then no more."""
+    wheels = (device.artifact / "wheelhouse").rename(device.artifact.with_name("wheels"))
+    requests: list[str] = []
+    answers = threading.Event()
+    answers.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            answers.wait()
+            name = self.path.rpartition("/")[2]
+            links = "".join(f'<a href="/{path.name}">{path.name}</a>' for path in wheels.iterdir())
+            page = f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/octet-stream" if name else "text/html")
+            self.end_headers()
+            self.wfile.write((wheels / name).read_bytes() if name else page)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that does not trust the certificate hangs up."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Index(f"https://localhost:{server.server_port}/simple", requests, answers)
+        answers.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "GG_ROOT_CA_PATH"])
+def test_authorities_of_the_core_device(
+    device: Device, index: Index, authority: trustme.CA, variable: str, tmp_path: Path
+) -> None:
+    """Whom AWS's bundle or the core's root CA trusts is believed, nobody else; a file that is none spoils nothing."""
+    authority.cert_pem.write_to_path(tmp_path / "root CA.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+    (broken,) = {"AWS_CA_BUNDLE", "GG_ROOT_CA_PATH"} - {variable}
+    settings = {"PIP_INDEX_URL": index.url, broken: str(tmp_path / "broken.pem")}
+    assert device.install(**settings, **{variable: str(tmp_path / "other.pem")}).returncode == 1
+    assert index.requests == []
+    result = device.install(**settings, **{variable: str(tmp_path / "root CA.pem")})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("1.0")
+
+
+def test_ended_in_the_middle(
+    device: Device, template: Path, index: Index, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Ended or killed while pip waits (the nucleus' time-out), it leaves the one in force; the next begins anew."""
+    shutil.copytree(template, device.work, symlinks=True)
+    before = {path.name for path in device.work.iterdir()}
+    newer = device.require(make_wheel(device.artifact.with_name("wheels"), "2.0"))
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings = {"PIP_INDEX_URL": index.url, "PIP_CERT": str(tmp_path / "ca.pem")}
+    index.answers.clear()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        index.requests.clear()
+        with device.installing(**settings) as process:
+            while not index.requests:
+                assert process.poll() is None
+                time.sleep(0.05)
+            os.killpg(process.pid, number)
+            process.communicate()
+        assert process.returncode
+        assert (device.work / "venv").readlink().name in before
+        tidy = {path.name for path in device.work.iterdir()} == before
+        assert tidy == (number == signal.SIGTERM)
+    index.answers.set()
+    result = device.install(**settings)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert device.pruner().startswith("2.0")
+    assert {path.name for path in device.work.iterdir()} == before | {newer}
+
+
+@pytest.mark.parametrize("name", ["busybox", "bash"])
+def test_other_shells(device: Device, tools: Path, name: str) -> None:
+    """BusyBox, with no commands but its own, and bash as `sh` say and do the same as any other."""
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    for tool in COMMANDS if name == "busybox" else ["sh"]:
+        (tools / tool).unlink()
+        (tools / tool).symlink_to(program)
+    device.shell = (str(tools / "sh"),)
+    without = device.install(PATH=str(tools))
+    assert (without.returncode, without.stderr.count("needs Python 3.10")) == (1, 1)
+    add_python(tools, "python3", f'PATH="{REAL_PATH}" exec "{device.tools}/python3.14" "$@"')
+    for version in ("1.0", "1.0", "2.0"):
+        device.bundle(version)
+        result = device.install(PATH=str(tools))
+        assert (result.returncode, result.stderr) == (0, "")
+    command = [*device.shell, str(device.work / "pruner"), "restore", "a b"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.strip()
+    assert said == f"2.0 {['restore', '--work-dir', str(device.work), 'a b']}"
