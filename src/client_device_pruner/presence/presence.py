@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from zlib import crc32
 
 from client_device_pruner.config.settings import Settings
 from client_device_pruner.presence.client_list import ClientList, ClientListFailed
@@ -14,28 +15,15 @@ from client_device_pruner.presence.clock import Clock, ObservedClock
 from client_device_pruner.presence.counts import Counts
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts, Input
+from client_device_pruner.presence.listing import Listing, ListSource
 from client_device_pruner.presence.messages import LONGEST_NAME, Messages
+from client_device_pruner.presence.replays import QUIET_SECONDS, Heard, Replays
 from client_device_pruner.presence.sessions import Sessions, Uptime
 
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute (DESIGN, model 2)."""
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
-
-
-@dataclass(frozen=True, slots=True)
-class ListSource:
-    """Where the client list comes from, as the configuration has it.
-
-    Attributes:
-        on: whether it is switched on; off forgets that it was in use.
-        reason: why it cannot be asked, in words; empty if it can.
-        remedy: what to do about that.
-    """
-
-    on: bool
-    reason: str = ""
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +59,7 @@ class Presence:
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))
-        self._list_in_use = bool(kept.get("listInUse", False))
+        self._listing = Listing(in_use=bool(kept.get("listInUse", False)), began=clock.monotonic())
         self._message_filters: list[str] | None = kept.get("messageFilters")
         self._listed_once = bool(kept.get("listedOnce", False))
         devices.dropped_session = bool(kept.get("sessionsIncomplete", False))
@@ -87,13 +75,11 @@ class Presence:
             self.sessions.end_all(self.observed.seconds)
         self._pending: dict[str, _Sighting] = {}
         self._published: dict[str, int] = {}
-        self._list: ClientList | None = None
-        self._list_source = ListSource(on=False)
-        self._list_failure = ""
-        self._list_since = clock.monotonic()
+        self._heard: dict[str, Heard] = {}
         self._unmapped: frozenset[str] = frozenset()
         self._bridge_ids = "mqtt-bridge-*"
         self._messages = Messages((), ())
+        self._replays = Replays()
         self._settings: Settings | None = None
 
     # Configuration
@@ -129,9 +115,7 @@ class Presence:
 
     def use_list(self, source: ListSource) -> None:
         """Take over where the client list comes from; one that is switched off is forgotten."""
-        self._list_source = source
-        if not source.on:
-            self._list_in_use, self._list = False, None
+        self._listing.use(source)
 
     # What is heard
 
@@ -146,6 +130,7 @@ class Presence:
             device = self.devices.get(name)
             self._sight(device, "message")
             self._published[name] = self._published.get(name, 0) + 1
+            self._heard[name] = Heard(topic, crc32(payload))
             if self._events_in_use and self.sessions.message(device, received):
                 self.counts.returned(name)
 
@@ -190,32 +175,26 @@ class Presence:
 
     def take_list(self, answer: ClientList) -> None:
         """Take an answer of the broker's client list, if it can be believed."""
-        if not self._list_source.on:
+
+        def is_known_open(name: str) -> bool:
+            device = self.devices.by_name.get(name)
+            open_before = device is not None and device.session and device.session_since < answer.began
+            return open_before or fnmatchcase(name, self._bridge_ids)
+
+        gone = self._listing.take(answer, is_known_open)
+        if gone is None:
             return
-        if not any(map(self._is_known_open(answer.began), answer.names)):
-            self._list_failure = "the list names neither the bridge nor a session that is known to be open"
-            return
-        before = self._list.names if self._list else frozenset()
-        for name in before - answer.names:
+        for name in gone:
             if device := self.devices.by_name.get(name):
                 device.present_until = self.observed.seconds
                 self.devices.touch(device)
         for name in answer.names:
             if name in self.devices.by_name or not self._listed_once:
                 self._sight(self.devices.get(name), "clientList")
-        self._list, self._list_failure, self._list_in_use = answer, "", True
-
-    def _is_known_open(self, began: float) -> Any:
-        def check(name: str) -> bool:
-            device = self.devices.by_name.get(name)
-            open_before = device is not None and device.session and device.session_since < began
-            return open_before or fnmatchcase(name, self._bridge_ids)
-
-        return check
 
     def list_failed(self, failure: ClientListFailed) -> None:
         """The client list could not be had."""
-        self._list_failure = failure.reason
+        self._listing.failed(failure.reason)
 
     def sight(self, name: str, by: str) -> None:
         """Note a sighting: by the client list when asked by name, or by our own restore."""
@@ -230,7 +209,8 @@ class Presence:
         self._pending[name] = _Sighting(by, self._clock.wall(), was_present)
 
     def _is_present(self, device: Device) -> bool:
-        return device.name in self._list.names if self._list_in_use and self._list else device.session
+        latest = self._listing.latest
+        return device.name in latest.names if self._listing.in_use and latest else device.session
 
     # Observed time
 
@@ -240,9 +220,17 @@ class Presence:
         interval = self._settings.presence.probe_interval_seconds if self._settings else 60.0
         alive = all(given.alive for given in self.inputs(received).values())
         self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
+        scale = self._settings.scale if self._settings else 1.0
+        quiet = {name for name in self._heard if self._silence(name) > QUIET_SECONDS * scale}
+        self._replays.heard(self._heard, quiet)
+        self._heard.clear()
         self.stamp()
         self._pending.clear()
         return self.sessions.probe_returned(self.observed.seconds)
+
+    def _silence(self, name: str) -> float:
+        device = self.devices.by_name.get(name)
+        return 0.0 if device is None else self.observed.seconds - device.silent_since
 
     def stamp(self) -> None:
         """Date what was heard since the last return of a probe: at the observed clock's reading.
@@ -276,11 +264,32 @@ class Presence:
         self._listed_once = True
         return self.devices.reconcile(listed, self.observed.seconds)
 
+    def take_over(self, earlier: Presence) -> None:
+        """Take over what was heard before the stored state could be read: it is newer."""
+        for name, device in earlier.devices.by_name.items():
+            own = self.devices.get(name)
+            if device.announced or device.ended_id is not None:
+                self.sessions.open += device.session - own.session
+                own.session, own.session_id, own.session_since = device.session, device.session_id, device.session_since
+                own.ended_id, own.announced, own.then = (
+                    device.ended_id,
+                    max(own.announced, device.announced),
+                    device.then,
+                )
+            self._sight(own, device.seen_by or "message")
+        self._events_in_use = self._events_in_use or earlier._events_in_use
+        self._count_in_use = self._count_in_use or earlier._count_in_use
+
     # What is known
+
+    def hint(self, name: str) -> str:
+        """What its sightings are made of, in a sentence, where that may mislead; else empty."""
+        return self._replays.hint(name)
 
     def inputs(self, at: float) -> dict[str, Input]:
         """The inputs that come through the broker, `connectionEvents` and `clientList`, at monotonic seconds `at`."""
-        return {"connectionEvents": self._events_input(at), "clientList": self._list_input(at)}
+        interval = self._settings.presence.client_list.interval_seconds if self._settings else 300.0
+        return {"connectionEvents": self._events_input(at), "clientList": self._listing.input(at, interval)}
 
     def _events_input(self, at: float) -> Input:
         settings = self._settings
@@ -288,7 +297,9 @@ class Presence:
         if not in_use or settings is None:
             off = settings is not None and not settings.presence.connection_events
             return Input(
-                in_use=False, alive=True, reason="switched off" if off else "the broker has not announced any connection"
+                in_use=False,
+                alive=True,
+                reason="switched off" if off else "the broker has not announced any connection",
             )
         if gone := sorted(self._unmapped & {"clients", "count"}):
             what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
@@ -299,19 +310,6 @@ class Presence:
                 in_use=True, alive=False, reason="the broker's connection count stays away", remedy=_EVENTS_OFF
             )
         return Input(in_use=True, alive=True)
-
-    def _list_input(self, at: float) -> Input:
-        source, settings = self._list_source, self._settings
-        off = "set presence.clientList.url to \"\" if the list is gone for good"
-        if not self._list_in_use or settings is None:
-            reason = self._list_failure or source.reason or ("" if source.on else "switched off")
-            return Input(in_use=False, alive=True, reason=reason, remedy=source.remedy)
-        ended = self._list.ended if self._list else self._list_since
-        limit = 3 * settings.presence.client_list.interval_seconds
-        if source.reason or self._list is None or at - ended > limit:
-            reason = source.reason or self._list_failure or "it has not answered yet"
-            return Input(in_use=True, alive=False, reason=reason, remedy=source.remedy or off)
-        return Input(in_use=True, alive=True, reason=self._list_failure)
 
     def facts(self, at: float) -> Facts:
         """By what the devices are judged at monotonic seconds `at`."""
@@ -331,8 +329,8 @@ class Presence:
             count_in_use=self._count_in_use,
             unnamed=unnamed,
             count_problem=problem,
-            list_in_use=self._list_in_use,
-            listed=self._list.names if self._list else None,
+            list_in_use=self._listing.in_use,
+            listed=self._listing.latest.names if self._listing.latest else None,
         )
 
     @property
@@ -350,7 +348,7 @@ class Presence:
             "observedSeconds": self.observed.seconds,
             "eventsInUse": self._events_in_use,
             "countInUse": self._count_in_use,
-            "listInUse": self._list_in_use,
+            "listInUse": self._listing.in_use,
             "listedOnce": self._listed_once,
             "messageFilters": self._message_filters,
             "sessionsIncomplete": self.devices.dropped_session,

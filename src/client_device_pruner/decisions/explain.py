@@ -1,0 +1,176 @@
+"""The verdict in sentences, for a person who has never read the design.
+
+Sentences may hold `{silent}`, `{lastSeen}`, `{left}` and `{due}`: these go on changing, so the reader's command fills
+them in with the figures of the moment.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from client_device_pruner.config.settings import Settings, format_duration
+from client_device_pruner.decisions.policy import (
+    LONGEST_TIMES,
+    PATIENCE_CAP,
+    RHYTHM_MESSAGES,
+    RHYTHM_SHARE,
+    Evidence,
+    Missing,
+    State,
+    Verdict,
+    unnamed_then,
+    was_sighted,
+)
+from client_device_pruner.presence.devices import Device
+from client_device_pruner.presence.facts import Facts
+
+_SEEN_BY = {
+    "connected": "the broker announced that it connected",
+    "disconnected": "the broker announced that it disconnected",
+    "message": "it published a message",
+    "clientList": "it was on the broker's client list",
+    "restore": "it was associated again, which counts as seen",
+}
+
+
+def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
+    """A number that changes when the sentences do."""
+    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.marked_at)
+    # As text, since the count of messages matters only until there are enough.
+    parts = (
+        *(verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds, seen),
+        *(min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem),
+        facts.unnamed if verdict.missing is Missing.UNNAMED else None,
+    )
+    return zlib.crc32(repr(parts).encode())
+
+
+def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
+    """The verdict as it is stored: state, evidence, patience, when it is due, and the sentences.
+
+    Args:
+        verdict: what the rule says.
+        device: of which device.
+        settings: the settings in force.
+        facts: by what it was judged.
+        hint: a sentence more, about what its sightings are made of.
+    """
+    due_at = None if device.marked_at is None else device.marked_at + settings.grace_period_seconds
+    sentences = (_whereabouts(device, facts), hint, *_rule(verdict, device, settings, facts))
+    return {
+        "state": verdict.state.value,
+        "evidence": verdict.evidence.value if verdict.evidence else None,
+        "patienceSeconds": verdict.patience_seconds,
+        "dueAt": due_at,
+        "sentences": [sentence for sentence in sentences if sentence],
+    }
+
+
+def _whereabouts(device: Device, facts: Facts) -> str:
+    if facts.is_present(device):
+        if facts.list_in_use:
+            contradiction = (
+                " The broker announced that it disconnected, and lists it all the same: the list is believed."
+            )
+            left = facts.events_in_use and not device.session and device.seen_by == "disconnected"
+            return f"It is connected: the broker's client list names it.{contradiction if left else ''}"
+        if not device.keepalive:
+            return (
+                "It is connected, as far as the broker knows. It connected without keepalive, so the broker cannot"
+                " notice if it dies; set a keepalive in the device."
+            )
+        return "It is connected: the broker announced its session, and no end of it."
+    if not was_sighted(device, facts):
+        return "It has never been seen since it was associated, for {silent} of observed time."
+    return f"It was last seen {{lastSeen}} ago, when {_SEEN_BY.get(device.seen_by, 'it showed life')}."
+
+
+def _rule(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> tuple[str, ...]:
+    if verdict.state is State.PROTECTED:
+        return ("protectedDevices names it, so it is never disassociated.",)
+    patience = _patience(verdict, device, settings, facts)
+    if verdict.patience_seconds is None:
+        return (patience,)
+    if verdict.state is State.PRESENT:
+        return (patience, _if_it_left(verdict, settings))
+    return (patience, _evidence(verdict, device, settings, facts), _next(verdict, settings))
+
+
+def _patience(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
+    if not was_sighted(device, facts):
+        if verdict.patience_seconds is None:
+            return "neverSeenThreshold is empty, so a device that was never seen is never disassociated."
+        return f"A device that was never seen is gone after {_text(verdict.patience_seconds)} (neverSeenThreshold)."
+    threshold = settings.threshold_seconds(device.name)
+    longest = device.longest(facts.observed_seconds)
+    name = settings.threshold_name(device.name)
+    said = f"It is gone once it has been silent for {_text(verdict.patience_seconds)}"
+    if LONGEST_TIMES * longest <= threshold:
+        return f"{said} ({name})."
+    if LONGEST_TIMES * longest > PATIENCE_CAP * threshold:
+        return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the most."
+    return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
+
+
+def _if_it_left(verdict: Verdict, settings: Settings) -> str:
+    earliest = (verdict.patience_seconds or 0.0) + settings.grace_period_seconds
+    return f"If it left now and stayed silent, it would be disassociated in {_text(earliest)} at the earliest."
+
+
+def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
+    then = unnamed_then(device)
+    threshold = settings.threshold_seconds(device.name)
+    span = _text(RHYTHM_SHARE * threshold)
+    match verdict.evidence or verdict.missing:
+        case Evidence.CLIENT_LIST:
+            return "The broker's client list does not name it."
+        case Evidence.CONNECTION_COUNT:
+            return (
+                f"The broker has {facts.unnamed} connections that cannot be named, not more than the {then} when it"
+                " left: none of them can be this device."
+            )
+        case Evidence.RHYTHM:
+            return "It used to publish messages that we hear, so its silence shows that it is gone."
+        case Missing.NO_LIST:
+            return "No client list has come from the broker since the component started, so nothing shows it is gone."
+        case Missing.NO_COUNT:
+            return (
+                "The broker announces connections, but its connection count, or the announcements, are not heard:"
+                " pruner status says what the bridge lacks. Until then nothing shows that it is gone."
+            )
+        case Missing.COUNT_PROBLEM:
+            return f"Nothing shows that it is gone: {facts.count_problem}."
+        case Missing.UNNAMED:
+            return (
+                f"Nothing shows that it is gone: the broker has {facts.unnamed} connections that cannot be named, and"
+                f" there were {then} when it left. One of them may be this device. The broker's client list would tell:"
+                " switch it on in the EMQX component (see presence.clientList.url)."
+            )
+        case Missing.FEW_MESSAGES:
+            return (
+                f"Nothing shows that it is gone: the broker announces no connections, and {device.messages} messages"
+                f" of it were heard, where {RHYTHM_MESSAGES} over {span} are needed."
+            )
+        case _:
+            return "Nothing shows that it is gone: the broker announces no connections, and it was never heard."
+
+
+def _next(verdict: Verdict, settings: Settings) -> str:
+    grace = f"a grace period of {_text(settings.grace_period_seconds)}"
+    dry_run = " A dry run only says so." if settings.dry_run else ""
+    if verdict.state is State.DUE:
+        return f"Its grace period is over: the next cycle checks it once more, and disassociates it.{dry_run}"
+    if verdict.state is State.MARKED:
+        if verdict.gone:
+            return f"It is marked, and will be disassociated in {{due}} at the earliest, unless it is seen.{dry_run}"
+        return f"It is marked, but not gone any more ({verdict.reason}): the next cycle takes the mark off."
+    if verdict.gone:
+        return f"It is gone: the next cycle marks it; after {grace} it is disassociated.{dry_run}"
+    if verdict.evidence is None:
+        return ""
+    return f"It is gone in {{left}}, unless it is seen; then it is marked, and after {grace} disassociated."
+
+
+def _text(seconds: float | None) -> str:
+    return format_duration(round(seconds or 0.0, 1))

@@ -1,0 +1,89 @@
+"""The latest client list of the broker, if it can be believed (DESIGN, model 5 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client_device_pruner.presence.client_list import ClientList
+from client_device_pruner.presence.facts import Input
+
+INTERVALS = 3
+"""A call must have succeeded within so many intervals (DESIGN, model 2)."""
+_GONE_FOR_GOOD = 'if the list is gone for good, set presence.clientList.url to ""'
+
+
+@dataclass(frozen=True, slots=True)
+class ListSource:
+    """Where the client list comes from, as the configuration has it.
+
+    Attributes:
+        on: whether it is switched on; off forgets that it was in use.
+        reason: why it cannot be asked, in words; empty if it can.
+        remedy: what to do about that.
+    """
+
+    on: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+class Listing:
+    """Keeps the latest list that can be believed.
+
+    Args:
+        in_use: whether a list was believed before, in an earlier run.
+        began: when this run began, in monotonic seconds.
+
+    Attributes:
+        in_use: whether observed time depends on the list.
+        latest: the latest list of this run that was believed.
+    """
+
+    def __init__(self, *, in_use: bool, began: float) -> None:
+        self.in_use = in_use
+        self.latest: ClientList | None = None
+        self._began = began
+        self._source = ListSource(on=False)
+        self._failure = ""
+
+    def use(self, source: ListSource) -> None:
+        """Take over where the list comes from; one that is switched off is forgotten."""
+        self._source = source
+        if not source.on:
+            self.in_use, self.latest, self._failure = False, None, ""
+
+    def take(self, answer: ClientList, is_known_open: Callable[[str], bool]) -> frozenset[str] | None:
+        """Take an answer, unless it cannot be believed.
+
+        Args:
+            answer: of the broker.
+            is_known_open: whether a name is the bridge's, or has a session that was open before the call and still is.
+
+        Returns:
+            The names that were on the list before and are not any more; None if the answer is not believed.
+        """
+        if not self._source.on:
+            return None
+        if not any(map(is_known_open, answer.names)):
+            self._failure = "the list names neither the bridge nor a session that is known to be open"
+            return None
+        before = self.latest.names if self.latest else frozenset()
+        self.latest, self._failure, self.in_use = answer, "", True
+        return before - answer.names
+
+    def failed(self, reason: str) -> None:
+        """The list could not be had."""
+        self._failure = reason
+
+    def input(self, at: float, interval_seconds: float) -> Input:
+        """The list as an input, at monotonic seconds `at`."""
+        source = self._source
+        if not self.in_use:
+            reason = self._failure or source.reason or ("" if source.on else "switched off")
+            return Input(in_use=False, alive=True, reason=reason, remedy=source.remedy)
+        ended = self.latest.ended if self.latest else self._began
+        if source.reason or self.latest is None or at - ended > INTERVALS * interval_seconds:
+            reason = source.reason or self._failure or "it has not answered yet"
+            return Input(in_use=True, alive=False, reason=reason, remedy=source.remedy or _GONE_FOR_GOOD)
+        return Input(in_use=True, alive=True, reason=self._failure)

@@ -1,0 +1,52 @@
+"""Messages that a broker retains come again whenever the bridge reconnects, from dead devices too.
+
+Nothing tells them from new ones, so they are signs of life; but a person can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+QUIET_SECONDS = 600.0
+"""A device that speaks again sooner, in observed time, does so by itself."""
+TIMES = 3
+"""So many repetitions are worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a device published last: on which topic, and a checksum of the payload."""
+
+    topic: str
+    checksum: int
+
+
+class Replays:
+    """Knows the devices that were only heard to repeat one message, after a quiet time and together with others."""
+
+    def __init__(self) -> None:
+        self._repeated: dict[str, tuple[Heard, int]] = {}
+
+    def heard(self, messages: Mapping[str, Heard], quiet: set[str]) -> None:
+        """Take what came between two probes.
+
+        Args:
+            messages: the last message of each device that published.
+            quiet: those of them that had been quiet before.
+        """
+        for name, heard in messages.items():
+            before, times = self._repeated.pop(name, (heard, 0))
+            if name in quiet and len(quiet) > 1:
+                self._repeated[name] = (heard, times + 1 if before == heard else 1)
+
+    def hint(self, name: str) -> str:
+        """What to say of a device that was only heard to repeat itself; empty if it was not."""
+        heard, times = self._repeated.get(name, (Heard("", 0), 0))
+        if times < TIMES:
+            return ""
+        return (
+            f"Its last {times} messages were one and the same on {heard.topic}, each together with those of other"
+            " devices. If they are retained, the broker sends them again whenever the bridge reconnects, also for a"
+            " dead device: take that topic off presence.messageTopics and off the bridge's mapping."
+        )

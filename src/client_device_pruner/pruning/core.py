@@ -1,0 +1,335 @@
+"""All that the one thread knows: settings, presence, guards, and the store behind them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from client_device_pruner.config.settings import DEFAULTS, Settings, SettingsRefused, parse
+from client_device_pruner.decisions import explain
+from client_device_pruner.decisions.coverage import Coverage, Tally
+from client_device_pruner.decisions.guards import Guards, Hold, lost_together
+from client_device_pruner.decisions.policy import State, Verdict, judge
+from client_device_pruner.presence.clock import Clock, Shares
+from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.facts import Facts
+from client_device_pruner.presence.presence import Presence
+from client_device_pruner.reports.events import LOGGER, Events
+from client_device_pruner.store.database import NewerSchema, Store, get_meta
+from client_device_pruner.store.devices import load_devices
+from client_device_pruner.store.journal import Journal
+
+COMMIT_SECONDS = 300.0
+"""How often the state is written while nothing changes but clocks and sightings: flash wears out."""
+URGENT_SECONDS = 1.0
+"""How soon it is written after a session, a mark, an association or a guard changed."""
+REOPEN_SECONDS = 60.0
+"""How often a state file that cannot be opened is tried again."""
+COVERAGE_SECONDS = 600.0
+"""When coverage is reported after a start, and how often at most after that (CONTRACT, events)."""
+SURVEY_SECONDS = 60.0
+"""How often all devices are judged for the status at most."""
+SURVEY_SHARE = 0.005
+"""The share of a core that this takes at most."""
+_STATES = tuple(State)
+_STATE_BITS, _STATE_MASK = 3, 0b111
+
+
+class Core:
+    """Owned by the one thread.
+
+    Args:
+        work_dir: holds `pruner.db`.
+        core_device: thing name of the core device.
+        clock: the machine's clocks.
+        publish: publishes on local pub/sub.
+        publish_to_iot_core: publishes to AWS IoT Core; False if that is not possible now.
+        own: takes the lock on the state, or has it already; False while another instance has it.
+
+    Attributes:
+        settings: those in force; the last good ones until the configuration has been read.
+        configured: whether the configuration has been read in this run.
+        presence: what is known of the devices and the inputs.
+        guards: what holds pruning back.
+        store: the state file.
+        shares: what was observed of the last day and month.
+        counts: how many devices are in each state.
+        coverage: how many would be removed once gone.
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        core_device: str,
+        clock: Clock,
+        *,
+        publish: Callable[[str, bytes], bool],
+        publish_to_iot_core: Callable[[str, bytes], bool],
+        own: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.clock = clock
+        self.core_device = core_device
+        self.settings: Settings = parse(DEFAULTS)
+        self.configured = False
+        self.guards = Guards(self.event)
+        self.store = Store(work_dir / "pruner.db", core_device)
+        self.presence = Presence(Devices(), clock)
+        self.shares = Shares()
+        self.coverage = Coverage(0, 0, ())
+        self._own = own
+        self._events = Events(
+            core_device,
+            wall=clock.wall,
+            publish=publish,
+            publish_to_iot_core=publish_to_iot_core,
+            record=self.store.record,
+        )
+        self._unsaid: list[tuple[str, str | None, dict[str, Any]]] = []
+        self._started = clock.monotonic()
+        self._ran_before = 0.0
+        self._loaded = False
+        self._facts: Facts | None = None
+        self.counts: Counter[State] = Counter()
+        self._verdicts: dict[str, str | None] = {}
+        self._next_commit = self._started
+        self._next_open = self._started
+        self._next_survey = self._started
+        self._next_coverage = float("inf")
+        self._coverage_said: tuple[int, int] | None = None
+        self.open()
+
+    # What is known
+
+    @property
+    def devices(self) -> Devices:
+        """The names that are kept."""
+        return self.presence.devices
+
+    @property
+    def journal(self) -> Journal:
+        """The journal; raises `sqlite3.OperationalError` while there is no state file to keep it in."""
+        return Journal(self.store.opened())
+
+    @property
+    def watched(self) -> set[str]:
+        """Names whose sighting is reported at once in `sighted`; so are marked ones."""
+        return self.presence.watched
+
+    @property
+    def sighted(self) -> list[str]:
+        """Watched and marked names that were sighted; who reads it empties it."""
+        return self.presence.sighted_watched
+
+    def running_seconds(self) -> float:
+        """The component's running time over all runs."""
+        return self._ran_before + self.clock.monotonic() - self._started
+
+    def begin_turn(self) -> None:
+        """What was known a turn ago may have changed."""
+        self._facts = None
+
+    def facts(self) -> Facts:
+        """By what the devices are judged in this turn."""
+        if self._facts is None:
+            self._facts = self.presence.facts(self.clock.monotonic())
+        return self._facts
+
+    def judge(self, device: Device) -> Verdict:
+        """What the rule says of a device now."""
+        return judge(device, self.settings, self.facts())
+
+    def lost_together(self) -> frozenset[str]:
+        """The names of devices that were lost together."""
+        return lost_together(self.devices.associated(), self.settings, self.facts())
+
+    # What changes
+
+    def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
+        """Publish an event of the contract; before the configuration says where to, it waits."""
+        if not self.configured:
+            self._unsaid.append((kind, name, data))
+            LOGGER.warning(kind, extra={"fields": {"thingName": name, **data}})
+            return
+        self._events.event(self.settings, kind, name, **data)
+        self._hurry()
+
+    def mark(self, device: Device, verdict: Verdict) -> None:
+        """A device is gone: its grace period begins."""
+        device.marked_at = self.presence.observed.seconds
+        self.devices.touch(device, urgent=True)
+        self.event("marked", device.name, **verdict.figures(), dueInSeconds=self.settings.grace_period_seconds)
+
+    def unmark(self, device: Device, reason: str) -> None:
+        """Take a mark off, if the device carries one."""
+        if device.marked_at is not None:
+            device.marked_at = None
+            self.devices.touch(device, urgent=True)
+            self.event("unmarked", device.name, reason=reason)
+
+    def adopt(self, settings: Settings) -> None:
+        """Put settings in force."""
+        self.settings, self.configured = settings, True
+        self.presence.use(settings)
+        self._next_coverage = min(self._next_coverage, self.clock.monotonic() + COVERAGE_SECONDS * settings.scale)
+        unsaid, self._unsaid = self._unsaid, []
+        for kind, name, data in unsaid:
+            self.event(kind, name, **data)
+        self._hurry()
+
+    def begin_grace_periods_anew(self, reason: str) -> None:
+        """Take every mark off: what protected the devices has changed."""
+        for device in self.devices.associated():
+            self.unmark(device, reason)
+
+    def last_settings(self) -> Settings:
+        """The settings of the last configuration that was accepted, in this run or an earlier one."""
+        return _parse_or_default(self.kept("configuration", DEFAULTS))
+
+    # The state file
+
+    def open(self) -> None:
+        """Open the state file; while that fails pruning holds, and the watch goes on."""
+        at = self.clock.monotonic()
+        self._next_open = at + REOPEN_SECONDS * self.settings.scale
+        try:
+            if not self._own():
+                reason = "another process of this component owns the state in this work directory"
+                self.guards.hold(Hold("instance", reason, "end the other process, or wait until it has ended"))
+                return
+            self.guards.release("instance")
+            aside = self.store.open(self._read)
+        except NewerSchema:
+            self.guards.hold(Hold("database", self.store.fault, "deploy the newer version again"))
+            return
+        except (sqlite3.Error, OSError):
+            self.guards.hold(Hold("database", self.store.fault, "make room on the file system, or make it writable"))
+            return
+        if aside:
+            LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
+        self.guards.release("database")
+        self.store.note(self.clock.wall(), None, "started")
+
+    def _read(self, connection: sqlite3.Connection) -> None:
+        """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""
+        if self._loaded:
+            self.devices.changed.update(self.devices.by_name)
+            return
+        devices = Devices(load_devices(connection))
+        presence = Presence(devices, self.clock, get_meta(connection, "presence"))
+        shares = Shares((float(wall), float(seconds)) for wall, seconds in get_meta(connection, "shares", []))
+        ran_before = float(get_meta(connection, "running", 0.0))
+        journal = Journal(connection)
+        presence.watched.update(intent.name for intent in (*journal.open_intents(), *journal.restorable(ran_before)))
+        presence.take_over(self.presence)
+        self.presence, self.shares, self._ran_before, self._loaded = presence, shares, ran_before, True
+        if not self.configured:
+            self.settings = _parse_or_default(get_meta(connection, "configuration", DEFAULTS))
+        self.presence.use(self.settings)
+
+    def kept(self, key: str, default: Any = None) -> Any:
+        """A single value of the state file; the default while none is open."""
+        return self.store.kept(key, default)
+
+    def keep(self, **values: Any) -> None:
+        """Write single values at once; raises `sqlite3.Error` if that fails."""
+        self.store.keep(**values)
+
+    def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
+        try:
+            step(*arguments)
+        except sqlite3.Error as error:
+            self.store.failed(error)
+            reason = self.store.fault or str(error)
+            self.guards.hold(Hold("database", reason, "make room on the file system, or make it writable"))
+
+    def commit_due(self, at: float) -> bool:
+        """Whether it is time to write, and to bring the verdicts up to date, at monotonic seconds `at`."""
+        if self.store.connection is None and at >= self._next_open:
+            self.attempt(self.open)
+        if self.devices.urgent:
+            self._hurry()
+        return at >= self._next_commit
+
+    @property
+    def next_commit(self) -> float:
+        """When it will be time, in monotonic seconds."""
+        return self._next_commit if self.store.connection is not None else min(self._next_commit, self._next_open)
+
+    def commit(self, **meta: Any) -> None:
+        """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses."""
+        at = self.clock.monotonic()
+        self._next_commit = at + COMMIT_SECONDS * self.settings.scale
+        self.presence.stamp()
+        meta |= {"presence": self.presence.document(), "running": self.running_seconds()}
+        if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
+            meta["shares"] = list(self.shares.samples)
+        facts = self.facts()
+        changed = [self.devices.by_name[name] for name in self.devices.changed if name in self.devices.by_name]
+        self._tell(changed, facts)
+        self.store.commit(
+            self.devices,
+            since=lambda device: None if facts.is_present(device) else device.silent_since,
+            verdicts=self._verdicts,
+            meta=meta,
+        )
+        self._verdicts = {}
+        self.guards.release("database")
+
+    def _hurry(self) -> None:
+        self._next_commit = min(self._next_commit, self.clock.monotonic() + URGENT_SECONDS * self.settings.scale)
+
+    # The verdicts
+
+    def survey(self, *, now: bool = False) -> None:
+        """Judge all devices for the status, if it is time, or `now`; with many devices more rarely."""
+        at = self.clock.monotonic()
+        if at < self._next_survey and not now:
+            return
+        facts, tally = self.facts(), Tally(self.settings, self.facts())
+        self._tell(self.devices.associated(), facts, tally)
+        self.coverage = tally.coverage()
+        took = self.clock.monotonic() - at
+        self._next_survey = at + max(SURVEY_SECONDS * self.settings.scale, took / SURVEY_SHARE)
+        figures = (self.coverage.associated, self.coverage.removable)
+        if at >= self._next_coverage and figures != self._coverage_said:
+            self._coverage_said = figures
+            self._next_coverage = at + COVERAGE_SECONDS * self.settings.scale
+            self.event("coverage", associated=figures[0], removable=figures[1], reasons=list(self.coverage.reasons))
+
+    def _tell(self, devices: Iterable[Device], facts: Facts, tally: Tally | None = None) -> None:
+        """Have the verdicts that changed written, and count the devices by state."""
+        for device in devices:
+            before = _STATES[(device.told & _STATE_MASK) - 1] if device.told else None
+            if not device.associated:
+                if before is not None:
+                    self.counts[before] -= 1
+                    device.told, self._verdicts[device.name] = 0, None
+                continue
+            verdict = judge(device, self.settings, facts)
+            if tally is not None:
+                tally.add(verdict, device)
+            told = explain.fingerprint(verdict, device, facts) << _STATE_BITS | _STATES.index(verdict.state) + 1
+            if told == device.told:
+                continue
+            device.told = told
+            hint = self.presence.hint(device.name)
+            document = explain.document(verdict, device, self.settings, facts, hint)
+            self._verdicts[device.name] = json.dumps(document, separators=(",", ":"))
+            if verdict.state is not before:
+                self.counts[verdict.state] += 1
+                if before is not None:
+                    self.counts[before] -= 1
+                self.store.note(self.clock.wall(), device.name, verdict.state.value)
+
+
+def _parse_or_default(document: Any) -> Settings:
+    """The settings of a stored document; the defaults where another version wrote it."""
+    try:
+        return parse(document)
+    except SettingsRefused:
+        return parse(DEFAULTS)

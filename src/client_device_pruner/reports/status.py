@@ -1,0 +1,129 @@
+"""The status: one document in the store that the command line renders, and what of it goes to the named shadow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from client_device_pruner import __version__
+from client_device_pruner.config.bridge import Finding
+from client_device_pruner.decisions.coverage import Coverage
+from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.decisions.policy import State
+from client_device_pruner.presence.clock import DAY_SECONDS, MONTH_SECONDS, Shares
+from client_device_pruner.presence.facts import Input
+from client_device_pruner.reports.events import rfc3339
+
+SHADOW_SECONDS = 60.0
+"""The named shadow is updated at most so often (CONTRACT, `reports.shadowName`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCycles:
+    """What became of the latest cycles.
+
+    Attributes:
+        complete_wall: when one was complete last, in epoch seconds; None if none was.
+        failed: what has failed since (`code`, `message`, `remedy`, `at`); None if nothing has.
+    """
+
+    complete_wall: float | None = None
+    failed: Mapping[str, Any] | None = None
+
+
+def status_document(
+    *,
+    wall: float,
+    observed_seconds: float,
+    observing_since: float | None,
+    shares: Shares,
+    inputs: Mapping[str, Input],
+    counts: Mapping[State, int],
+    coverage: Coverage,
+    holds: Iterable[Hold],
+    findings: Iterable[Finding],
+    plan: tuple[str, Iterable[str]] | None,
+    next_check_seconds: float | None,
+    cycles: LastCycles,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """The status of the contract, all but `running`.
+
+    Args:
+        wall: now, in epoch seconds.
+        observed_seconds: the observed clock.
+        observing_since: since when it has gone on without a break, in epoch seconds; None while it stands still.
+        shares: what was observed of the last day and month.
+        inputs: by name.
+        counts: devices by state.
+        coverage: what would be removed once gone.
+        holds: the guards in force.
+        findings: what the doctor found.
+        plan: id and device names of the plan that waits for approval.
+        next_check_seconds: until the next cycle; None if none is planned.
+        cycles: what became of the latest cycles.
+        dry_run: whether the next cycle only says what it would do.
+    """
+    return {
+        "version": __version__,
+        "time": wall,
+        "observedSeconds": observed_seconds,
+        "observing": {
+            "since": None if observing_since is None else rfc3339(observing_since),
+            "seconds": round(observed_seconds, 3),
+            "shareOfDay": round(shares.share(DAY_SECONDS, wall, observed_seconds), 3),
+            "shareOfMonth": round(shares.share(MONTH_SECONDS, wall, observed_seconds), 3),
+            "inputs": {
+                name: {"inUse": one.in_use, "alive": one.alive, "reason": one.reason, "remedy": one.remedy}
+                for name, one in inputs.items()
+            },
+        },
+        "counts": {state.value: counts.get(state, 0) for state in State},
+        "coverage": {
+            "associated": coverage.associated,
+            "removable": coverage.removable,
+            "reasons": list(coverage.reasons),
+        },
+        "guards": [{"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in holds],
+        "plan": None if plan is None else {"id": plan[0], "devices": sorted(plan[1])},
+        "nextCheckInSeconds": None if next_check_seconds is None else round(next_check_seconds, 3),
+        "lastCycle": {
+            "completeAt": None if cycles.complete_wall is None else rfc3339(cycles.complete_wall),
+            "failed": cycles.failed,
+        },
+        "dryRun": dry_run,
+        "doctor": [asdict(finding) for finding in findings],
+    }
+
+
+class Shadow:
+    """Decides when the named shadow is updated: when something changed that a person would act on."""
+
+    def __init__(self) -> None:
+        self._sent = ""
+        self._next = float("-inf")
+
+    def update(self, status: Mapping[str, Any], at: float) -> bytes | None:
+        """The update to publish now, at monotonic seconds `at`; None if there is nothing to say, or it is too soon."""
+        reported = {
+            "version": status["version"],
+            "dryRun": status["dryRun"],
+            "observing": status["observing"]["since"] is not None,
+            "associated": status["coverage"]["associated"],
+            "removable": status["coverage"]["removable"],
+            "guards": sorted(hold["guard"] for hold in status["guards"]),
+            "plan": status["plan"]["id"] if status["plan"] else "",
+            "doctor": len(status["doctor"]),
+            "cyclesFail": status["lastCycle"]["failed"] is not None,
+        }
+        text = json.dumps({"state": {"reported": reported}}, separators=(",", ":"))
+        if text == self._sent or at < self._next:
+            return None
+        self._sent, self._next = text, at + SHADOW_SECONDS
+        return text.encode()
+
+    def forget(self) -> None:
+        """What was sent last did not arrive: it is sent again."""
+        self._sent = ""
