@@ -1,0 +1,370 @@
+"""The connection to Greengrass, the one subscription, and the probe that goes through the broker and back.
+
+The probe tells whether we hear (DESIGN, model 2 and 13). When it is lost, a self-test message that stays in local
+pub/sub tells where: if that comes back, the bridge or the broker is at fault, and nothing here is renewed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client_device_pruner.config.finding import Finding
+from client_device_pruner.greengrass.ipc import Ipc, Refused
+
+IN = "client-device-pruner/in/"
+"""Prefix of all that reaches the component on local pub/sub."""
+PROBE = "pruner-probe/"
+"""Prefix of a probe's topic on its way to the broker; it comes back below `IN`."""
+HEARTBEAT = f"{IN}{PROBE}heartbeat"
+"""What a publisher that cannot echo sends instead; it counts as the return of the probe."""
+SELF_TEST = f"{IN}self-test"
+
+SELF_TEST_SECONDS = 15.0
+"""How long a self-test, or the answer to a subscription, may take: it passes through one process of the same host."""
+RECONNECT_SECONDS = 5.0
+"""How long after a lost connection, or a closed subscription, a new one is tried."""
+RETRY_SECONDS = 30.0
+"""The same after an attempt that failed."""
+DEFER_SECONDS = 30.0
+"""How long a deployment waits for a batch in flight at most."""
+
+_FILTER = f"{IN}#"
+_EXITS = "the process ends to be started anew, at most twice an hour"
+_NEVER = float("inf")
+_LOGGER = logging.getLogger("client_device_pruner")
+
+
+@dataclass(slots=True)
+class _Probe:
+    """A probe on its way; `sent_at` in monotonic seconds."""
+
+    id: str = ""
+    sent_at: float = -_NEVER
+    returned: bool = True
+
+
+class Link:
+    """Sends through the connection while there is one, finds out what has died, and renews it.
+
+    All times are monotonic seconds.
+
+    Args:
+        connect: begins to connect; the outcome comes as news.
+        give_up: ends the process so that the nucleus starts it anew, if that has not happened too often.
+        on_return: called with (sent, received) when a probe came back before its successor was due.
+        on_gap: called with the reason when a probe was lost, or the subscription or the connection began anew.
+
+    Attributes:
+        trouble: empty while probes come back, else which part fails and what comes next.
+        trouble_since: when that began.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], None],
+        give_up: Callable[[str], None],
+        *,
+        on_return: Callable[[float, float], None],
+        on_gap: Callable[[str], None],
+    ) -> None:
+        self.trouble = ""
+        self.trouble_since = 0.0
+        self._connect = connect
+        self._give_up = give_up
+        self._on_return = on_return
+        self._on_gap = on_gap
+        self._interval = 60.0
+        self._scale = 1.0
+        self._run, self._number = os.urandom(4).hex(), 0
+        self._probe, self._extra = _Probe(), _Probe()
+        self._lost_probes = 0
+        self._ipc: Ipc | None = None
+        self._no_connection = ""
+        self._failed_attempts = 0
+        self._connect_at = _NEVER
+        self._subscribed = False
+        self._subscribe_at = _NEVER
+        self._self_test = ""
+        self._echoed = False
+        self._deadline = _NEVER
+        self._remedies = 0
+        self._deferred = ("", 0.0)
+        self._refusals: dict[tuple[str, str], Finding | None] = {}
+
+    def use(self, probe_interval_seconds: float, scale: float) -> None:
+        """Take the settings: the probe interval, and what the fixed times are multiplied by."""
+        self._interval, self._scale = probe_interval_seconds, scale
+
+    # News of the connection and the subscription
+
+    def connected(self, ipc: Ipc, at: float) -> None:
+        """Take a new connection into use."""
+        self.close()
+        self._ipc, self._no_connection = ipc, ""
+        self._failed_attempts, self._connect_at = 0, _NEVER
+        ipc.follow_deployments()
+        self._subscribe(at)
+        self._settle(at)
+
+    def lost(self, reason: str, at: float, refused: bool = False) -> None:
+        """Heed that the connection ended, or that an attempt to connect failed (`refused`)."""
+        self.close()
+        self._no_connection = reason
+        self._on_gap("no connection to Greengrass")
+        self._failed_attempts += refused
+        again = self._failed_attempts > 1
+        self._connect_at = at + self._fixed(RETRY_SECONDS if again else RECONNECT_SECONDS)
+        self._settle(at)
+        if again:
+            # After a restart of the nucleus the token of this process is void: only a new process can connect.
+            self._give_up(f"no connection to Greengrass: {reason}")
+
+    def subscribed(self, topic: str, at: float) -> None:
+        """Heed that the subscription stands: whatever came before it was not heard."""
+        self._refusals.pop(("SubscribeToTopic", topic), None)
+        self._subscribed, self._deadline, self._subscribe_at = True, _NEVER, _NEVER
+        self._on_gap("a new subscription")
+        if self._remedies:
+            self._send_self_test(at)
+        self._send_probe(at)
+        self._settle(at)
+
+    def stream_closed(self, topic: str, at: float) -> None:
+        """Heed that Greengrass ended the subscription."""
+        self._subscribed, self._deadline = False, _NEVER
+        self._subscribe_at = at + self._fixed(RECONNECT_SECONDS)
+        self._on_gap(f"the subscription to {topic} was closed")
+        self._settle(at)
+
+    def refused(self, refused: Refused, at: float) -> None:
+        """Say once what Greengrass refuses; a missing permission stays among the findings."""
+        key = (refused.operation, _granted(refused.resource))
+        if refused.operation == "SubscribeToTopic" and refused.unauthorized:
+            # Neither a new connection nor a new process has a permission that is missing.
+            self._deadline, self._subscribe_at = _NEVER, at + self._interval
+        if key not in self._refusals:
+            fields = {"operation": refused.operation, "resource": refused.resource, "error": refused.error}
+            self._refusals[key] = None
+            if refused.unauthorized:
+                fields["remedy"] = permission(*key)
+                text = f"Greengrass refuses {refused.operation} on {key[1]}: a permission is missing"
+                self._refusals[key] = Finding(text, fields["remedy"])
+            level = logging.INFO if _can_be_done_without(*key) else logging.ERROR
+            _LOGGER.log(level, "Greengrass refused a call", extra={"fields": fields})
+        self._settle(at)
+
+    def deployed(self) -> None:
+        """Forget the refusals that a deployment could end: it is to be seen again whether they last."""
+        if ("SubscribeToTopic", _granted(_FILTER)) in self._refusals:
+            self._subscribe_at = -_NEVER
+        self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._ipc is not None:
+            self._ipc.close()
+        self._ipc, self._subscribed = None, False
+        self._deadline = self._subscribe_at = _NEVER
+
+    # Messages
+
+    def take(self, topic: str, payload: bytes, received: float) -> bool:
+        """Take a message if it is a probe, a heartbeat or a self-test; True if so."""
+        if topic == SELF_TEST:
+            if payload.decode(errors="replace") == self._self_test != "":
+                self._self_test, self._echoed, self._deadline, self._remedies = "", True, _NEVER, 0
+                self._settle(received)
+            return True
+        if not topic.startswith(IN + PROBE):
+            return False
+        name = topic[len(IN + PROBE) :]
+        for probe in (self._probe, self._extra):
+            if not probe.returned and (name == probe.id or (topic == HEARTBEAT and received >= probe.sent_at)):
+                self._take_probe(probe, received)
+        return True
+
+    def _take_probe(self, probe: _Probe, received: float) -> None:
+        if probe is self._probe:
+            if received - probe.sent_at > self._interval:
+                return  # its successor was due: it counts as lost
+            self._on_return(probe.sent_at, received)
+        probe.returned = True
+        self._lost_probes = self._remedies = 0
+        self._self_test, self._deadline = "", _NEVER
+        self._refusals.pop(("PublishToTopic", _granted(PROBE)), None)
+        if self.trouble:
+            _LOGGER.info("the probe comes back again", extra={"fields": {"after": self.trouble}})
+        self.trouble = ""
+
+    def send_extra(self, at: float) -> str:
+        """Send a probe between the regular ones; what was sent before it is processed once it has returned."""
+        self._extra = self._new(at)
+        self.publish(PROBE + self._extra.id, b"probe")
+        return self._extra.id
+
+    def returned(self, probe_id: str) -> bool:
+        """Whether the latest extra probe is this one, and came back."""
+        return self._extra.id == probe_id and self._extra.returned
+
+    def _send_probe(self, at: float) -> None:
+        self._probe = self._new(at)
+        self.publish(PROBE + self._probe.id, b"probe")
+
+    def _send_self_test(self, at: float) -> None:
+        self._self_test, self._deadline = self._new(at).id, at + self._fixed(SELF_TEST_SECONDS)
+        self.publish(SELF_TEST, self._self_test.encode())
+
+    def _new(self, at: float) -> _Probe:
+        self._number += 1
+        return _Probe(f"{self._run}-{self._number}", at, returned=False)
+
+    # What is due
+
+    def tick(self, at: float) -> float:
+        """Do what is due: connect, subscribe, send the probe, find out where one was lost, and renew what died.
+
+        Returns:
+            When it wants to be called next; infinity if only news can change anything.
+        """
+        if at >= self._connect_at:
+            self._connect_at = _NEVER
+            # The SDK's objects refer to one another: a lost connection keeps a thread until the collector finds it.
+            gc.collect()
+            self._connect()
+        if self._ipc is not None and at >= self._subscribe_at:
+            self._subscribe(at)
+        if self._subscribed and at >= self._probe.sent_at + self._interval:
+            if not self._probe.returned:
+                self._lost_probes += 1
+                self._on_gap("a probe did not come back")
+                if not self._self_test:
+                    self._send_self_test(at)
+            self._send_probe(at)
+        if at >= self._deadline:
+            self._renew(at)
+        self._settle(at)
+        probe_at = self._probe.sent_at + self._interval if self._subscribed else _NEVER
+        return min(probe_at, self._deadline, self._subscribe_at, self._connect_at)
+
+    def _subscribe(self, at: float) -> None:
+        if self._ipc is not None:
+            self._ipc.unsubscribe()
+            self._subscribed, self._echoed, self._self_test = False, False, ""
+            self._subscribe_at, self._deadline = _NEVER, at + self._fixed(SELF_TEST_SECONDS)
+            self._ipc.subscribe(_FILTER)
+
+    def _renew(self, at: float) -> None:
+        """Take the next remedy: neither the answer to the subscription nor the self-test came in time."""
+        self._deadline, self._self_test, self._echoed = _NEVER, "", False
+        if self._refusals.get(("PublishToTopic", _granted(SELF_TEST))):
+            return  # it was never sent
+        self._remedies += 1
+        if self._remedies == 1:
+            self._subscribe(at)
+            return
+        self.close()
+        self._on_gap("a new connection")
+        if self._remedies == 2:
+            self._connect()
+        else:
+            self._connect_at = at + self._fixed(RETRY_SECONDS)
+            self._settle(at)
+            self._give_up("the subscription to local pub/sub stays dead, also on a new connection")
+
+    def _fixed(self, seconds: float) -> float:
+        return max(1.0, seconds * self._scale)
+
+    # Trouble
+
+    def _settle(self, at: float) -> None:
+        """Say what fails, if that changed; only a probe that comes back ends it."""
+        trouble = self._explain()
+        if trouble == self.trouble:
+            return
+        if not self.trouble:
+            self.trouble_since = at
+        self.trouble = trouble
+        _LOGGER.warning("nothing is observed", extra={"fields": {"reason": trouble}})
+
+    def _explain(self) -> str:
+        if self._no_connection:
+            after = f"every {RETRY_SECONDS:g} s; {_EXITS}" if self._failed_attempts > 1 else "soon"
+            return f"no connection to Greengrass ({self._no_connection}): it is tried again {after}"
+        for key in (("SubscribeToTopic", _granted(_FILTER)), ("PublishToTopic", _granted(PROBE))):
+            if missing := self._refusals.get(key):
+                return f"{missing.finding}; `pruner status` has the JSON that grants it"
+        if self._remedies > 2:
+            return f"the subscription to local pub/sub is dead, also on a new connection: {_EXITS}"
+        if self._remedies or self._subscribe_at < _NEVER:
+            what = "the connection" if self._remedies > 1 else "it"
+            return f"the subscription to local pub/sub is dead: {what} is made anew"
+        if self._lost_probes and self._echoed:
+            return (
+                "the probe reaches local pub/sub but does not come back from the broker: the bridge, its mapping or the"
+                " broker does not work (without a bridge: what echoes the probe in its place)"
+            )
+        if self._lost_probes:
+            return "a probe did not come back: it is found out where it was lost"
+        return "the probe has not come back yet" if self.trouble else ""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The permissions that are missing, with the JSON that grants them."""
+        return tuple(finding for finding in self._refusals.values() if finding)
+
+    # Calls
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publish on local pub/sub; False if there is no connection."""
+        if self._ipc is None:
+            return False
+        self._ipc.publish(topic, payload)
+        return True
+
+    def publish_to_iot_core(self, topic: str, payload: bytes) -> bool:
+        """Publish to AWS IoT Core; False if there is no connection to Greengrass."""
+        if self._ipc is None:
+            return False
+        self._ipc.publish_to_iot_core(topic, payload)
+        return True
+
+    def read_configuration(self, component: str | None, follow: bool = False) -> None:
+        """Ask for a component's configuration (None: our own), and to be told when it changes."""
+        if self._ipc is not None:
+            self._ipc.read_configuration(component)
+            if follow:
+                self._ipc.follow_configuration(component)
+
+    def answer_deployment(self, deployment_id: str, at: float, busy: bool) -> None:
+        """Let a deployment go on, or wait for a batch in flight."""
+        if self._deferred[0] != deployment_id:
+            self._deferred = (deployment_id, at)
+        wait = busy and at - self._deferred[1] < DEFER_SECONDS
+        if self._ipc is not None:
+            self._ipc.defer(deployment_id, 1000 if wait else 0)
+
+
+def _granted(resource: str) -> str:
+    """The resource of the recipe's policy that covers a topic, or the topic itself."""
+    return next((f"{prefix}*" for prefix in ("client-device-pruner/", PROBE) if resource.startswith(prefix)), resource)
+
+
+def _can_be_done_without(operation: str, component: str) -> bool:
+    """Whether all goes on without a call: Greengrass Lite has no such deployments, and neither bridge nor EMQX."""
+    return operation == "SubscribeToComponentUpdates" or (
+        operation == "SubscribeToConfigurationUpdate" and component != ""
+    )
+
+
+def permission(operation: str, resource: str) -> str:
+    """The JSON that grants a refused call, to be merged into the component's configuration."""
+    service = "aws.greengrass.ipc.mqttproxy" if operation == "PublishToIoTCore" else "aws.greengrass.ipc.pubsub"
+    # An id of its own for each resource: a deployment replaces a policy's list of resources whole.
+    policy_id = f"community.greengrass.ClientDevicePruner:granted:{operation}:{resource}"
+    grant = {"operations": [f"aws.greengrass#{operation}"], "resources": [resource]}
+    return json.dumps({"accessControl": {service: {policy_id: grant}}})

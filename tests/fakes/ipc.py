@@ -1,0 +1,176 @@
+"""A Greengrass that answers at once: local pub/sub, configurations and deployments, with faults to order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from client_device_pruner.greengrass.ipc import (
+    Configuration,
+    ConfigurationChanged,
+    Disconnected,
+    Message,
+    News,
+    PreUpdate,
+    Refused,
+    StreamClosed,
+    Subscribed,
+)
+from client_device_pruner.greengrass.link import IN, PROBE, SELF_TEST
+from client_device_pruner.presence.clock import Clock
+
+
+class FakeIpc:
+    """Implements `Ipc` without threads: all callbacks run within the call that causes them.
+
+    Args:
+        clock: stamps the messages.
+        deliver: takes messages of the subscription, as of `GreengrassIpc`.
+        report: takes all other news, likewise.
+
+    Attributes:
+        carries_probe: a probe comes back as through bridge and broker; False: they are broken.
+        echoes: what is published within local pub/sub reaches the subscription.
+        answers: calls are answered; False: the daemon is frozen, and nothing is.
+        alive: the subscription delivers; `drop` ends that without a notice.
+        configurations: what is read, by component name (None: our own); one that is missing cannot be read.
+        refusals: (operation, resource) pairs that are refused, a resource's start with `*` at the end too.
+        unauthorized: whether a refusal is for want of a permission.
+        subscriptions: the filters subscribed to now.
+        subscribed: how often a subscription was asked for.
+        published: (topic, payload) of each message on local pub/sub, probes and self-tests left out.
+        probes: how many probes were published.
+        last_probe: the topic of the latest one.
+        to_iot_core: (topic, payload) of each message to AWS IoT Core.
+        followed: the components whose configuration is followed.
+        deferred: (deployment id, milliseconds) of each answer to a deployment.
+        closed: whether the connection was closed by its user.
+    """
+
+    def __init__(self, clock: Clock, deliver: Callable[[Message], None], report: Callable[[News], None]) -> None:
+        self._clock = clock
+        self._deliver = deliver
+        self._report = report
+        self.carries_probe = self.echoes = self.answers = self.alive = self.unauthorized = True
+        self.configurations: dict[str | None, Any] = {}
+        self.refusals: set[tuple[str, str]] = set()
+        self.subscriptions: list[str] = []
+        self.subscribed = 0
+        self.published: list[tuple[str, bytes]] = []
+        self.probes = 0
+        self.last_probe = ""
+        self.to_iot_core: list[tuple[str, bytes]] = []
+        self.followed: list[str | None] = []
+        self.deferred: list[tuple[str, int]] = []
+        self.closed = False
+
+    # What a test does
+
+    def message(self, topic: str, payload: bytes | str = b"") -> bool:
+        """Let a message arrive on local pub/sub; False if the subscription did not deliver it."""
+        heard = self.alive and not self.closed and bool(self.subscriptions) and topic.startswith(IN)
+        if heard:
+            data = payload.encode() if isinstance(payload, str) else payload
+            self._deliver(Message(topic, data, self._clock.monotonic()))
+        return heard
+
+    def drop(self) -> None:
+        """Let the subscription die without a notice, as on Greengrass Lite; a new one works."""
+        self.alive = False
+
+    def close_stream(self) -> None:
+        """End the subscription with a notice."""
+        ended, self.subscriptions = self.subscriptions, []
+        for topic in ended:
+            self.tell(StreamClosed(topic))
+
+    def disconnect(self, reason: str = "gone") -> None:
+        """End the connection from the other side."""
+        self.close_stream()
+        self.tell(Disconnected(reason))
+
+    def configure(self, component: str | None, value: Any) -> None:
+        """Deploy a component's configuration; its followers are told."""
+        self.configurations[component] = value
+        if component in self.followed:
+            self.tell(ConfigurationChanged(component))
+
+    def deploy(self, deployment_id: str) -> None:
+        """Ask before a deployment updates components."""
+        self.tell(PreUpdate(deployment_id))
+
+    def tell(self, news: News) -> None:
+        """Report news, unless the connection is closed."""
+        if not self.closed:
+            self._report(news)
+
+    # What the component does
+
+    def subscribe(self, topic: str) -> None:
+        """See `Ipc`."""
+        self.subscribed += 1
+        if self._answered("SubscribeToTopic", topic):
+            self.subscriptions.append(topic)
+            self.alive = True
+            self.tell(Subscribed(topic))
+
+    def unsubscribe(self) -> None:
+        """See `Ipc`."""
+        self.subscriptions.clear()
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """See `Ipc`."""
+        is_probe = topic.startswith(PROBE)
+        if is_probe:
+            self.probes += 1
+            self.last_probe = topic
+        elif topic != SELF_TEST:
+            self.published.append((topic, payload))
+        if self._answered("PublishToTopic", topic):
+            if is_probe and self.carries_probe:
+                self.message(IN + topic, payload)
+            elif topic.startswith(IN) and self.echoes:
+                self.message(topic, payload)
+
+    def publish_to_iot_core(self, topic: str, payload: bytes) -> None:
+        """See `Ipc`."""
+        if self._answered("PublishToIoTCore", topic):
+            self.to_iot_core.append((topic, payload))
+
+    def read_configuration(self, component: str | None) -> None:
+        """See `Ipc`."""
+        if not self.answers or self.closed:
+            return
+        known = component in self.configurations
+        error = "" if known else "ResourceNotFoundError: no such component"
+        self.tell(Configuration(component, self.configurations.get(component), error))
+
+    def follow_configuration(self, component: str | None) -> None:
+        """See `Ipc`."""
+        if self._answered("SubscribeToConfigurationUpdate", component or "") and component not in self.followed:
+            self.followed.append(component)
+
+    def follow_deployments(self) -> None:
+        """See `Ipc`."""
+        self._answered("SubscribeToComponentUpdates", "")
+
+    def defer(self, deployment_id: str, milliseconds: int) -> None:
+        """See `Ipc`."""
+        if self._answered("DeferComponentUpdate", deployment_id):
+            self.deferred.append((deployment_id, milliseconds))
+
+    def close(self) -> None:
+        """See `Ipc`."""
+        self.closed = True
+        self.subscriptions.clear()
+
+    def _answered(self, operation: str, resource: str) -> bool:
+        if not self.answers or self.closed:
+            return False
+        for refused, pattern in self.refusals:
+            matches = resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
+            if refused == operation and matches:
+                error = "UnauthorizedError: no" if self.unauthorized else "ServiceError: no"
+                self.tell(Refused(operation, resource, error, self.unauthorized))
+                return False
+        return True

@@ -1,0 +1,309 @@
+"""The link finds out what has died, renews it, and says what fails meanwhile."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from client_device_pruner.greengrass.ipc import (
+    Disconnected,
+    Message,
+    News,
+    PreUpdate,
+    Refused,
+    StreamClosed,
+    Subscribed,
+)
+from client_device_pruner.greengrass.link import HEARTBEAT, IN, PROBE, SELF_TEST, Link
+from fakes.clock import FakeClock
+from fakes.ipc import FakeIpc
+
+
+class Site:
+    """A link as the component runs it, on fake Greengrasses made by each attempt to connect.
+
+    Attributes:
+        reachable: attempts to connect succeed.
+        deaf: each new Greengrass delivers nothing.
+        ipc: the newest one.
+    """
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.news: list[News] = []
+        self.returns: list[tuple[float, float]] = []
+        self.gaps: list[str] = []
+        self.exits: list[str] = []
+        self.attempts = 0
+        self.reachable = True
+        self.deaf = False
+        self.link = Link(
+            self.connect,
+            self.exits.append,
+            on_return=lambda sent, received: self.returns.append((sent, received)),
+            on_gap=self.gaps.append,
+        )
+        self.connect()
+        self.turn()
+
+    def connect(self) -> None:
+        """Make a new connection, or fail to."""
+        self.attempts += 1
+        if self.reachable:
+            self.ipc = FakeIpc(self.clock, self.news.append, self.news.append)
+            self.ipc.answers = not self.deaf
+            self.link.connected(self.ipc, self.clock.now)
+        else:
+            self.link.lost("refused", self.clock.now, refused=True)
+
+    def turn(self) -> float:
+        """Take the news, then do what is due; gives when to come next."""
+        due = self.link.tick(self.clock.now)
+        while self.news:
+            self.take(self.news.pop(0))
+            due = self.link.tick(self.clock.now)
+        return due
+
+    def take(self, news: News) -> None:
+        """Hand one piece of news to the link."""
+        at = self.clock.now
+        match news:
+            case Message(topic, payload, received):
+                self.link.take(topic, payload, received)
+            case Subscribed(topic):
+                self.link.subscribed(topic, at)
+            case StreamClosed(topic):
+                self.link.stream_closed(topic, at)
+            case Disconnected(reason):
+                self.link.lost(reason, at)
+            case Refused():
+                self.link.refused(news, at)
+            case PreUpdate(deployment_id):
+                self.link.answer_deployment(deployment_id, at, busy=True)
+            case _:
+                pytest.fail(f"unexpected: {news}")
+
+    def run(self, seconds: float) -> None:
+        """Let time pass; the link is called whenever it wants to be."""
+        end = self.clock.now + seconds
+        while (due := max(self.turn(), self.clock.now + 0.001)) <= end:
+            self.clock.now = due
+        self.clock.now = end
+        self.turn()
+
+
+@pytest.fixture
+def site() -> Site:
+    """A link whose first probe has come back."""
+    return Site()
+
+
+def test_a_probe_returns_each_interval(site: Site) -> None:
+    """The first probe goes out with the subscription, the next ones an interval apart, and nothing else is sent."""
+    site.run(180)
+    begun = site.returns[0][0]
+    assert site.returns == [(begun + 60 * n, begun + 60 * n) for n in range(4)]
+    assert (site.gaps, site.link.trouble, site.ipc.published) == (["a new subscription"], "", [])
+
+
+def test_the_settings_change_the_interval(site: Site) -> None:
+    """A new interval counts from the last probe on."""
+    site.link.use(10, 1 / 6)
+    site.run(20)
+    assert len(site.returns) == 3
+
+
+def test_a_lost_probe_is_a_gap_however_soon_the_next_one_returns(site: Site) -> None:
+    """Case 27: one that does not come back is told; its successor goes out on time and counts again."""
+    site.ipc.carries_probe = False
+    site.run(60)
+    site.ipc.carries_probe = True
+    del site.gaps[:]
+    site.run(60)
+    assert site.gaps == ["a probe did not come back"]
+    assert len(site.returns) == 2
+    assert site.link.trouble == ""
+
+
+def test_a_late_probe_is_no_return(site: Site) -> None:
+    """What comes back after its successor was due, or twice, counts for nothing."""
+    site.ipc.carries_probe = False
+    site.run(60)
+    probe = IN + site.ipc.last_probe
+    assert site.link.take(probe, b"", site.clock.now + 60.1)
+    assert len(site.returns) == 1
+    assert site.link.take(probe, b"", site.clock.now + 1)
+    assert site.link.take(probe, b"", site.clock.now + 2)
+    assert len(site.returns) == 2
+
+
+def test_a_heartbeat_counts_as_the_return_of_the_probe(site: Site) -> None:
+    """A publisher that cannot echo tells with it that it works; one that was received earlier tells nothing."""
+    site.ipc.carries_probe = False
+    site.run(60)
+    assert site.link.take(HEARTBEAT, b"", site.clock.now - 0.1)
+    assert len(site.returns) == 1
+    assert site.link.take(HEARTBEAT, b"", site.clock.now + 20)
+    assert site.returns[1:] == [(site.clock.now, site.clock.now + 20)]
+
+
+def test_what_is_not_the_link_s(site: Site) -> None:
+    """Other messages are left to others; probes of another process are taken and count for nothing."""
+    assert not site.link.take(f"{IN}clients/pump-7/telemetry", b"1", site.clock.now)
+    assert site.link.take(f"{IN}{PROBE}another-1", b"", site.clock.now)
+    assert site.link.take(SELF_TEST, b"another-2", site.clock.now)
+    assert len(site.returns) == 1
+
+
+def test_an_extra_probe(site: Site) -> None:
+    """The preflight's probe returns by itself or with a heartbeat, and is no regular return."""
+    site.ipc.carries_probe = False
+    first = site.link.send_extra(site.clock.now)
+    assert not site.link.returned(first)
+    site.link.take(HEARTBEAT, b"", site.clock.now + 1)
+    assert site.link.returned(first)
+    site.ipc.carries_probe = True
+    second = site.link.send_extra(site.clock.now)
+    site.turn()
+    assert site.link.returned(second)
+    assert not site.link.returned(first)
+    assert len(site.returns) == 1
+
+
+def test_a_broken_bridge_renews_nothing(site: Site) -> None:
+    """The self-test comes back, so that the bridge or the broker is at fault; the process goes on for days."""
+    site.ipc.carries_probe = False
+    broken = site.clock.now
+    site.run(86_400)
+    assert "does not come back from the broker" in site.link.trouble
+    assert site.link.trouble_since == broken + 120
+    assert (site.ipc.subscribed, site.attempts, site.exits) == (1, 1, [])
+    site.ipc.carries_probe = True
+    site.run(60)
+    assert site.link.trouble == ""
+
+
+def test_a_subscription_that_died_silently_is_made_anew(site: Site) -> None:
+    """On Greengrass Lite no callback tells it; the probe does."""
+    site.run(60)
+    site.ipc.drop()
+    site.run(60 + 60 + 15)
+    assert (site.ipc.subscribed, site.attempts, site.exits) == (2, 1, [])
+    assert (site.link.trouble, site.gaps[-1]) == ("", "a new subscription")
+
+
+def test_a_closed_stream_is_made_anew(site: Site) -> None:
+    """A subscription that Greengrass ends is asked for again after a moment, on the same connection."""
+    site.ipc.close_stream()
+    site.turn()
+    assert "is dead" in site.link.trouble
+    site.run(5)
+    assert (site.ipc.subscribed, site.link.trouble) == (2, "")
+
+
+def test_the_remedies_come_in_order(site: Site) -> None:
+    """Subscribe anew, connect anew, end the process; while it may not end, connecting goes on every half minute."""
+    site.deaf = True
+    site.ipc.answers = False
+    site.run(60 + 60)
+    assert (site.ipc.subscribed, site.attempts) == (1, 1)
+    site.run(15)
+    assert (site.ipc.subscribed, site.attempts) == (2, 1)
+    assert "it is made anew" in site.link.trouble
+    assert site.link.trouble_since == site.returns[0][0] + 120
+    site.run(15)
+    assert (site.attempts, site.exits) == (2, [])
+    assert "the connection is made anew" in site.link.trouble
+    site.run(15)
+    assert len(site.exits) == 1
+    assert "twice an hour" in site.link.trouble
+    site.run(450)
+    assert site.attempts == 12
+    site.deaf = False
+    site.run(60)
+    assert site.link.trouble == ""
+
+
+def test_a_lost_connection_is_made_anew(site: Site) -> None:
+    """A new one is tried within seconds, and begins with a gap."""
+    site.ipc.disconnect()
+    site.turn()
+    assert "no connection to Greengrass (gone)" in site.link.trouble
+    assert not site.link.publish("a", b"")
+    site.run(5)
+    assert (site.attempts, site.link.trouble, site.exits) == (2, "", [])
+
+
+def test_a_daemon_that_stays_away(site: Site) -> None:
+    """Case 24: after two failed attempts the process asks to end; if it may not, it says so and goes on trying."""
+    site.reachable = False
+    site.ipc.disconnect()
+    site.turn()
+    lost = site.clock.now
+    site.run(5)
+    assert site.exits == []
+    site.run(5)
+    assert site.exits == ["no connection to Greengrass: refused"]
+    site.run(290)
+    assert site.attempts == 12
+    assert "every 30 s" in site.link.trouble
+    assert "twice an hour" in site.link.trouble
+    assert site.link.trouble_since == lost
+    site.reachable = True
+    site.run(30)
+    assert site.link.trouble == ""
+
+
+def test_a_missing_permission_is_waited_for(site: Site) -> None:
+    """Neither connecting nor ending helps: it is said, with the JSON, and tried again after a deployment."""
+    refusals = site.ipc.refusals = {("SubscribeToTopic", f"{IN}#")}
+    site.ipc.close_stream()
+    site.run(3600)
+    assert "a permission is missing" in site.link.trouble
+    assert (site.attempts, site.exits) == (1, [])
+    (finding,) = site.link.findings
+    policies = json.loads(finding.remedy)["accessControl"]["aws.greengrass.ipc.pubsub"]
+    (grant,) = policies.values()
+    assert grant == {"operations": ["aws.greengrass#SubscribeToTopic"], "resources": ["client-device-pruner/*"]}
+    refusals.clear()
+    site.link.deployed()
+    site.turn()
+    assert (site.link.trouble, site.link.findings) == ("", ())
+
+
+@pytest.mark.parametrize("resource", [f"{PROBE}*", "client-device-pruner/*"])
+def test_a_permission_to_publish_is_waited_for(site: Site, resource: str) -> None:
+    """Without it neither probe nor self-test goes out, which is no sign that the subscription died."""
+    site.ipc.refusals = {("PublishToTopic", resource), ("PublishToTopic", f"{PROBE}*")}
+    site.run(3600)
+    assert f"refuses PublishToTopic on {PROBE}*: a permission is missing" in site.link.trouble
+    assert (site.ipc.subscribed, site.attempts, site.exits) == (1, 1, [])
+    site.ipc.refusals = set()
+    site.run(60)
+    assert site.link.trouble == ""
+
+
+def test_what_greengrass_lite_does_not_have_is_no_finding(site: Site) -> None:
+    """Its refusal of component updates, and calls that fail otherwise, need no permission."""
+    site.take(Refused("SubscribeToComponentUpdates", "", "ServiceError", unauthorized=False))
+    site.take(Refused("PublishToIoTCore", "client-device-pruner/core/events", "no", unauthorized=False))
+    assert (site.link.findings, site.link.trouble) == ((), "")
+
+
+def test_a_deployment_waits_for_a_batch_for_half_a_minute(site: Site) -> None:
+    """It is asked to come again each second, and then let go on."""
+    for _ in range(3):
+        site.ipc.deploy("d-1")
+        site.turn()
+        site.clock.advance(15)
+    assert site.ipc.deferred == [("d-1", 1000), ("d-1", 1000), ("d-1", 0)]
+
+
+def test_a_trial_shrinks_the_fixed_times(site: Site) -> None:
+    """With a probe every two seconds a dead subscription is back within seconds."""
+    site.link.use(2, 2 / 60)
+    site.run(2)
+    site.ipc.drop()
+    site.run(2 + 2 + 1)
+    assert (site.ipc.subscribed, site.link.trouble) == (2, "")
