@@ -81,15 +81,15 @@ class Device:
             return max(self.longest_silence, self.longest_before)
         return self.longest_silence if age == 1 else 0.0
 
-    def end_silence(self, observed_seconds: float) -> None:
-        """Note that a sighting ends its silence now."""
+    def end_silence(self, since: float, observed_seconds: float) -> None:
+        """Note that a sighting ends now the silence that began at `since`, both in observed seconds."""
         if self.seen_at is None and self.listed_at is None:
             return
         window = int(observed_seconds // HALF_YEAR_SECONDS)
         if window > self.silence_window:
             self.longest_before = self.longest_silence if window == self.silence_window + 1 else 0.0
             self.longest_silence, self.silence_window = 0.0, window
-        self.longest_silence = max(self.longest_silence, observed_seconds - self.silent_since)
+        self.longest_silence = max(self.longest_silence, observed_seconds - since)
 
 
 class Devices:

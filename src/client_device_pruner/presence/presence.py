@@ -30,7 +30,7 @@ _EVENTS_OFF = "if the broker does not announce connections any more, set presenc
 class _Sighting:
     by: str
     wall: float
-    was_present: bool
+    silent_since: float | None
 
 
 class Presence:
@@ -205,8 +205,8 @@ class Presence:
         if device.marked_at is not None or name in self.watched:
             self.sighted_watched.append(name)
         before = self._pending.get(name)
-        was_present = before.was_present if before else self._is_present(device)
-        self._pending[name] = _Sighting(by, self._clock.wall(), was_present)
+        silent_since = None if self._is_present(device) else device.silent_since
+        self._pending[name] = _Sighting(by, self._clock.wall(), before.silent_since if before else silent_since)
 
     def _is_present(self, device: Device) -> bool:
         latest = self._listing.latest
@@ -243,8 +243,8 @@ class Presence:
             device = self.devices.by_name.get(name)
             if device is None:
                 continue
-            if not sighting.was_present:
-                device.end_silence(at)
+            if sighting.silent_since is not None:
+                device.end_silence(sighting.silent_since, at)
             device.seen_at, device.seen_by, device.seen_wall = at, sighting.by, sighting.wall
             if published := self._published.get(name):
                 if not device.messages:

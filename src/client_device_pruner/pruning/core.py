@@ -280,6 +280,13 @@ class Core:
         self._verdicts = {}
         self.guards.release("database")
 
+    def close(self, status: dict[str, Any]) -> None:
+        """Write what there is, and close the state file."""
+        if self.store.connection is not None:
+            self.store.note(self.clock.wall(), None, "stopped")
+            self.commit(status=status)
+            self.store.close()
+
     def _hurry(self) -> None:
         self._next_commit = min(self._next_commit, self.clock.monotonic() + URGENT_SECONDS * self.settings.scale)
 

@@ -1,0 +1,447 @@
+"""The component: one thread owns the state, takes what arrives in order, and does what is due."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client_device_pruner.config.bridge import (
+    BRIDGE,
+    EMQX,
+    bridge_client_id,
+    diagnose,
+    message_filters,
+    missing_inputs,
+)
+from client_device_pruner.config.emqx import Access, NoAccess, client_list_access
+from client_device_pruner.config.finding import Finding
+from client_device_pruner.config.settings import (
+    Settings,
+    SettingsRefused,
+    changed_keys,
+    format_duration,
+    parse,
+    protection_lost,
+)
+from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.greengrass import ipc
+from client_device_pruner.greengrass.link import IN, Link
+from client_device_pruner.greengrass.queue import Overflow, Queue
+from client_device_pruner.presence.client_list import Answer, Asked, AskFailed, ClientList, ClientListFailed, ClientLists
+from client_device_pruner.presence.clock import Clock
+from client_device_pruner.presence.facts import Input
+from client_device_pruner.presence.listing import ListSource
+from client_device_pruner.pruning.cloud import Cloud, Reply
+from client_device_pruner.pruning.core import Core
+from client_device_pruner.pruning.preflight import PreflightCheck
+from client_device_pruner.pruning.scheduler import Scheduler
+from client_device_pruner.reports.events import LOGGER, rfc3339
+from client_device_pruner.reports.status import Shadow, status_document
+
+BURST_SECONDS = 0.05
+"""How long messages gather before they are taken: a sighting is to be heeded within a second."""
+POLL_SECONDS = 2.0
+"""How often requests of the command line are looked for."""
+REREAD_SECONDS = 60.0
+"""After how long a configuration that could not be read is asked for again."""
+BLIND_INTERVALS = 3
+"""After so many probe intervals without observed time, `notObserving` holds."""
+EXITS = (2, 3_600.0)
+"""The process ends itself at most so often in so many seconds: three errors in an hour make a component BROKEN."""
+_BLIND_REMEDY = "see what the doctor found (pruner status), and docs/troubleshoot.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection to Greengrass stands."""
+
+    ipc: ipc.Ipc
+
+
+@dataclass(frozen=True, slots=True)
+class NotConnected:
+    """Connecting failed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The child process that calls the cloud has answered: the scheduler has something to do."""
+
+
+Item = ipc.News | Connected | NotConnected | Woken | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The ways out of the process, replaced in tests and in the simulation.
+
+    Attributes:
+        connect: begins to connect to Greengrass; puts `Connected` or `NotConnected` into the queue.
+        cloud: makes what calls the cloud; it gets a function that takes its replies, from any thread.
+        client_lists: makes the client of EMQX' HTTP API, likewise.
+    """
+
+    connect: Callable[[Queue[Item]], None]
+    cloud: Callable[[Callable[[Reply], None]], Cloud]
+    client_lists: Callable[[Callable[[Answer], None]], ClientLists]
+
+
+class App:
+    """Runs until it is told to stop.
+
+    Args:
+        work_dir: holds `pruner.db`.
+        core_device: thing name of the core device.
+        clock: the machine's clocks.
+        edges: the ways out.
+        own: takes the lock on the state; False while another instance has it.
+        jitter: gives numbers in [0, 1), to spread the cycles.
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        core_device: str,
+        clock: Clock,
+        edges: Edges,
+        own: Callable[[], bool] = lambda: True,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.queue: Queue[Item] = Queue()
+        self._clock = clock
+        self._edges = edges
+        self._link = Link(
+            lambda: edges.connect(self.queue), self._give_up, on_return=self._probe_returned, on_gap=self._gap
+        )
+        self._core = Core(
+            work_dir,
+            core_device,
+            clock,
+            publish=self._link.publish,
+            publish_to_iot_core=self._link.publish_to_iot_core,
+            own=own,
+        )
+        self._lists = edges.client_lists(self.queue.put_always)
+        self._scheduler = Scheduler(
+            self._core,
+            edges.cloud,
+            PreflightCheck(self._core, self._link, self._lists, self._reachable_list),
+            before_cycle=lambda: self._link.read_configuration(None),
+            wake=lambda: self.queue.put_always(Woken()),
+            jitter=jitter,
+        )
+        self._shadow = Shadow()
+        self._stopping = False
+        self._status = 0
+        self._started = clock.monotonic()
+        self._blind = False
+        self._unread: dict[str | None, float] = {}
+        self._others: dict[str, dict[str, Any] | None] = {}
+        self._lite = False
+        self._access: Access | NoAccess = NoAccess("the configuration has not been read yet", None)
+        self._next_list = float("inf")
+        self._findings: tuple[Finding, ...] = ()
+
+    # The loop
+
+    def run(self) -> int:
+        """Watch until told to stop; returns the exit status."""
+        self._edges.connect(self.queue)
+        wake = self._clock.monotonic()
+        while not self._stopping:
+            wake = self.turn(min(POLL_SECONDS, max(0.0, wake - self._clock.monotonic())))
+            # Messages come in bursts: to take them together costs a fraction of a wake-up for each.
+            time.sleep(BURST_SECONDS)
+        self.close()
+        return self._status
+
+    def turn(self, wait_seconds: float = 0.0) -> float:
+        """Take what has arrived, waiting for it up to the given time, and do what is due.
+
+        Returns:
+            When there will be something to do if nothing arrives, in monotonic seconds.
+        """
+        for item in self.queue.take_all(wait_seconds):
+            self._core.begin_turn()
+            self._core.attempt(self._take, item)
+        self._core.begin_turn()
+        at = self._clock.monotonic()
+        return min(self._do_due(at), self._write(at))
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe in a signal handler."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Leave everything so that the next start goes on from here."""
+        self._scheduler.close()
+        self._core.attempt(self._core.close, self._describe(self._clock.monotonic()))
+        self._lists.close()
+        self._link.close()
+
+    def _do_due(self, at: float) -> float:
+        wakes = [self._link.tick(at)]
+        for component, due in list(self._unread.items()):
+            if at >= due:
+                self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
+                self._link.read_configuration(component, follow=True)
+        wakes += self._unread.values()
+        if at >= self._next_list and isinstance(self._access, Access):
+            self._next_list = at + self._core.settings.presence.client_list.interval_seconds
+            self._lists.fetch(self._access)
+        wakes.append(self._next_list)
+        self._watch_observing(at)
+        wakes.append(self._scheduler.tick(at))
+        return min(wakes)
+
+    def _write(self, at: float) -> float:
+        core = self._core
+        if core.commit_due(at):
+            core.survey()
+            status = self._describe(at)
+            if core.store.connection is not None:
+                core.attempt(lambda: core.commit(status=status))
+            shadow = core.settings.reports.shadow_name
+            update = self._shadow.update(status, at) if shadow and core.configured else None
+            if update is not None:
+                self._link.publish_to_iot_core(f"$aws/things/{core.core_device}/shadow/name/{shadow}/update", update)
+        return core.next_commit
+
+    # What arrives
+
+    def _take(self, item: Item | Overflow) -> None:
+        at = self._clock.monotonic()
+        match item:
+            case ipc.Message(topic, payload, received):
+                if not self._link.take(topic, payload, received):
+                    self._core.presence.take(topic.removeprefix(IN), payload, received)
+            case Overflow(messages):
+                LOGGER.warning(
+                    "messages were dropped since too many came at once", extra={"fields": {"messages": messages}}
+                )
+                self._core.presence.gap()
+            case Woken():
+                pass  # what is due is done after this anyway
+            case ClientList():
+                self._core.presence.take_list(item)
+            case ClientListFailed():
+                self._core.presence.list_failed(item)
+            case Asked() | AskFailed():
+                self._scheduler.answered(item, at)
+            case _:
+                self._take_news(item, at)
+
+    def _take_news(self, item: Item, at: float) -> None:
+        match item:
+            case Connected(connection):
+                self._link.connected(connection, at)
+                self._unread = dict.fromkeys((None, BRIDGE, EMQX), at)
+            case NotConnected(reason):
+                self._link.lost(reason, at, refused=True)
+            case ipc.Disconnected(reason):
+                self._link.lost(reason, at)
+            case ipc.Subscribed(topic):
+                self._link.subscribed(topic, at)
+            case ipc.StreamClosed(topic):
+                self._link.stream_closed(topic, at)
+            case ipc.Refused():
+                self._link.refused(item, at)
+                if item.resource.startswith("$aws/things/"):
+                    self._shadow.forget()
+                # Greengrass Lite has no deployments that wait for an answer.
+                self._lite = self._lite or (item.operation == "SubscribeToComponentUpdates" and not item.unauthorized)
+            case ipc.PreUpdate(deployment_id):
+                self._link.answer_deployment(deployment_id, at, busy=self._scheduler.batch_in_flight)
+            case ipc.ConfigurationChanged(component):
+                # One change of a deployment comes as one event for each value: they are read together.
+                self._unread[component] = at
+            case ipc.Configuration(component, value, error):
+                self._heed_read(component, error, at)
+                if component is None:
+                    self._configure(value, error)
+                else:
+                    self._others[component] = value if isinstance(value, dict) and not error else None
+                    self._use_others()
+
+    # The configuration
+
+    def _heed_read(self, component: str | None, error: str, at: float) -> None:
+        """A configuration that could not be read is read again: its component may be deployed later."""
+        if error:
+            self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
+        else:
+            self._unread.pop(component, None)
+
+    def _configure(self, document: Any, error: str) -> None:
+        """Take a configuration over; one that is refused leaves the last good one in force, and holds pruning."""
+        core = self._core
+        problems: tuple[str, ...] = (f"the configuration could not be read: {error}",) if error else ()
+        if not problems:
+            try:
+                settings = parse(document)
+            except SettingsRefused as refused:
+                problems = refused.problems
+        if problems:
+            self._refuse(problems)
+            return
+        known = core.kept("configuration")
+        before = core.last_settings()
+        corrected = core.guards.holds("configuration")
+        core.guards.release("configuration")
+        first = not core.configured
+        if first or settings != core.settings:
+            lost = protection_lost(before, settings) if known is not None else ()
+            changed = changed_keys(before, settings) if known is not None else ()
+            self._apply(settings)
+            core.attempt(lambda: core.keep(configuration={k: v for k, v in document.items() if k != "accessControl"}))
+            if changed or lost or not first:
+                core.event("configuration", accepted=True, changed=list(changed), problems=list(lost))
+            for sentence in lost:
+                LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})
+            if lost:
+                core.begin_grace_periods_anew("the configuration protects less than before")
+        elif corrected:
+            core.event("configuration", accepted=True, changed=[], problems=[])
+
+    def _refuse(self, problems: tuple[str, ...]) -> None:
+        core = self._core
+        hold = Hold(
+            "configuration",
+            f"the configuration was refused: {'; '.join(problems)}",
+            "correct it with a deployment; the last good one is in force for watching until then",
+        )
+        if hold not in core.guards.in_force:
+            for problem in problems:
+                LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
+        if not core.configured:
+            self._apply(core.last_settings())
+        if hold not in core.guards.in_force:
+            core.event("configuration", accepted=False, changed=[], problems=list(problems))
+        core.guards.hold(hold)
+
+    def _apply(self, settings: Settings) -> None:
+        core = self._core
+        LOGGER.setLevel(settings.log_level)
+        for warning in settings.warnings:
+            LOGGER.warning("trial", extra={"fields": {"warning": warning}})
+        rescheduled = not core.configured or settings.check_interval_seconds != core.settings.check_interval_seconds
+        core.adopt(settings)
+        self._link.use(settings.presence.probe_interval_seconds, settings.scale)
+        self._link.deployed()
+        self._use_others()
+        if rescheduled:
+            self._scheduler.schedule(self._clock.monotonic())
+        self._scheduler.spare()
+
+    def _use_others(self) -> None:
+        """Take over what the bridge and EMQX are configured to do."""
+        core, settings = self._core, self._core.settings
+        if BRIDGE in self._others:
+            bridge = self._others[BRIDGE]
+            filters = {*settings.presence.message_topics, *(f"bridge: {f}" for f in message_filters(settings, bridge))}
+            core.presence.use_bridge(bridge_client_id(bridge), filters, missing_inputs(settings, bridge))
+        if EMQX in self._others or settings.presence.client_list.url != "auto":
+            emqx = self._others.get(EMQX)
+            before, self._access = self._access, client_list_access(settings, emqx)
+            core.presence.use_list(self._list_source(self._access, emqx))
+            if self._access != before:
+                self._next_list = self._clock.monotonic() if isinstance(self._access, Access) else float("inf")
+        if {BRIDGE, EMQX} <= self._others.keys():
+            self._findings = diagnose(settings, self._others[BRIDGE], self._others[EMQX], lite=self._lite)
+
+    def _list_source(self, access: Access | NoAccess, emqx: dict[str, Any] | None) -> ListSource:
+        if isinstance(access, Access):
+            return ListSource(on=True)
+        # EMQX' own configuration switches its API off; a broker that is gone does not.
+        off = not self._core.settings.presence.client_list.url or (emqx is not None and access.off)
+        remedy = access.finding.remedy if access.finding else ""
+        return ListSource(on=not off, reason=access.reason, remedy=remedy)
+
+    def _reachable_list(self) -> Access | None:
+        return self._access if isinstance(self._access, Access) else None
+
+    # Observed time
+
+    def _probe_returned(self, sent: float, received: float) -> None:
+        if self._core.presence.probe_returned(sent, received):
+            LOGGER.info("the broker has restarted: sessions from before its start have ended")
+
+    def _gap(self, reason: str) -> None:
+        LOGGER.debug("gap", extra={"fields": {"reason": reason}})
+        self._core.presence.gap()
+        # A configuration subscription may have died with ours, silently.
+        self._unread.setdefault(None, self._clock.monotonic())
+
+    def _watch_observing(self, at: float) -> None:
+        """Hold pruning while no observed time passes, and say which input is missing."""
+        core = self._core
+        since = max(self._started, core.presence.observed.advanced_at or self._started)
+        blind = at - since > BLIND_INTERVALS * core.settings.presence.probe_interval_seconds
+        if blind:
+            reason, remedy = self._why_blind(at)
+            wall = rfc3339(core.clock.wall() - (at - since))
+            core.guards.hold(Hold("notObserving", f"no time has been observed since {wall}: {reason}", remedy))
+        else:
+            core.guards.release("notObserving")
+        if blind != self._blind:
+            self._blind = blind
+            core.store.note(core.clock.wall(), None, "notObserving" if blind else "observing")
+
+    def _why_blind(self, at: float) -> tuple[str, str]:
+        if self._link.trouble:
+            lasts = format_duration(round(at - self._link.trouble_since))
+            return f"{self._link.trouble} (for {lasts})", self._remedy()
+        for name, given in self._core.presence.inputs(at).items():
+            if not given.alive:
+                return f"{name}: {given.reason}", given.remedy or _BLIND_REMEDY
+        return "probes come back only now and then, never two in a row", self._remedy()
+
+    def _remedy(self) -> str:
+        found = [finding.finding for finding in (*self._link.findings, *self._findings)]
+        return f"{_BLIND_REMEDY}: {found[0]}" if found else _BLIND_REMEDY
+
+    def _give_up(self, reason: str) -> None:
+        """End the process, so that the nucleus starts it anew; not if that has happened twice within the hour."""
+        core, (most, within) = self._core, EXITS
+        now = core.running_seconds()
+        exits = [at for at in core.kept("exits", []) if now - at < within]
+        if len(exits) < most and core.store.connection is not None:
+            LOGGER.error("the process ends, to be started anew", extra={"fields": {"reason": reason}})
+            core.attempt(lambda: core.keep(exits=[*exits, now]))
+            self._status, self._stopping = 1, True
+
+    # The status
+
+    def _describe(self, at: float) -> dict[str, Any]:
+        core, scheduler = self._core, self._scheduler
+        trouble = self._link.trouble
+        inputs = {"probe": Input(in_use=True, alive=not trouble, reason=trouble), **core.presence.inputs(at)}
+        return status_document(
+            wall=core.clock.wall(),
+            observed_seconds=core.presence.observed.seconds,
+            observing_since=core.presence.observed.since_wall,
+            shares=core.shares,
+            inputs=inputs,
+            counts=core.counts,
+            coverage=core.coverage,
+            holds=core.guards.in_force,
+            findings=(*self._link.findings, *self._findings, *self._foreign_ids()),
+            plan=scheduler.waiting_plan,
+            next_check_seconds=scheduler.next_check_seconds(at),
+            cycles=scheduler.cycles,
+            dry_run=core.settings.dry_run,
+        )
+
+    def _foreign_ids(self) -> tuple[Finding, ...]:
+        """Client ids that are not thing names: associated devices are never seen while others are."""
+        names = self._core.presence.unknown_ids
+        if not names or not self._core.devices.associated_count:
+            return ()
+        text = f"None of the associated devices was ever seen, but others were: {', '.join(names)}"
+        return (Finding(text, "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"),)

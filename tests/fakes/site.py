@@ -1,0 +1,125 @@
+"""A site as presence hears it: the broker's events and counts, what devices publish, the probe."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from client_device_pruner.config.settings import Settings, parse
+from client_device_pruner.decisions.policy import Verdict, judge
+from client_device_pruner.presence.client_list import ClientList
+from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.listing import ListSource
+from client_device_pruner.presence.presence import Presence
+from fakes.clock import FakeClock
+
+DAY = 86_400.0
+BRIDGE = "mqtt-bridge-abc"
+
+
+class Site:
+    """Drives a `Presence`; time passes in `minutes` and `days`, with a probe that comes back each minute.
+
+    Args:
+        configuration: as a deployment has it.
+        stored: what an earlier run left, with its devices.
+        devices: those of an earlier run.
+        clock: shared with an earlier run.
+    """
+
+    def __init__(
+        self,
+        configuration: dict[str, Any] | None = None,
+        stored: dict[str, Any] | None = None,
+        devices: dict[str, Device] | None = None,
+        clock: FakeClock | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.settings: Settings = parse(configuration or {})
+        self.presence = Presence(Devices(devices), self.clock, stored)
+        self.presence.use(self.settings)
+        self.node = "emqx@127.0.0.1"
+        self.counts: int | None = None
+        self._last_probe: float | None = None
+
+    # What is heard
+
+    def connected(self, name: str, session: int = 1, **more: Any) -> None:
+        """The broker announces a connection."""
+        self._client(name, "connected", connected_at=session, **more)
+
+    def disconnected(self, name: str, session: int = 1, reason: str = "tcp_closed") -> None:
+        """The broker announces the end of one."""
+        self._client(name, "disconnected", connected_at=session, reason=reason)
+
+    def _client(self, name: str, kind: str, **fields: Any) -> None:
+        payload = json.dumps({"clientid": name, **fields}).encode()
+        self.presence.take(f"$SYS/brokers/{self.node}/clients/{name}/{kind}", payload, self.clock.now)
+
+    def count(self, connections: int) -> None:
+        """The broker publishes its count, and no event comes for a while."""
+        topic = f"$SYS/brokers/{self.node}/stats/live_connections/count"
+        self.clock.advance(4)
+        self.presence.take(topic, str(connections).encode(), self.clock.now)
+        self.clock.advance(4)
+
+    def uptime(self, seconds: float) -> None:
+        """The broker publishes its uptime."""
+        self.presence.take(f"$SYS/brokers/{self.node}/uptime", str(int(seconds * 1000)).encode(), self.clock.now)
+
+    def message(self, name: str, payload: bytes = b"21.5", topic: str = "clients/{}/telemetry") -> None:
+        """A device publishes."""
+        self.presence.take(topic.format(name), payload, self.clock.now)
+
+    def list(self, *names: str) -> None:
+        """The broker answers with its client list, the bridge on it."""
+        self.presence.use_list(ListSource(on=True))
+        self.presence.take_list(ClientList(frozenset({BRIDGE, *names}), self.clock.now, self.clock.now))
+
+    def associate(self, *names: str, timestamp: float = 1.0) -> tuple[str, ...]:
+        """A list of associations arrives; returns the names whose mark it took off."""
+        return self.presence.reconcile([(name, timestamp) for name in names])
+
+    # Time
+
+    def probe(self) -> None:
+        """A probe is sent and comes back at once."""
+        self.presence.probe_returned(self.clock.now, self.clock.now)
+
+    def minutes(self, number: float) -> None:
+        """So many minutes pass, with a probe each and, if `counts` is set, a count that comes each minute."""
+        for _minute in range(round(number)):
+            if self.counts is not None:
+                self.count(self.counts)
+                self.clock.advance(52)
+            else:
+                self.clock.advance(60)
+            self.probe()
+
+    def days(self, number: float) -> None:
+        """So many days pass, in observed time, by a reading that goes on; the last hour minute by minute."""
+        self.presence.observed.seconds += number * DAY - 3600
+        self.clock.advance(number * DAY - 3600)
+        self.presence.gap()
+        self.probe()
+        self.minutes(60)
+
+    # What is known
+
+    def device(self, name: str) -> Device:
+        """What is kept of a name."""
+        return self.presence.devices.by_name[name]
+
+    def verdict(self, name: str) -> Verdict:
+        """What the rule says of it now."""
+        return judge(self.device(name), self.settings, self.presence.facts(self.clock.now))
+
+    def restarted(self, *, boot: str | None = None) -> Site:
+        """The site after the component was started again, in another boot if one is given."""
+        self.presence.stamp()
+        stored = json.loads(json.dumps(self.presence.document()))
+        self.clock.boot = boot or self.clock.boot
+        site = Site(stored=stored, devices=self.presence.devices.by_name, clock=self.clock)
+        site.settings, site.counts = self.settings, self.counts
+        site.presence.use(self.settings)
+        return site

@@ -1,0 +1,291 @@
+"""The rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from client_device_pruner.decisions.policy import Evidence, Missing, State
+from fakes.site import DAY, Site
+
+
+def _seen(configuration: dict[str, Any] | None = None, *, counts: int | None = None) -> Site:
+    """A site with one associated device, seen by a message or, with a count, by a session that ended."""
+    site = Site(configuration)
+    site.associate("pump-7")
+    if counts is None:
+        site.message("pump-7")
+    else:
+        site.connected("pump-7", 1)
+        site.minutes(1)
+        site.disconnected("pump-7", 1)
+        site.counts = counts
+    site.minutes(12)
+    return site
+
+
+def test_a_connected_device_is_present() -> None:
+    """Its silence is zero, however long it says nothing."""
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    site.days(100)
+    verdict = site.verdict("pump-7")
+    assert (verdict.state, verdict.silent_seconds, verdict.gone) == (State.PRESENT, 0, False)
+
+
+def test_a_device_that_was_silent_for_its_threshold_is_gone() -> None:
+    """With the count as evidence: no more unnamed connections than when it left."""
+    site = _seen(counts=1)
+    site.days(29)
+    assert not site.verdict("pump-7").gone
+    site.days(1)
+    verdict = site.verdict("pump-7")
+    assert (verdict.state, verdict.gone, verdict.evidence) == (State.SILENT, True, Evidence.CONNECTION_COUNT)
+
+
+def test_patience_is_twice_the_longest_silence() -> None:
+    """A device that comes every 20 days is not gone after 30, but after 40."""
+    site = _seen(counts=1)
+    site.days(20)
+    site.connected("pump-7", 2)
+    site.disconnected("pump-7", 2)
+    site.minutes(12)
+    site.days(39)
+    assert not site.verdict("pump-7").gone
+    site.days(2)
+    assert site.verdict("pump-7").gone
+
+
+def test_patience_is_at_most_four_thresholds() -> None:
+    """A device that comes once in longer than that is removed."""
+    site = _seen({"offlineThreshold": "10d"}, counts=1)
+    site.days(100)
+    site.message("pump-7")
+    site.minutes(1)
+    assert site.verdict("pump-7").patience_seconds == 40 * DAY
+
+
+def test_the_longest_threshold_that_matches_counts() -> None:
+    """`thresholds` may give a device more time."""
+    thresholds = {
+        "slow": {"devices": ["pump-*"], "offlineThreshold": "60d"},
+        "slower": {"devices": ["pump-7"], "offlineThreshold": "90d"},
+    }
+    assert _seen({"thresholds": thresholds}).verdict("pump-7").patience_seconds == 90 * DAY
+
+
+@pytest.mark.parametrize(("then", "now", "gone"), [(1, 1, True), (2, 2, True), (2, 1, True), (1, 2, False)])
+def test_no_more_unnamed_connections_than_then(then: int, now: int, gone: bool) -> None:
+    """One more might be the device, back unannounced."""
+    site = _seen(counts=then)
+    site.counts = now
+    site.days(31)
+    verdict = site.verdict("pump-7")
+    assert verdict.gone is gone
+    assert verdict.missing is (Missing.NONE if gone else Missing.UNNAMED)
+
+
+def test_a_device_that_left_unheard_has_one_as_then() -> None:
+    """The bridge's connection alone: the strictest figure (also where its session ended with the broker)."""
+    site = Site()
+    site.associate("pump-7")
+    site.uptime(1_000)
+    site.connected("pump-7", 1)
+    site.minutes(1)
+    site.uptime(10)
+    site.counts = 2
+    site.minutes(2)
+    site.days(31)
+    assert site.verdict("pump-7").missing is Missing.UNNAMED
+    site.counts = 1
+    site.minutes(12)
+    assert site.verdict("pump-7").gone
+
+
+def test_the_client_list_is_the_first_evidence() -> None:
+    """Who is on it is present, who is not may be gone; the count does not matter then."""
+    site = _seen(counts=9)
+    site.days(31)
+    site.list()
+    assert site.verdict("pump-7").evidence is Evidence.CLIENT_LIST
+    assert site.verdict("pump-7").gone
+    site.list("pump-7")
+    assert site.verdict("pump-7").state is State.PRESENT
+
+
+def test_a_list_is_believed_against_a_disconnected() -> None:
+    """The device stays; `explain` names the contradiction."""
+    site = _seen(counts=1)
+    site.list("pump-7")
+    assert site.verdict("pump-7").state is State.PRESENT
+
+
+def test_without_a_list_in_this_run_nobody_is_gone() -> None:
+    """A list that was in use before has to come again."""
+    site = _seen()
+    site.list()
+    site.days(31)
+    again = site.restarted()
+    assert again.verdict("pump-7").missing is Missing.NO_LIST
+
+
+def test_events_without_a_count_are_no_evidence() -> None:
+    """A device may have come back unannounced: only the count would show it."""
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.minutes(1)
+    site.days(31)
+    assert site.verdict("pump-7").missing is Missing.NO_COUNT
+
+
+def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
+    """Where the broker tells nothing, a device that we used to hear is gone when it falls silent."""
+    site = Site()
+    site.associate("pump-7")
+    for _day in range(4):
+        site.message("pump-7")
+        site.minutes(1)
+        site.days(2)
+    site.days(31)
+    assert site.verdict("pump-7").missing is Missing.FEW_MESSAGES
+    site.message("pump-7")
+    site.minutes(1)
+    site.days(90)
+    assert site.verdict("pump-7").evidence is Evidence.RHYTHM
+    assert site.verdict("pump-7").gone
+
+
+def test_many_messages_in_a_short_time_are_no_rhythm() -> None:
+    """They do not show that it would go on speaking."""
+    site = Site()
+    site.associate("pump-7")
+    for _minute in range(60):
+        site.message("pump-7")
+        site.minutes(1)
+    site.days(31)
+    assert site.verdict("pump-7").missing is Missing.FEW_MESSAGES
+
+
+def test_the_backlog_goes_after_never_seen_threshold() -> None:
+    """A device that was dead before the component came, where the broker tells about connections (case 15)."""
+    site = Site()
+    site.associate("pump-7", "pump-8")
+    site.connected("pump-8", 1)
+    site.counts = 2
+    site.minutes(5)
+    site.days(89)
+    assert site.verdict("pump-7").state is State.NEVER_SEEN
+    assert not site.verdict("pump-7").gone
+    site.days(2)
+    assert site.verdict("pump-7").gone
+
+
+def test_an_empty_never_seen_threshold_means_never() -> None:
+    """No patience, no removal."""
+    site = Site({"neverSeenThreshold": ""})
+    site.associate("pump-7")
+    site.list()
+    site.days(1_000)
+    assert site.verdict("pump-7").patience_seconds is None
+    assert not site.verdict("pump-7").gone
+
+
+def test_a_never_seen_device_has_no_rhythm() -> None:
+    """On a broker that tells nothing about connections it stays."""
+    site = Site()
+    site.associate("pump-7")
+    site.days(100)
+    assert site.verdict("pump-7").missing is Missing.NEVER_HEARD
+
+
+def test_a_restored_device_is_as_if_seen() -> None:
+    """It is safe for its patience, whatever neverSeenThreshold says (case 4)."""
+    site = Site({"neverSeenThreshold": "7d", "offlineThreshold": "30d"})
+    site.associate("pump-7")
+    site.list()
+    site.presence.sight("pump-7", "restore")
+    site.minutes(1)
+    site.days(29)
+    assert not site.verdict("pump-7").gone
+
+
+def test_protected_devices_are_never_gone() -> None:
+    """Whatever else is known of them."""
+    site = _seen({"protectedDevices": ["pump-*"]}, counts=1)
+    site.days(100)
+    assert (site.verdict("pump-7").state, site.verdict("pump-7").gone) == (State.PROTECTED, False)
+
+
+def test_the_grace_period_runs_on_observed_time() -> None:
+    """Marked, then due."""
+    site = _seen(counts=1)
+    site.days(31)
+    site.device("pump-7").marked_at = site.presence.observed.seconds
+    assert site.verdict("pump-7").state is State.MARKED
+    assert site.verdict("pump-7").due_in_seconds == DAY
+    site.clock.advance(10 * DAY)
+    assert site.verdict("pump-7").state is State.MARKED
+    site.minutes(2)
+    site.days(1)
+    assert site.verdict("pump-7").state is State.DUE
+
+
+def test_a_blind_time_makes_nobody_gone_and_nobody_patient() -> None:
+    """The bridge is broken for 40 days, then the device speaks hourly as ever (case 18)."""
+    site = _seen()
+    for _hour in range(400):
+        site.message("pump-7")
+        site.minutes(60)
+    site.presence.gap()
+    site.clock.advance(40 * DAY)
+    assert site.verdict("pump-7").silent_seconds < 3_700
+    site.probe()
+    site.message("pump-7")
+    site.minutes(1)
+    assert site.verdict("pump-7").patience_seconds == 30 * DAY
+
+
+def test_devices_of_a_listener_restart_wait_for_the_brokers_next_restart() -> None:
+    """All connections die unheard, all but one come back: the count holds until it can tell (case 13)."""
+    site = Site()
+    site.associate("pump-1", "pump-2", "pump-3")
+    site.uptime(1_000)
+    for number, name in enumerate(("pump-1", "pump-2", "pump-3")):
+        site.connected(name, number)
+    site.counts = 4
+    site.minutes(5)
+    site.connected("pump-1", 10)
+    site.connected("pump-2", 11)
+    site.counts = 3
+    site.minutes(12)
+    assert "the end of one was lost" in site.presence.facts(site.clock.now).count_problem
+    site.counts = None
+    site.uptime(10)
+    site.connected("pump-1", 20)
+    site.connected("pump-2", 21)
+    site.counts = 3
+    site.minutes(12)
+    assert not site.device("pump-3").session
+    site.days(31)
+    assert site.verdict("pump-3").gone
+    assert site.verdict("pump-1").state is State.PRESENT
+
+
+def test_a_storm_of_unheard_connections_holds_the_count_back() -> None:
+    """The count is far above the sessions: nobody goes on its strength; who speaks twice is named (case 35)."""
+    site = _seen(counts=1)
+    site.associate("pump-7", *(f"lamp-{number}" for number in range(20)))
+    for number in range(20):
+        site.connected(f"lamp-{number}", number)
+        site.disconnected(f"lamp-{number}", number)
+    site.counts = 21
+    site.days(31)
+    assert site.verdict("pump-7").missing is Missing.UNNAMED
+    for _time in range(2):
+        for number in range(20):
+            site.message(f"lamp-{number}")
+        site.minutes(12)
+    assert site.verdict("pump-7").gone

@@ -1,0 +1,121 @@
+"""Unnamed connections."""
+
+from __future__ import annotations
+
+from fakes.site import BRIDGE, Site
+
+
+def test_the_bridge_is_always_one_of_the_unnamed() -> None:
+    """Its own events are ignored, so its connection stays unnamed."""
+    site = Site()
+    site.connected(BRIDGE, 1)
+    site.connected("pump-7", 2)
+    site.count(2)
+    assert site.presence.facts(site.clock.now).unnamed == 1
+
+
+def test_a_count_beside_an_event_does_not_count() -> None:
+    """EMQX samples its count apart from its events: within 3 s of one, on either side, it says nothing."""
+    site = Site()
+    site.connected("pump-7", 2)
+    site.clock.advance(1)
+    site.presence.take(f"$SYS/brokers/{site.node}/stats/live_connections/count", b"9", site.clock.now)
+    site.clock.advance(10)
+    assert site.presence.facts(site.clock.now).unnamed is None
+    site.presence.take(f"$SYS/brokers/{site.node}/stats/live_connections/count", b"9", site.clock.now)
+    site.clock.advance(1)
+    site.disconnected("pump-7", 2)
+    site.clock.advance(10)
+    assert site.presence.facts(site.clock.now).unnamed is None
+
+
+def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
+    """Each device keeps how many connections could not be named when it left."""
+    site = Site()
+    for name in ("pump-7", "pump-8"):
+        site.connected(name, 2)
+    site.count(5)
+    site.disconnected("pump-7", 2)
+    site.clock.advance(10)
+    site.count(4)
+    site.count(5)
+    assert site.device("pump-7").then == 3
+    site.clock.advance(700)
+    site.count(2)
+    assert site.device("pump-7").then == 3
+
+
+def test_a_gap_ends_the_search_for_then() -> None:
+    """What is counted after a lost probe may be of another time."""
+    site = Site()
+    site.connected("pump-7", 2)
+    site.count(4)
+    site.disconnected("pump-7", 2)
+    site.presence.gap()
+    site.clock.advance(10)
+    site.count(4)
+    assert site.device("pump-7").then is None
+
+
+def test_now_is_the_highest_figure_of_ten_minutes_or_the_latest_of_an_hour() -> None:
+    """One count may be too low; one an hour old is none."""
+    site = Site()
+    site.connected("pump-7", 2)
+    site.clock.advance(10)
+    site.count(5)
+    site.clock.advance(300)
+    site.count(3)
+    assert site.presence.facts(site.clock.now).unnamed == 4
+    site.clock.advance(1_000)
+    assert site.presence.facts(site.clock.now).unnamed == 2
+    site.clock.advance(3_000)
+    facts = site.presence.facts(site.clock.now)
+    assert facts.unnamed is None
+    assert "no connection count" in facts.count_problem
+
+
+def test_a_takeover_that_is_counted_twice_costs_nothing() -> None:
+    """One odd count raises the figure for ten minutes, and no session is lost by it (case 7)."""
+    site = Site()
+    site.connected("pump-7", 10)
+    site.clock.advance(3_600)
+    site.connected("pump-7", 20)
+    site.disconnected("pump-7", 10, "takenover")
+    site.count(4)
+    for _minute in range(12):
+        site.clock.advance(52)
+        site.count(3)
+    facts = site.presence.facts(site.clock.now)
+    assert (facts.unnamed, facts.count_problem) == (2, "")
+    assert site.device("pump-7").session
+
+
+def test_a_figure_below_one_for_ten_minutes_holds_the_count_back() -> None:
+    """More sessions than connections: somebody's end was lost, until the figure is one again (case 13)."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.connected("pump-8", 2)
+    for _minute in range(9):
+        site.clock.advance(52)
+        site.count(2)
+    assert site.presence.facts(site.clock.now).count_problem == ""
+    for _minute in range(3):
+        site.clock.advance(52)
+        site.count(2)
+    assert "the end of one was lost" in site.presence.facts(site.clock.now).count_problem
+    again = site.restarted()
+    assert "the end of one was lost" in again.presence.facts(again.clock.now).count_problem
+    site.disconnected("pump-8", 2)
+    site.clock.advance(10)
+    site.count(2)
+    assert site.presence.facts(site.clock.now).count_problem == ""
+
+
+def test_too_many_names_end_the_count_as_evidence() -> None:
+    """With a session that had to be dropped, the sessions are incomplete, and that is said."""
+    site = Site()
+    site.associate("pump-7")
+    for number in range(11_500):
+        site.connected(f"tool-{number}", number)
+    assert len(site.presence.devices.by_name) <= 10_001
+    assert "more names" in site.presence.facts(site.clock.now).count_problem

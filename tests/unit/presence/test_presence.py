@@ -1,0 +1,268 @@
+"""Sightings, silence and the inputs."""
+
+from __future__ import annotations
+
+import pytest
+from client_device_pruner.presence.client_list import ClientList
+from client_device_pruner.presence.devices import HALF_YEAR_SECONDS
+from client_device_pruner.presence.listing import ListSource
+from fakes.site import DAY, Site
+
+
+def test_a_sighting_counts_as_made_at_the_next_return_of_the_probe() -> None:
+    """Never earlier: the clock may advance over it."""
+    site = Site()
+    site.associate("pump-7")
+    site.minutes(5)
+    site.message("pump-7")
+    assert site.verdict("pump-7").silent_seconds == 0
+    site.minutes(1)
+    assert site.device("pump-7").seen_at == site.presence.observed.seconds
+
+
+def test_what_was_heard_before_the_first_listing_counts() -> None:
+    """Devices that connect and leave before the first list were seen (case 26)."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.probe()
+    site.associate("pump-7")
+    assert site.device("pump-7").seen_at is not None
+    assert site.verdict("pump-7").state.value == "silent"
+
+
+def test_a_commit_keeps_what_came_since_the_last_probe() -> None:
+    """A crash after it loses no sighting."""
+    site = Site()
+    site.associate("pump-7")
+    site.minutes(10)
+    site.message("pump-7")
+    again = site.restarted()
+    assert again.device("pump-7").seen_at == again.presence.observed.seconds
+
+
+def test_the_longest_silence_is_that_which_a_sighting_ended() -> None:
+    """Also over two half-years; the time before is forgotten."""
+    site = Site()
+    site.associate("pump-7")
+    site.message("pump-7")
+    site.probe()
+    site.days(20)
+    site.message("pump-7")
+    site.minutes(1)
+    device = site.device("pump-7")
+    at = site.presence.observed.seconds
+    assert device.longest(at) == pytest.approx(20 * DAY, abs=120)
+    assert device.longest(at + HALF_YEAR_SECONDS) == pytest.approx(20 * DAY, abs=120)
+    assert device.longest(at + 2 * HALF_YEAR_SECONDS) == 0
+    site.days(365)
+    site.message("pump-7")
+    site.minutes(1)
+    assert device.longest(site.presence.observed.seconds) == pytest.approx(365 * DAY, abs=200)
+
+
+def test_a_session_is_no_silence() -> None:
+    """A device that was connected for 20 days without a word was not silent."""
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    site.probe()
+    site.days(20)
+    assert site.verdict("pump-7").silent_seconds == 0
+    site.disconnected("pump-7", 1)
+    site.minutes(1)
+    assert site.device("pump-7").longest(site.presence.observed.seconds) == 0
+    assert site.verdict("pump-7").silent_seconds < 120
+
+
+def test_a_session_that_ended_unheard_was_present_until_then() -> None:
+    """The broker's restart ends it: its silence begins there, not at its last word."""
+    site = Site()
+    site.uptime(1_000)
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    site.probe()
+    site.days(20)
+    site.uptime(10)
+    site.minutes(1)
+    assert site.verdict("pump-7").silent_seconds < 120
+
+
+@pytest.mark.parametrize("payload", [b"", b"offline", b"Offline", b'"offline"', b'{"state":"offline"}'])
+def test_a_last_will_is_no_sign_of_life(payload: bytes) -> None:
+    """Whatever its spelling, with the default and one glob; nor is an empty payload (case 11)."""
+    site = Site({"presence": {"ignoredPayloads": ["offline", '*"state":"offline"*']}})
+    site.associate("pump-7")
+    site.message("pump-7", payload)
+    site.probe()
+    assert site.device("pump-7").seen_at is None
+
+
+def test_client_ids_with_a_slash_are_named_by_the_payload() -> None:
+    """They announce themselves below a deeper topic (case 5)."""
+    site = Site()
+    site.connected("tool/88741-laptop", 1)
+    site.clock.advance(10)
+    site.count(2)
+    assert site.presence.facts(site.clock.now).unnamed == 1
+
+
+def test_what_cannot_be_read_is_no_sighting() -> None:
+    """Bad input loses nothing and shows nothing."""
+    site = Site()
+    for topic, payload in (
+        ("clients/x/connected", b"{"),
+        ("clients/x/connected", b"[]"),
+        ("clients/x/connected", b'{"clientid": 7}'),
+        ("clients/x/connected", b'{"clientid": "' + b"x" * 300 + b'"}'),
+        ("clients/x/subscribed", b'{"clientid": "x"}'),
+        ("stats/live_connections/count", b"many"),
+        ("uptime", b"-1"),
+        ("clients", b"[" * 100_000),
+    ):
+        site.presence.take(f"$SYS/brokers/{site.node}/{topic}", payload, site.clock.now)
+    assert not site.presence.devices.by_name
+
+
+def test_a_lost_count_stops_the_clock() -> None:
+    """The count is an input once it was heard: three minutes without one are not observed."""
+    site = Site()
+    site.counts = 1
+    site.minutes(5)
+    before = site.presence.observed.seconds
+    site.counts = None
+    site.minutes(10)
+    assert site.presence.observed.seconds - before <= 180
+    events = site.presence.inputs(site.clock.now)["connectionEvents"]
+    assert (events.in_use, events.alive) == (True, False)
+    assert "presence.connectionEvents" in events.remedy
+    again = site.restarted()
+    again.minutes(10)
+    assert again.presence.observed.seconds - before <= 180
+
+
+def test_a_mapping_that_goes_stops_the_clock() -> None:
+    """A bridge that no longer maps what is listened to is said at once."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.presence.use_bridge("mqtt-bridge-*", (), frozenset({"clients"}))
+    assert "no longer maps connections" in site.presence.inputs(site.clock.now)["connectionEvents"].reason
+
+
+def test_messages_are_counted_anew_when_the_mapping_changes() -> None:
+    """What we heard before says nothing of what we would hear now."""
+    site = Site()
+    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/telemetry"], frozenset())
+    site.message("pump-7")
+    site.probe()
+    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/telemetry"], frozenset())
+    assert site.device("pump-7").messages == 1
+    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/status"], frozenset())
+    assert site.device("pump-7").messages == 0
+
+
+def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
+    """Another broker's list, or an incomplete one, says nothing."""
+    site = Site()
+    site.presence.use_list(ListSource(on=True))
+    site.associate("pump-7")
+    site.presence.take_list(ClientList(frozenset({"pump-7"}), site.clock.now, site.clock.now))
+    assert not site.presence.facts(site.clock.now).list_in_use
+    site.connected("pump-7", 1)
+    site.clock.advance(1)
+    site.presence.take_list(ClientList(frozenset({"pump-7"}), site.clock.now, site.clock.now))
+    assert site.presence.facts(site.clock.now).list_in_use
+
+
+def test_a_list_that_stays_away_stops_the_clock() -> None:
+    """Three intervals without an answer are not observed, also after a restart."""
+    site = Site({"presence": {"clientList": {"interval": "1m"}}})
+    site.list("pump-7")
+    site.minutes(3)
+    before = site.presence.observed.seconds
+    site.minutes(10)
+    assert site.presence.observed.seconds - before <= 60
+    again = site.restarted()
+    again.presence.use_list(ListSource(on=True, reason="EMQX is not deployed"))
+    again.minutes(10)
+    listing = again.presence.inputs(again.clock.now)["clientList"]
+    assert again.presence.observed.seconds - before <= 60
+    assert (listing.alive, listing.reason) == (False, "EMQX is not deployed")
+    assert 'presence.clientList.url to ""' in listing.remedy
+
+
+def test_a_short_list_of_associations_forgets_nobody() -> None:
+    """Same name and same timestamp: the same association, and all that is known of it (case 2)."""
+    site = Site()
+    site.associate("visitor", "pump-7")
+    site.message("visitor")
+    site.probe()
+    site.days(10)
+    site.message("visitor")
+    site.minutes(1)
+    listed = site.device("visitor").listed_at
+    site.associate("pump-7")
+    site.days(7)
+    site.associate("visitor", "pump-7")
+    device = site.device("visitor")
+    assert device.listed_at == listed
+    assert device.longest(site.presence.observed.seconds) == pytest.approx(10 * DAY, abs=120)
+    assert site.verdict("visitor").silent_seconds == pytest.approx(7 * DAY, abs=120)
+
+
+def test_a_new_association_is_listed_anew_and_takes_a_mark_off() -> None:
+    """What is known of the name stays."""
+    site = Site()
+    site.associate("pump-7")
+    site.message("pump-7")
+    site.days(40)
+    site.device("pump-7").marked_at = site.presence.observed.seconds
+    assert site.associate("pump-7", timestamp=2.0) == ("pump-7",)
+    assert site.verdict("pump-7").silent_seconds == 0
+    assert site.device("pump-7").seen_at is not None
+
+
+def test_a_name_that_left_the_list_is_kept_for_90_days() -> None:
+    """Then its row goes, unless it is connected."""
+    site = Site()
+    site.associate("pump-7", "pump-8")
+    site.connected("pump-8", 1)
+    site.connected("pump-8", 2)
+    site.associate()
+    site.days(89)
+    site.associate()
+    assert {"pump-7", "pump-8"} <= site.presence.devices.by_name.keys()
+    site.days(2)
+    site.associate()
+    assert "pump-7" not in site.presence.devices.by_name
+    assert "pump-8" in site.presence.devices.by_name
+
+
+def test_what_was_heard_before_the_state_could_be_read_is_taken_over() -> None:
+    """The disk failed at the start: sightings and sessions of that time are newer than what is stored."""
+    stored, meanwhile = Site(), Site()
+    for name in ("pump-7", "pump-8"):
+        stored.connected(name, 1)
+    stored.associate("pump-7", "pump-8")
+    stored.days(9)
+    meanwhile.disconnected("pump-7", 1)
+    stored.presence.take_over(meanwhile.presence)
+    stored.probe()
+    assert not stored.device("pump-7").session
+    assert stored.device("pump-8").session
+    assert stored.presence.sessions.open == 1
+    assert stored.device("pump-7").seen_at == stored.presence.observed.seconds
+
+
+def test_retained_messages_are_pointed_out() -> None:
+    """A device that only repeats itself, together with others, may be dead: the topic is named (case 10)."""
+    site = Site()
+    site.associate("pump-7", "pump-8", "pump-9")
+    for _reconnection in range(4):
+        for name in ("pump-7", "pump-8", "pump-9"):
+            site.message(name, b"online", "clients/{}/status")
+        site.minutes(60)
+        site.message("pump-9", b"22.5")
+        site.minutes(60)
+    assert "clients/pump-7/status" in site.presence.hint("pump-7")
+    assert site.presence.hint("pump-9") == ""
