@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -144,6 +145,8 @@ def add_python(tools: Path, name: str, script: str) -> None:
 @pytest.fixture(scope="module")
 def quick_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Python that makes environments by copying one that it made before: making takes seconds."""
+    if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
+        pytest.skip("this Python lacks venv or ensurepip: nothing can be installed with it")
     folder = tmp_path_factory.mktemp("quick")
     (folder / "bin").mkdir()
     subprocess.run([sys.executable, "-m", "venv", folder / "made"], check=True)

@@ -1,0 +1,186 @@
+"""The recipe, as nucleus classic, Greengrass Lite and `gdk` read it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from client_device_pruner.config.settings import DEFAULTS
+from client_device_pruner.greengrass.link import IN, PROBE
+
+PATH = Path(__file__).parents[3] / "recipe.yaml"
+NAME = "community.greengrass.ClientDevicePruner"
+RECIPE: dict[str, Any] = yaml.safe_load(PATH.read_text("utf-8"))
+CONFIGURATION: dict[str, Any] = RECIPE["ComponentConfiguration"]["DefaultConfiguration"]
+ACCESS: dict[str, Any] = CONFIGURATION["accessControl"]
+(MANIFEST,) = RECIPE["Manifests"]
+LIFECYCLE: dict[str, Any] = MANIFEST["Lifecycle"]
+STRIPPED = re.compile(r"PYTHON(PATH|HOME|INSPECT|USERBASE)|LD_\w+|(BASH_)?ENV")
+"""Variables that sudo takes from the environment, whatever `-E` says."""
+RELEASED_POLICIES: dict[str, tuple[str, list[str], list[str]]] = {}
+"""The policies of released versions: id → service, operations, resources. A release adds its own, and none ever leaves.
+
+None was released before 0.2.0.
+"""
+
+
+def granted() -> dict[str, tuple[str, list[str], list[str]]]:
+    """Return what the recipe grants: policy id → service, operations, resources."""
+    return {
+        policy: (service, rule["operations"], rule["resources"])
+        for service, policies in ACCESS.items()
+        for policy, rule in policies.items()
+    }
+
+
+def test_fits_the_service() -> None:
+    """Format, name, version and size are what the service and a zip build accept."""
+    assert RECIPE["RecipeFormatVersion"] == "2020-01-25"
+    assert (RECIPE["ComponentName"], RECIPE["ComponentVersion"]) == (NAME, "0.2.0")
+    assert PATH.stat().st_size < 16_000
+
+
+def test_defaults_are_the_contract_s() -> None:
+    """Every key of the configuration has its default, nested as it is in a deployment; the code has the same."""
+    configuration = {key: value for key, value in CONFIGURATION.items() if key != "accessControl"}
+    assert configuration == {
+        "offlineThreshold": "30d",
+        "gracePeriod": "1d",
+        "checkInterval": "6h",
+        "dryRun": False,
+        "neverSeenThreshold": "90d",
+        "thresholds": {},
+        "protectedDevices": [],
+        "restoreOnReturn": True,
+        "presence": {
+            "probeInterval": "1m",
+            "connectionEvents": True,
+            "messageTopics": ["clients/+/#"],
+            "ignoredPayloads": ["offline"],
+            "clientList": {"url": "auto", "credentialsFile": "", "interval": "5m"},
+        },
+        "limits": {"maxPerCycle": 100, "maxPercentPerDay": 10, "approvalPercent": 50},
+        "massLoss": {"window": "10m", "minDevices": 3, "minPercent": 30},
+        "approvedPlan": "",
+        "reports": {
+            "localTopic": "client-device-pruner/events",
+            "iotCoreTopic": "",
+            "shadowName": "client-device-pruner",
+        },
+        "allowShortDurations": False,
+        "logLevel": "INFO",
+    }
+    assert configuration == DEFAULTS
+
+
+def test_keys_survive_a_nucleus() -> None:
+    """No key folds into another, and none starts with what a nucleus drops."""
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            assert len({key.casefold() for key in value}) == len(value)
+            assert not any(key.startswith("_") for key in value)
+            for inner in value.values():
+                check(inner)
+
+    check(CONFIGURATION)
+
+
+def test_access_control_is_the_contract_s() -> None:
+    """No more is granted than is used."""
+    pubsub, proxy = "aws.greengrass.ipc.pubsub", "aws.greengrass.ipc.mqttproxy"
+    shadow = "$aws/things/*/shadow/name/client-device-pruner/update"
+    assert granted() == {
+        f"{NAME}:pubsub:subscribe:1": (pubsub, ["aws.greengrass#SubscribeToTopic"], ["client-device-pruner/*"]),
+        f"{NAME}:pubsub:publish:1": (
+            pubsub,
+            ["aws.greengrass#PublishToTopic"],
+            ["client-device-pruner/*", "pruner-probe/*"],
+        ),
+        f"{NAME}:mqttproxy:publish:1": (
+            proxy,
+            ["aws.greengrass#PublishToIoTCore"],
+            ["client-device-pruner/*", shadow],
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "topic"),
+    [
+        ("SubscribeToTopic", f"{IN}#"),
+        ("PublishToTopic", f"{IN}self-test"),
+        ("PublishToTopic", f"{PROBE}1"),
+        ("PublishToTopic", DEFAULTS["reports"]["localTopic"]),
+        ("PublishToIoTCore", "client-device-pruner/core-1/events"),
+        ("PublishToIoTCore", "$aws/things/core-1/shadow/name/client-device-pruner/update"),
+    ],
+)
+def test_what_the_component_calls_is_granted(operation: str, topic: str) -> None:
+    """In a resource `*` stands for any text; the wildcards of MQTT match only themselves."""
+    assert any(
+        fnmatchcase(topic, resource)
+        for _, operations, resources in granted().values()
+        for resource in resources
+        if f"aws.greengrass#{operation}" in operations
+    )
+
+
+def test_released_policies_are_unchanged() -> None:
+    """A nucleus keeps what it has of a policy when it upgrades: a changed one would reach no core that has it."""
+    assert {policy: granted().get(policy) for policy in RELEASED_POLICIES} == RELEASED_POLICIES
+
+
+def test_dependencies() -> None:
+    """Credentials are needed; nothing is that some core devices cannot have."""
+    dependencies = {name: entry["DependencyType"] for name, entry in RECIPE["ComponentDependencies"].items()}
+    assert dependencies == {"aws.greengrass.Nucleus": "SOFT", "aws.greengrass.TokenExchangeService": "HARD"}
+
+
+def test_platform_and_artifact() -> None:
+    """One manifest serves every Linux, on nucleus classic and Lite."""
+    assert MANIFEST["Platform"] == {"os": "linux", "runtime": "*"}
+    (artifact,) = MANIFEST["Artifacts"]
+    assert artifact["Uri"].endswith("/client-device-pruner.zip")
+    assert artifact["Unarchive"] == "ZIP"
+
+
+def test_lifecycle() -> None:
+    """Phases are lower-case and without privilege; installing has a time-out, running none."""
+    assert set(LIFECYCLE) == {"install", "run"}
+    assert LIFECYCLE["install"]["Timeout"] == 900
+    assert LIFECYCLE["run"]["Script"] == 'exec "{work:path}/pruner"'
+    assert LIFECYCLE["install"]["Script"].split() == [
+        "sh",
+        '"{artifacts:decompressedPath}/client-device-pruner/src/install.sh"',
+        '"{artifacts:decompressedPath}/client-device-pruner"',
+        '"{work:path}"',
+    ]
+
+
+@pytest.mark.parametrize("phase", ["install", "run"])
+def test_phases_run_under_sudo_on_any_nucleus(phase: str) -> None:
+    """No variable that sudo strips (case 32), nor a value that Lite cannot export; no brace but a recipe variable's."""
+    assert set(LIFECYCLE[phase]) <= {"Script", "Timeout", "Setenv"}
+    for name, value in LIFECYCLE[phase].get("Setenv", {}).items():
+        assert not STRIPPED.fullmatch(name)
+        assert re.fullmatch(r"[^\s\"'`$;&|]+", value)
+    script = LIFECYCLE[phase]["Script"]
+    assert "$" not in script
+    for variable in ("{artifacts:decompressedPath}", "{work:path}"):
+        script = script.replace(variable, "/somewhere")
+    assert not set("{}") & set(script)
+    subprocess.run(["sh", "-n", "-c", script], check=True)
+
+
+def test_scalars_read_alike_everywhere() -> None:
+    """YAML 1.1 and 1.2 agree on every scalar: texts that look like something else are quoted."""
+    for token in yaml.scan(PATH.read_text("utf-8")):
+        if isinstance(token, yaml.ScalarToken) and token.plain:
+            assert not re.fullmatch(r"(?i)yes|no|on|off|y|n|~|null|[-+.\d][-+._:\d]*[.:_][-+._:\d]*", token.value)
