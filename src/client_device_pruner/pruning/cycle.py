@@ -1,0 +1,315 @@
+"""A cycle, from the list of associations to confirmed disassociations, as a generator of steps.
+
+The generator does no waiting itself: it yields what it needs next and is sent the answer, so that one thread can run
+it beside all else, a test can crash it at every step, and a simulation can run it in virtual time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from client_device_pruner.decisions.guards import Hold, new_plan_id
+from client_device_pruner.decisions.policy import State, Verdict
+from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
+from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
+from client_device_pruner.reports.events import LOGGER
+
+if TYPE_CHECKING:
+    from client_device_pruner.pruning.core import Core
+    from client_device_pruner.pruning.plans import Plans
+    from client_device_pruner.store.journal import Intent
+
+BATCH = 100
+"""Entries of one batch call at most: the API's limit."""
+MAX_PAGES = 10_000
+"""Pages of one listing at most: more devices than any core has."""
+BELIEVED_AFTER = 3
+"""An implausible list is believed once so many cycles in a row say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Wait until the child process is ready; answered by `Ready` or `CallFailed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """Check whether all is known that there is to know of these devices; answered by what is missing, or None."""
+
+    names: tuple[str, ...]
+
+
+Step = Start | ListPage | Batch | Preflight
+Steps = Generator[Step, Any, None]
+Associations = Mapping[str, float | None]
+"""Thing names with their associationTimestamps, as listed."""
+
+
+class Cycle:
+    """One cycle.
+
+    Args:
+        core: what is known.
+        plans: which of the due devices may go.
+        failures: what is said of calls that fail.
+
+    Attributes:
+        cycle_id: names it in events and in the journal.
+        in_flight: devices whose disassociation was journalled and is not confirmed, by name.
+        sighted: those of them that were sighted since: whoever hears of it puts them here.
+        disassociated: how many disassociations were confirmed.
+        would_disassociate: how many a dry run would have asked for.
+        holds: the guards that its plan came to, and what the preflight missed.
+        complete: whether it came to its end.
+    """
+
+    def __init__(self, core: Core, plans: Plans, failures: Failures) -> None:
+        self.cycle_id = os.urandom(5).hex()
+        self.in_flight: dict[str, Intent] = {}
+        self.sighted: set[str] = set()
+        self.disassociated = 0
+        self.would_disassociate = 0
+        self.holds: tuple[Hold, ...] = ()
+        self.complete = False
+        self._core = core
+        self._plans = plans
+        self._failures = failures
+        self._sent = 0
+        self._requests = count(1)
+
+    def steps(self) -> Steps:
+        """Run the cycle; raises `sqlite3.Error` where the state file refuses."""
+        core = self._core
+        ready = yield Start()
+        if isinstance(ready, CallFailed):
+            self._failures.failed(ready, self.cycle_id, START)
+            return
+        listed = yield from self._list()
+        if listed is None or not self._is_plausible(listed):
+            return
+        self._take_over(core.journal.open_intents(), listed)
+        yield from self._associate(core.journal.wanted())
+        due = self._judge()
+        plan = self._plans.plan(due)
+        self.holds = plan.holds
+        attempted = False
+        if core.settings.dry_run:
+            self.would_disassociate = len(plan.take)
+        else:
+            for start in range(0, len(plan.take), BATCH):
+                went_on = yield from self._disassociate(plan.take[start : start + BATCH])
+                attempted = attempted or went_on is not None
+                if not went_on:
+                    break
+        if attempted:
+            listed = yield from self._list()
+            if listed is not None and self._is_plausible(listed):
+                self._take_over(tuple(self.in_flight.values()), listed)
+            yield from self._restore_sighted()
+            yield from self._associate(core.journal.wanted())
+        self.complete = True
+
+    def counts(self) -> dict[str, int]:
+        """The associated devices by state, after the cycle."""
+        counted = Counter(self._core.judge(device).state for device in self._core.devices.associated())
+        return {state.value: counted[state] for state in State}
+
+    # Listing
+
+    def _list(self) -> Generator[Step, Any, Associations | None]:
+        """All associations, or None if the list cannot be had whole."""
+        found: dict[str, float | None] = {}
+        token: str | None = None
+        tokens: set[str | None] = set()
+        while token not in tokens and len(tokens) < MAX_PAGES:
+            tokens.add(token)
+            reply = yield ListPage(next(self._requests), token)
+            if not isinstance(reply, Listed):
+                self._failures.failed(_as_failure(reply), self.cycle_id, LIST)
+                return None
+            found.update(reply.devices)
+            token = reply.next_token
+            if token is None:
+                self._failures.succeeded(LIST)
+                return found
+        failure = CallFailed(None, "garbage", "Paging", "the list of associations repeats a page token")
+        self._failures.failed(failure, self.cycle_id, LIST)
+        return None
+
+    def _is_plausible(self, listed: Associations) -> bool:
+        """Whether a list can be believed: at least half of what was expected, or the same in three cycles in a row."""
+        core = self._core
+        expected = core.devices.associated_count - len(core.journal.open_intents())
+        before, times, cycle_id = core.kept("implausible", ("", 0, ""))
+        if len(listed) * 2 >= expected:
+            now = ("", 0, "")
+        else:
+            fingerprint = new_plan_id(listed)
+            repeated = times + (cycle_id != self.cycle_id) if before == fingerprint else 1
+            now = (fingerprint, repeated, self.cycle_id)
+        if now != (before, times, cycle_id):
+            core.keep(implausible=now)
+        if not now[1] or now[1] >= BELIEVED_AFTER:
+            core.guards.release("list")
+            return True
+        core.guards.hold(
+            Hold(
+                "list",
+                f"{len(listed)} associated devices are listed, where {expected} were expected",
+                f"nothing to do if that is so: it is believed once {BELIEVED_AFTER} cycles in a row say the same",
+            )
+        )
+        return False
+
+    def _take_over(self, intents: Sequence[Intent], listed: Associations) -> None:
+        """Close open intents by what the list says: no longer listed, done; still listed, not done; take it over."""
+        core, wall = self._core, self._core.clock.wall()
+        not_done = [i for i in intents if i.name in listed and _is_same(listed[i.name], i.association_timestamp)]
+        done = [intent for intent in intents if intent not in not_done]
+        core.journal.settle(done, "done", wall)
+        core.journal.settle(not_done, "notDone", wall)
+        for intent in done:
+            self.disassociated += 1
+            core.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
+            core.watched.add(intent.name)
+        for intent in not_done:
+            self.in_flight.pop(intent.name, None)
+        ours = {intent.name for intent in intents}
+        for name in core.presence.reconcile(listed.items()):
+            if name not in ours:
+                core.event("unmarked", name, reason="its association ended or was made anew")
+
+    # Judging
+
+    def _judge(self) -> list[Verdict]:
+        """Judge all devices, and return those that are due; marks are set and taken off, and said so."""
+        core, due = self._core, []
+        core.begin_turn()
+        for device in list(core.devices.associated()):
+            verdict = core.judge(device)
+            if verdict.gone and device.marked_at is None:
+                core.mark(device, verdict)
+                verdict = core.judge(device)
+            elif not verdict.gone:
+                core.unmark(device, verdict.reason)
+            if verdict.state is State.DUE:
+                due.append(verdict)
+        core.commit()
+        return due
+
+    # Disassociating
+
+    def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool | None]:
+        """Send one batch: True if the next may follow, False if not, None if nothing was sent."""
+        core = self._core
+        hold = yield Preflight(tuple(verdict.name for verdict in batch))
+        if hold is not None:
+            self.holds = (*self.holds, hold)
+            LOGGER.warning("held in the preflight", extra={"fields": {"reason": hold.reason, "remedy": hold.remedy}})
+            return None
+        taken = self._still_due(batch)
+        if not taken:
+            return None
+        issued = core.clock.monotonic()
+        intents = core.journal.intend(
+            self.cycle_id,
+            [(v.name, core.devices.by_name[v.name].association_timestamp, v.figures()) for v in taken],
+            wall=core.clock.wall(),
+            running_seconds=core.running_seconds(),
+        )
+        self._sent += len(intents)
+        self.in_flight.update({intent.name: intent for intent in intents})
+        core.watched.update(self.in_flight)
+        reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
+        if isinstance(reply, Batched):
+            self._failures.succeeded(DISASSOCIATE)
+            errors = {error.thing_name: error for error in reply.errors}
+            self._forget([intent for intent in intents if intent.name in errors])
+            for name in errors.keys() & {intent.name for intent in intents}:
+                self._failures.refused(errors[name], self.cycle_id, DISASSOCIATE)
+            yield from self._restore_sighted()
+            return True
+        failure = _as_failure(reply)
+        self._failures.failed(failure, self.cycle_id, DISASSOCIATE)
+        if failure.kind in NOT_CARRIED_OUT:
+            self._forget(intents)
+            return None
+        return False
+
+    def _still_due(self, batch: Sequence[Verdict]) -> list[Verdict]:
+        """Whom the rule and the guards let go now: what was heard, or configured, since the plan counts."""
+        core = self._core
+        core.begin_turn()
+        if core.settings.dry_run:
+            return []
+        devices = [core.devices.by_name[verdict.name] for verdict in batch if verdict.name in core.devices.by_name]
+        verdicts = [core.judge(device) for device in devices if device.associated]
+        plan = self._plans.plan([verdict for verdict in verdicts if verdict.state is State.DUE])
+        return list(plan.take[: max(0, core.settings.limits.max_per_cycle - self._sent)])
+
+    def _forget(self, intents: Sequence[Intent]) -> None:
+        """Take that the cloud did not carry these out."""
+        self._core.journal.settle(intents, "refused", self._core.clock.wall())
+        for intent in intents:
+            self.in_flight.pop(intent.name, None)
+
+    # Restoring
+
+    def _restore_sighted(self) -> Generator[Step, Any, None]:
+        """Associate again at once what was sighted between preflight and confirmation."""
+        while names := sorted(self.sighted & self.in_flight.keys()):
+            self.sighted.clear()
+            intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
+            self._core.journal.settle(intents, "done", self._core.clock.wall())
+            restored = yield from self._associate(intents)
+            # What the cloud did not take back is confirmed, and told, as any other.
+            self.in_flight.update({intent.name: intent for intent in intents if intent.name not in restored})
+
+    def _associate(self, intents: Sequence[Intent]) -> Generator[Step, Any, frozenset[str]]:
+        return associate(self._core, self._failures, intents, self._requests, self.cycle_id)
+
+
+def associate(
+    core: Core, failures: Failures, intents: Sequence[Intent], requests: Iterator[int], cycle_id: str
+) -> Generator[Step, Any, frozenset[str]]:
+    """Associate these devices again, in batches, and say what came of it; returns the names that were taken back.
+
+    An entry that the cloud refuses is given up; after a call that failed, the next cycle tries again.
+    """
+    restored = set[str]()
+    for start in range(0, len(intents), BATCH):
+        part = intents[start : start + BATCH]
+        names = tuple(intent.name for intent in part)
+        reply = yield Batch(next(requests), "associate", names, core.clock.monotonic())
+        if not isinstance(reply, Batched):
+            failures.failed(_as_failure(reply), cycle_id, ASSOCIATE, names)
+            break
+        errors = {error.thing_name: error for error in reply.errors}
+        for intent in part:
+            requested_by = intent.restore_for or "command"
+            core.watched.discard(intent.name)
+            if intent.name in errors:
+                core.journal.want([intent], None)
+                failures.refused(errors[intent.name], cycle_id, ASSOCIATE)
+                continue
+            restored.add(intent.name)
+            if core.journal.restored(intent, requested_by):
+                core.presence.sight(intent.name, "restore")
+                core.event("restored", intent.name, requestedBy=requested_by)
+    return frozenset(restored)
+
+
+def _is_same(listed: float | None, intended: float | None) -> bool:
+    """Whether what is listed is the incarnation that was meant; where a timestamp is missing, it may well be."""
+    return listed == intended or None in (listed, intended)
+
+
+def _as_failure(reply: Any) -> CallFailed:
+    if isinstance(reply, CallFailed):
+        return reply
+    return CallFailed(None, "garbage", "Protocol", f"an answer of another kind came: {type(reply).__name__}")

@@ -1,0 +1,123 @@
+"""What is said of calls to the cloud that fail: one event for each kind, the guards, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.pruning.cloud import CallFailed, EntryError
+from client_device_pruner.reports.events import rfc3339
+
+if TYPE_CHECKING:
+    from client_device_pruner.pruning.core import Core
+
+START, LIST, DISASSOCIATE, ASSOCIATE = "start", "list", "disassociate", "associate"
+"""What the cloud is asked, as failures are told apart."""
+
+_ACTIONS = {
+    LIST: ("greengrass:ListClientDevicesAssociatedWithCoreDevice",),
+    DISASSOCIATE: ("greengrass:BatchDisassociateClientDeviceFromCoreDevice",),
+    ASSOCIATE: ("greengrass:BatchAssociateClientDeviceWithCoreDevice",),
+}
+_ALL_ACTIONS = tuple(action for actions in _ACTIONS.values() for action in actions)
+_OF_A_CLOCK = ("Expired", "TooSkewed", "Signature")
+"""Parts of the codes by which the service refuses credentials or signatures whose time does not fit its own."""
+_REMEDIES = {
+    "throttled": "nothing to do: the next cycle waits for longer; all cores of the account share its quota",
+    "coreNotFound": "find out whether the core device was deleted or renamed",
+    "credentials": "see that aws.greengrass.TokenExchangeService runs, and that its role alias and role exist",
+    "unreachable": "see that this core reaches the endpoint of AWS IoT Greengrass, through its proxy if it has one",
+    "server": "nothing to do: the next cycle tries again",
+    "garbage": "see that no portal or proxy answers in place of AWS IoT Greengrass",
+    "refused": "see the message; the next cycle tries again",
+    "tooOld": "nothing to do: the next cycle tries again; if it repeats, the core is too slow or was suspended",
+}
+_OTHER_REMEDY = "see the component's log for what the child process wrote; the next cycle tries again"
+
+
+def remedy(kind: str, code: str, operation: str) -> str:
+    """What to do about a failure of that kind and code."""
+    if kind == "accessDenied":
+        return "allow the token exchange role: " + ", ".join(_ACTIONS.get(operation, _ALL_ACTIONS))
+    if kind == "credentials" and any(part in code for part in _OF_A_CLOCK):
+        return "see that this core's clock is right (timedatectl): with a wrong one credentials look expired"
+    return _REMEDIES.get(kind, _OTHER_REMEDY)
+
+
+class Failures:
+    """Knows what failed since the last cycle that went well.
+
+    Args:
+        core: what is known.
+
+    Attributes:
+        in_a_row: how often a cycle's calls failed since then.
+        latest: `code`, `message`, `remedy` and `at` (RFC 3339) of the last one; None if all is well.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.in_a_row = 0
+        self.latest: dict[str, Any] | None = None
+        self._core = core
+        self._said: set[tuple[str, str, str]] = set()
+        self._denied: set[str] = set()
+
+    @property
+    def only_disassociation_denied(self) -> bool:
+        """Whether access is denied to nothing else: then a single device may try whether it still is."""
+        return self._denied == {DISASSOCIATE}
+
+    def failed(self, failure: CallFailed, cycle_id: str, operation: str, names: Sequence[str] = ()) -> None:
+        """A call failed; a restore that failed names its devices, and holds no disassociation back."""
+        core, code = self._core, failure.code or failure.kind
+        advice = remedy(failure.kind, code, operation)
+        for name in names or ("",):
+            if self._is_news(operation, failure.kind, name):
+                self._say(name, code, failure.message, advice, cycle_id)
+        self.latest = {"code": code, "message": failure.message, "remedy": advice, "at": rfc3339(core.clock.wall())}
+        if operation == ASSOCIATE:
+            return
+        self.in_a_row += 1
+        if failure.kind == "accessDenied":
+            self._denied.add(operation)
+            core.guards.hold(Hold("accessDenied", failure.message, advice))
+        elif failure.kind == "garbage" and operation == LIST:
+            core.guards.hold(Hold("list", failure.message, advice))
+        elif failure.kind == "coreNotFound":
+            reason = f"the cloud does not know core device {core.core_device}: {failure.message}"
+            core.guards.hold(Hold("coreNotFound", reason, advice))
+
+    def refused(self, error: EntryError, cycle_id: str, operation: str) -> None:
+        """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
+        advice = "see whether the thing still exists" if operation == ASSOCIATE else "the next cycle tries again"
+        if operation == ASSOCIATE or self._is_news(operation, f"entry {error.code}", error.thing_name):
+            self._say(error.thing_name, error.code, error.message, advice, cycle_id)
+
+    def succeeded(self, operation: str) -> None:
+        """The cloud answered as it should; access denied to one operation is not granted by another."""
+        self._core.guards.release("coreNotFound")
+        self._denied -= {operation, START}
+        if not self._denied:
+            self._core.guards.release("accessDenied")
+
+    def cycle_went_well(self) -> None:
+        """A cycle came to its end without a failure: the next failure is news again."""
+        self.in_a_row, self.latest = 0, None
+        devices = self._core.devices.by_name
+        # What is said of a single device is not said again while it is so.
+        self._said = {key for key in self._said if key[2] in devices}
+
+    def forget(self, operation: str, names: Collection[str]) -> None:
+        """These devices are tried anew: a failure is news again."""
+        self._said = {key for key in self._said if key[0] != operation or key[2] not in names}
+
+    def _is_news(self, operation: str, kind: str, name: str) -> bool:
+        key = (operation, kind, name)
+        is_news = key not in self._said
+        self._said.add(key)
+        return is_news
+
+    def _say(self, name: str, code: str, message: str, advice: str, cycle_id: str) -> None:
+        data = {"code": code, "message": message, "remedy": advice, "cycleId": cycle_id}
+        self._core.event("failed", name or None, **data)

@@ -1,0 +1,292 @@
+"""When cycles and restores run, each to its end or a deadline, beside all that is heard meanwhile."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from client_device_pruner.config.settings import Settings
+from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, ListPage, Ready, Reply
+from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
+from client_device_pruner.pruning.failures import Failures
+from client_device_pruner.pruning.plans import Plans
+from client_device_pruner.pruning.restores import Restores
+from client_device_pruner.reports.status import LastCycles
+
+if TYPE_CHECKING:
+    from client_device_pruner.decisions.guards import Hold
+    from client_device_pruner.presence.client_list import Asked, AskFailed
+    from client_device_pruner.pruning.core import Core
+    from client_device_pruner.pruning.preflight import PreflightCheck
+
+BACK_OFF_SECONDS = 60.0
+"""The most that the first cycle after one that failed waits; doubles up to `checkInterval` (CONTRACT, cloud calls)."""
+FIRST_LIST_SECONDS = 600.0
+"""How soon the first cycle comes at the latest where no association is known: `coverage` is told after as long."""
+UNSETTLED_SECONDS = 60.0
+"""The same, where a run ended between a batch call and its confirmation."""
+
+
+class Scheduler:
+    """Owned by the one thread; all times are monotonic seconds.
+
+    Args:
+        core: what is known.
+        cloud: makes what calls the cloud; it gets a function that takes its replies, from any thread.
+        check: the check before a batch.
+        before_cycle: called before each cycle: reads the configuration again. What it changes is taken into account
+            up to the batch call, since the check before it takes a probe's way to the broker and back.
+        wake: called, from any thread, when `tick` has something to do.
+        jitter: gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        cloud: Callable[[Callable[[Reply], None]], Cloud],
+        check: PreflightCheck,
+        *,
+        before_cycle: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._core = core
+        self._cloud = cloud
+        self._check = check
+        self._before_cycle = before_cycle
+        self._wake = wake
+        self._jitter = jitter
+        self._failures = Failures(core)
+        self._plans = Plans(core, self._failures)
+        self._restores = Restores(core, self._plans, self._failures)
+        self._job: _Job | None = None
+        self._cycle: Cycle | None = None
+        self._next_cycle = float("inf")
+        self._failure_before: object = None
+        self._last_complete: float | None = None
+        self._resumed: sqlite3.Connection | None = None
+
+    def schedule(self, at: float) -> None:
+        """Set the time of the next cycle: when the configuration was first read, or `checkInterval` changed."""
+        core, most = self._core, self._core.settings.check_interval_seconds
+        if not core.devices.associated_count:
+            most = min(most, FIRST_LIST_SECONDS * core.settings.scale)
+        if core.store.connection is not None and core.journal.open_intents():
+            most = min(most, UNSETTLED_SECONDS * core.settings.scale)
+        self._next_cycle = at + self._jitter() * most
+
+    def spare(self) -> None:
+        """Take the marks off that changed settings no longer allow."""
+        self._core.begin_turn()
+        for device in list(self._core.devices.associated()):
+            if device.marked_at is not None and not (verdict := self._core.judge(device)).gone:
+                self._core.unmark(device, verdict.reason)
+
+    def tick(self, at: float) -> float:
+        """Do what is due; returns when to be called next at the latest, if nothing is heard before."""
+        core = self._core
+        self._restores.take_sighted(self._cycle)
+        if core.store.connection is not None:
+            if core.store.connection is not self._resumed:
+                core.attempt(self._resume)
+            core.attempt(self._restores.take_requests)
+        while True:
+            if self._job is not None:
+                core.attempt(self._job.tick, at)
+                if not self._job.over:
+                    return min(self._next_cycle, self._job.deadline)
+                self._ended(at)
+            elif self._restores.due and core.store.connection is not None:
+                self._begin(self._restores.steps(), at)
+            elif at >= self._next_cycle:
+                self._begin_cycle(at)
+            else:
+                return self._next_cycle
+
+    def answered(self, answer: Asked | AskFailed, at: float) -> None:
+        """Take what the broker answered to the check before a batch."""
+        self._check.answered(answer, at)
+
+    def close(self) -> None:
+        """End what runs; what was begun stays journalled, and the next run settles it."""
+        if self._job is not None:
+            self._job.close()
+            self._job = self._cycle = None
+        self._next_cycle = float("inf")
+
+    @property
+    def batch_in_flight(self) -> bool:
+        """Whether a batch call is under way: a deployment waits for it."""
+        return self._job is not None and self._job.batch_in_flight
+
+    @property
+    def waiting_plan(self) -> tuple[str, list[str]] | None:
+        """The id and the device names of the plan that waits for approval; None if none does."""
+        return self._plans.waiting()
+
+    @property
+    def cycles(self) -> LastCycles:
+        """What became of the latest cycles."""
+        return LastCycles(self._last_complete, self._failures.latest)
+
+    def next_check_seconds(self, at: float) -> float | None:
+        """How long until the next cycle; 0 while one runs, None before one is planned."""
+        if self._cycle is not None:
+            return 0.0
+        return None if self._next_cycle == float("inf") else max(0.0, self._next_cycle - at)
+
+    def _resume(self) -> None:
+        self._restores.resume()
+        self._last_complete = self._core.kept("lastComplete")
+        self._resumed = self._core.store.connection
+
+    def _begin(self, steps: Steps, at: float) -> None:
+        self._job = _Job(steps, self._cloud, self._check, self._wake)
+        self._core.attempt(self._job.begin, at)
+
+    def _begin_cycle(self, at: float) -> None:
+        settings = self._core.settings
+        if self._core.store.connection is None:
+            # Without a journal nothing may be done: look again soon.
+            self._next_cycle = at + min(BACK_OFF_SECONDS * settings.scale, settings.check_interval_seconds)
+            return
+        self._next_cycle = float("inf")
+        self._failure_before = self._failures.latest
+        self._before_cycle()
+        self._cycle = Cycle(self._core, self._plans, self._failures)
+        self._begin(self._cycle.steps(), at)
+
+    def _ended(self, at: float) -> None:
+        job, cycle, core = self._job, self._cycle, self._core
+        self._job = self._cycle = None
+        if cycle is None or job is None:
+            return
+        self._failures.in_a_row += job.broken
+        if cycle.complete:
+            core.guards.planned(cycle.holds)
+            self._last_complete = core.clock.wall()
+            core.attempt(lambda: core.keep(lastComplete=self._last_complete))
+            if self._failures.latest is self._failure_before:
+                self._failures.cycle_went_well()
+        self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self._failures.in_a_row)
+        more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
+        core.begin_turn()
+        core.event(
+            "cycle",
+            cycleId=cycle.cycle_id,
+            complete=cycle.complete,
+            disassociated=cycle.disassociated,
+            held=sorted({hold.guard for hold in (*cycle.holds, *core.guards.standing)}),
+            dryRun=core.settings.dry_run,
+            nextCheckInSeconds=round(self._next_cycle - at, 3),
+            **cycle.counts(),
+            **more,
+        )
+
+
+def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> float:
+    """How long after a cycle the next one comes.
+
+    Args:
+        settings: those in force.
+        jitter: at random in [0, 1).
+        failures: how many calls failed since the last cycle that went well: with any, a second at least, and with
+            full jitter at most a minute, doubled with each, up to `checkInterval`.
+    """
+    if not failures:
+        return settings.check_interval_seconds * (0.9 + 0.2 * jitter)
+    # A power of the failures of a week would be beyond what a number can hold.
+    back_off = BACK_OFF_SECONDS * settings.scale * 2.0 ** min(failures - 1, 30)
+    return max(settings.scale, jitter * min(back_off, settings.check_interval_seconds))
+
+
+class _Job:
+    """One run of steps with a child process of its own.
+
+    Attributes:
+        over: whether it has ended.
+        broken: whether it ended by an error.
+        deadline: when to look at it again at the latest.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        cloud: Callable[[Callable[[Reply], None]], Cloud],
+        check: PreflightCheck,
+        wake: Callable[[], None],
+    ) -> None:
+        self.over = self.broken = False
+        self.deadline = float("inf")
+        self._steps = steps
+        self._replies: SimpleQueue[Reply] = SimpleQueue()
+        self._cloud = cloud(self._deliver)
+        self._check = check
+        self._wake = wake
+        self._step: object = None
+
+    @property
+    def batch_in_flight(self) -> bool:
+        return isinstance(self._step, Batch)
+
+    def begin(self, at: float) -> None:
+        self._advance(None, at)
+
+    def tick(self, at: float) -> None:
+        """Take the replies that came, and look whether the check is over, or a deadline past."""
+        while not self.over:
+            if isinstance(self._step, Preflight):
+                over, hold = self._check.poll(at)
+                self.deadline = self._check.deadline
+                if not over:
+                    return
+                self._advance(hold, at)
+            elif (reply := self._reply(at)) is not None:
+                self._advance(reply, at)
+            else:
+                return
+
+    def _reply(self, at: float) -> Reply | None:
+        """The answer to what was asked, or that the child is gone; None while it is waited for."""
+        awaited = self._step.request_id if isinstance(self._step, (ListPage, Batch)) else None
+        while not self._replies.empty():
+            reply = self._replies.get()
+            if reply.request_id in (awaited, None):
+                return reply
+        if at < self.deadline:
+            return None
+        self._cloud.kill()
+        return CallFailed(awaited, "unreachable", "Deadline", "no answer in time: the call was given up")
+
+    def close(self) -> None:
+        """End the child; what was begun stays journalled."""
+        self.over = True
+        self._steps.close()
+        self._cloud.stop()
+
+    def _deliver(self, reply: Reply) -> None:
+        self._replies.put(reply)
+        self._wake()
+
+    def _advance(self, answer: Reply | Hold | None, at: float) -> None:
+        self._step = None
+        try:
+            step = self._step = self._steps.send(answer)
+        except BaseException as end:
+            self.over = True
+            self._cloud.stop()
+            if isinstance(end, StopIteration):
+                return
+            self.broken = True
+            raise
+        if isinstance(step, Preflight):
+            self._check.begin(step.names, at)
+        elif isinstance(step, Start):
+            self.deadline = at + DEADLINE_SECONDS[Ready]
+            self._cloud.start()
+        else:
+            self.deadline = at + DEADLINE_SECONDS[type(step)]
+            self._cloud.send(step)
