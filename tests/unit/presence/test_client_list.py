@@ -294,7 +294,12 @@ class TestFetch:
     def test_after_it_is_closed_nothing_is_handed_in(self, emqx: Emqx, caller: Caller) -> None:
         """An answer that comes too late disturbs nobody."""
         calling, may_answer = threading.Event(), threading.Event()
-        emqx.before_page = lambda _page: (calling.set(), may_answer.wait(PATIENCE_SECONDS))
+
+        def wait(_page: int) -> None:
+            calling.set()
+            may_answer.wait(PATIENCE_SECONDS)
+
+        emqx.before_page = wait
         caller.reader.fetch(login_to(emqx))
         assert calling.wait(PATIENCE_SECONDS)
         caller.reader.close()

@@ -1,0 +1,299 @@
+"""What each command answers: for people as a text, for machines as a value."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client_device_pruner.cli import reading, timeline
+from client_device_pruner.cli.reading import Snapshot, Thing
+from client_device_pruner.cli.render import (
+    EVIDENCE,
+    Painter,
+    about,
+    evidence_of,
+    moment,
+    remedies,
+    say,
+    sections,
+    table,
+)
+from client_device_pruner.reports.events import rfc3339
+from client_device_pruner.store.database import transaction
+
+BUSY_SECONDS = 10.0
+"""How long a request waits for its turn to write."""
+_NONE = "No device is associated, or the first cycle has not listed them yet."
+_SOME = 10  # names in one sentence
+
+
+class Failed(Exception):
+    """A command could not do what it was asked; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command answers: a value in JSON for machines, or a text for people, in their terminal's colours."""
+
+    value: Any
+    text: Callable[[Painter], str]
+
+
+def status(options: argparse.Namespace) -> Answer:
+    """What is observed, devices by state, guards in force, what failed, and what the doctor found."""
+    found = reading.read(options.work_dir)
+    value = {**found.status, "running": found.running, "time": rfc3339(found.written)}
+    return Answer(value, lambda paint: _status_text(found, paint))
+
+
+def _status_text(found: Snapshot, paint: Painter) -> str:
+    status, observing = found.status, found.status["observing"]
+    coverage, last, left = status["coverage"], status["lastCycle"], status["nextCheckInSeconds"]
+    running = paint("runs", "good") if found.running else paint("does not run", "bad")
+    age = f"as of {moment(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
+    since = f"since {observing['since']}" if observing["since"] else paint("nothing is observed now", "bad")
+    shares = f"{observing['shareOfDay']:.0%} of the last day, {observing['shareOfMonth']:.0%} of the last month"
+    counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
+    rows = [
+        ("Component", f"{running} on {found.core_device}, version {status['version']} ({age})"),
+        ("Observing", f"{since}; {shares}"),
+        ("Devices", f"{coverage['associated']} associated: {counts}" if coverage["associated"] else _NONE),
+        ("Removable", f"{coverage['removable']} of {coverage['associated']} would be removed once gone"),
+        *(("", reason) for reason in coverage["reasons"]),
+        ("Last cycle", f"complete at {last['completeAt']}" if last["completeAt"] else "none is complete yet"),
+        ("Next cycle", f"in {about(left)}" if left else "now" if left == 0 else "none is planned"),
+    ]
+    if status["dryRun"]:
+        rows.append(("Dry run", paint("dryRun is on: nothing is disassociated", "warning")))
+    inputs = [(_input(name, one, paint), one.get("remedy", "")) for name, one in observing["inputs"].items()]
+    guards = [(f"{paint(guard['guard'], 'warning')}: {guard['reason']}", guard["remedy"]) for guard in status["guards"]]
+    parts = {"Inputs": remedies(inputs), "Guards in force": remedies(guards) or "  none"}
+    if failed := last["failed"]:
+        what = f"{failed['at']}: {paint(failed['code'], 'bad')}: {failed['message']}"
+        parts["Failed since the last complete cycle"] = remedies([(what, failed["remedy"])])
+    if plan := status["plan"]:
+        way = f"pruner approve {plan['id']}"
+        parts[f"Plan that waits for approval: {plan['id']}"] = remedies([(_devices(plan["devices"]), way)])
+    parts["The doctor found"] = remedies((doc["finding"], doc["remedy"]) for doc in status["doctor"]) or "  nothing"
+    return sections(table(rows), parts, paint)
+
+
+def _input(name: str, one: Mapping[str, Any], paint: Painter) -> str:
+    state = "not in use" if not one["inUse"] else paint("alive", "good") if one["alive"] else paint("not alive", "bad")
+    return f"{name}: {state}" + (f" ({one['reason']})" if one["reason"] else "")
+
+
+def list_devices(options: argparse.Namespace) -> Answer:
+    """The associated devices."""
+    found = reading.read(options.work_dir)
+    things = [thing for thing in found.associated if options.state in {None, thing.state}]
+    if not found.running:
+        say(f"The component does not run: this is how things stood at {moment(found.written)}.", sys.stderr)
+
+    def text(paint: Painter) -> str:
+        if things:
+            rows = [_row(thing, paint) for thing in things]
+            return table(rows, ("THING", "STATE", "LAST SEEN", "SILENT", "PATIENCE", "EVIDENCE", "DUE"))
+        return f"No device is {options.state}." if found.associated else _NONE
+
+    return Answer([_figures(thing) for thing in things], text)
+
+
+def _row(thing: Thing, paint: Painter) -> tuple[str, ...]:
+    due = thing.due_in_seconds
+    return (
+        thing.name,
+        paint.kind(thing.state),
+        "never" if thing.seen_wall is None else moment(thing.seen_wall),
+        "-" if thing.silent_seconds is None else about(thing.silent_seconds),
+        "for ever" if thing.patience_seconds is None else about(thing.patience_seconds),
+        thing.evidence or "-",
+        "-" if due is None else f"in {about(due)}" if due else "next cycle",
+    )
+
+
+def _figures(thing: Thing) -> dict[str, Any]:
+    return {
+        "thingName": thing.name,
+        "state": thing.state,
+        "lastSeenAt": None if thing.seen_wall is None else rfc3339(thing.seen_wall),
+        "lastSeenBy": thing.seen_by or None,
+        "silentSeconds": _rounded(thing.silent_seconds),
+        "patienceSeconds": _rounded(thing.patience_seconds),
+        "evidence": thing.evidence,
+        "dueInSeconds": _rounded(thing.due_in_seconds),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def explain(options: argparse.Namespace) -> Answer:
+    """One device in sentences and figures."""
+    found = reading.read(options.work_dir)
+    thing = found.things.get(options.thing)
+    if thing is None or not thing.state:
+        return _explain_unassociated(options, found)
+    value = {**_figures(thing), "sentences": thing.sentences, "running": found.running}
+    return Answer(value, lambda paint: _explanation(thing, found, paint))
+
+
+def _explanation(thing: Thing, found: Snapshot, paint: Painter) -> str:
+    columns = ("Last seen", "Silent", "Patience", "Evidence", "Due")
+    _name, _state, *figures = _row(thing, paint)
+    lines = [f"{paint(thing.name, 'title')}: {paint.kind(thing.state)}", *thing.sentences]
+    if not found.running:
+        lines.append(f"This was so at {moment(found.written)}. The component does not run, so nothing happens.")
+    parts = {"In figures": table(zip(columns, figures, strict=True), indent="  ")}
+    if thing.state in {"marked", "due"}:
+        guards = [(f"{guard['guard']}: {guard['reason']}", guard["remedy"]) for guard in found.status["guards"]]
+        parts["Guards that hold disassociations back"] = remedies(guards)
+    return sections("\n".join(lines), parts, paint)
+
+
+def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answer:
+    """Say of a name that is not associated what became of it; fails if nothing is known of it."""
+    name: str = options.thing
+    thing, intent = found.things.get(name), reading.read_restorable(options.work_dir).get(name)
+    value: dict[str, Any] = {"thingName": name, "state": None}
+    sentences = [f"{name} is not associated with this core device."]
+    if intent:
+        told = [" ".join(fact) for fact in evidence_of("disassociated", intent.evidence)]
+        told.append(EVIDENCE.get(intent.evidence.get("evidence", ""), ""))
+        value = {"thingName": name, "state": "disassociated", "cycleId": intent.cycle_id, **intent.evidence}
+        value["disassociatedAt"] = rfc3339(intent.intended_wall)
+        at = f"at {moment(intent.intended_wall)}, in cycle {intent.cycle_id}"
+        sentences.append(f"This component disassociated it {at}: {', '.join(filter(None, told))}.")
+        sentences.append(f"pruner restore {name} associates it again.")
+    elif thing is not None and thing.seen_wall is not None:
+        sentences.append(f"It was last seen at {moment(thing.seen_wall)}. What is not associated is left alone.")
+    else:
+        known = [one.name for one in found.associated]
+        raise Failed(sentences[0] + _near(name, known) if known else _NONE)
+    return Answer({**value, "sentences": sentences, "running": found.running}, lambda _paint: " ".join(sentences))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    folded = {one.casefold(): one for one in sorted(known)}
+    close = difflib.get_close_matches(name.casefold(), folded, n=5)
+    close += [one for one in folded if name.casefold() in one and one not in close]
+    names = [folded[one] for one in close[:5]]
+    return f" Did you mean {' or '.join(names)}?" if names else " pruner list shows the devices that are associated."
+
+
+def history(options: argparse.Namespace) -> Answer:
+    """What was marked, disassociated and restored."""
+    happenings = reading.read_happenings(options.work_dir, options.thing)
+    if options.thing and not happenings:
+        things = reading.read(options.work_dir).things
+        if options.thing not in things:
+            raise Failed(f"Nothing is known of {options.thing}.{_near(options.thing, things)}")
+
+    def text(paint: Painter) -> str:
+        rows = [
+            (moment(h.wall), h.name or "-", paint.kind(h.kind), "; ".join(map(" ".join, evidence_of(h.kind, h.data))))
+            for h in happenings
+        ]
+        if rows:
+            return table(rows, ("TIME", "THING", "WHAT", "EVIDENCE"))
+        return "Nothing has been marked, disassociated or restored yet."
+
+    value = [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in happenings]
+    return Answer(value, text)
+
+
+def report(options: argparse.Namespace) -> Answer:
+    """Write the report page."""
+    found, (events, changes) = reading.read(options.work_dir), reading.read_record(options.work_dir)
+    data = timeline.compose(found, events, changes, reading.read_happenings(options.work_dir))
+    page = timeline.page(data).encode()
+    try:
+        options.file.write_bytes(page)
+        path = options.file.absolute()
+    except OSError as error:
+        raise Failed(f"{options.file} cannot be written ({error.strerror}): name a file that can.") from error
+    number = len(data["devices"])
+    said = f"Wrote {path} ({number} devices, {len(page) / 1024:.0f} KiB): open it in any browser; it needs no network."
+    return Answer({"file": str(path), "devices": number, "bytes": len(page)}, lambda _paint: said)
+
+
+def restore(options: argparse.Namespace) -> Answer:
+    """Ask the component to associate again what it disassociated."""
+    if sum([bool(options.things), options.cycle is not None, options.all]) != 1:
+        options.parser.error("name the things, or --cycle ID, or --all: one of the three")
+    restorable = reading.read_restorable(options.work_dir)
+    argument: dict[str, Any]
+    if options.things:
+        wanted = list(dict.fromkeys(options.things))
+        argument = {"names": wanted}
+        if problems := [name for name in wanted if name not in restorable]:
+            what = (
+                "is not there to restore: this component never disassociated it, restored it already, or did so longer"
+            )
+            lines = [f"{name} {what} than 90 days ago.{_near(name, restorable)}" for name in problems]
+            raise Failed("\n".join([*lines, "Nothing was asked for."]))
+    elif options.all:
+        argument, wanted = {"all": True}, list(restorable)
+        if not wanted:
+            raise Failed("There is nothing to restore: no disassociation of the last 90 days still stands.")
+    else:
+        argument = {"cycle": options.cycle}
+        wanted = [name for name, intent in restorable.items() if intent.cycle_id == options.cycle]
+        if not wanted:
+            raise Failed(f"Nothing that cycle {options.cycle} did can be restored: pruner history shows the cycles.")
+    running = _request(options.work_dir, "restore", argument)
+    said = _requested(f"Asked to restore {_some(wanted)}", "within 60 s; pruner history shows it", running=running)
+    return Answer({"queued": True, "names": wanted, "running": running}, lambda _paint: said)
+
+
+def approve(options: argparse.Namespace) -> Answer:
+    """Approve a plan."""
+    found = reading.read(options.work_dir)
+    names = found.plans.get(options.plan)
+    if names is None:
+        waiting = found.status["plan"]
+        hint = f"the one that waits is {waiting['id']}" if waiting else "none waits"
+        raise Failed(f"There is no plan {options.plan}: {hint}. Nothing was approved.")
+    running = _request(options.work_dir, "approve", options.plan)
+    said = _requested(f"Approved plan {options.plan} ({_devices(names)})", "the next cycle heeds it", running=running)
+    return Answer({"queued": True, "plan": options.plan, "names": names, "running": running}, lambda _paint: said)
+
+
+def _request(work_dir: Path, kind: str, argument: Any) -> bool:
+    """Leave a request in the state file; returns whether the component runs, to take it up.
+
+    SQLite gives what root makes beside the file (`-wal`, `-shm`) to the owner of the file, so the component's user
+    is not locked out.
+    """
+    path = work_dir / reading.DATABASE
+    address = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        with closing(connection), transaction(connection, through=True) as write:
+            write.execute("INSERT INTO requests (kind, argument) VALUES (?, ?)", (kind, json.dumps(argument)))
+    except sqlite3.Error as error:
+        raise Failed(f"{path} cannot be written ({error}): nothing was asked for.") from error
+    return reading.is_running(work_dir)
+
+
+def _requested(done: str, when: str, *, running: bool) -> str:
+    return f"{done}: {when}." if running else f"{done}. The component does not run: it will be done when it does."
+
+
+def _devices(names: Sequence[str]) -> str:
+    return f"{len(names)} {'device' if len(names) == 1 else 'devices'}: {_some(names)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names)[:_SOME]) + (", …" if len(names) > _SOME else "")

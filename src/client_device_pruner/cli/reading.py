@@ -1,0 +1,254 @@
+"""What the commands read: the documents that the component wrote, as of one time, whether it runs or not."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client_device_pruner.cli.render import about
+from client_device_pruner.store.database import SCHEMA_VERSION, get_meta, read_only
+from client_device_pruner.store.history import TimelineRow, read_history, read_timeline
+from client_device_pruner.store.journal import Intent, Journal
+
+DATABASE = "pruner.db"
+"""The state file in the work directory."""
+_PLACEHOLDER = re.compile(r"\{(silent|lastSeen|left|due)\}")
+_DEVICE_EVENTS = ("marked", "unmarked", "failed", "returned", "restored")
+
+
+class StateUnreadable(Exception):
+    """The state cannot be read, or does not hold yet what was asked for; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One name that the component keeps.
+
+    Attributes:
+        name: the thing name.
+        state: its state in the verdict; "" for a name that is not associated.
+        evidence: what shows that it is gone, or would; None if nothing does, or if it is present.
+        seen_wall: its last sighting in epoch seconds; None if it was never sighted.
+        seen_by: what that sighting was: `connected`, `disconnected`, `message`, `clientList`, `restore`.
+        silent_seconds: observed time since it was last known to be alive; None while it is present.
+        patience_seconds: how long it may be silent; None: for ever.
+        due_in_seconds: observed time until its grace period is over; None if it is not marked.
+        sentences: why it is, or is not, going to be disassociated.
+    """
+
+    name: str
+    state: str
+    evidence: str | None
+    seen_wall: float | None
+    seen_by: str
+    silent_seconds: float | None
+    patience_seconds: float | None
+    due_in_seconds: float | None
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the component knew when it last wrote its status.
+
+    Attributes:
+        core_device: thing name of the core device.
+        running: whether the component runs now.
+        written: when the status was written, in epoch seconds.
+        status: the contract's status document, as it is to be read now.
+        things: every name that is kept, by name, in order.
+        plans: the names in each plan that can be approved, by the plan's id.
+    """
+
+    core_device: str
+    running: bool
+    written: float
+    status: dict[str, Any]
+    things: Mapping[str, Thing]
+    plans: Mapping[str, tuple[str, ...]]
+
+    @property
+    def associated(self) -> tuple[Thing, ...]:
+        """The associated devices, by name."""
+        return tuple(thing for thing in self.things.values() if thing.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of the history: when (epoch seconds), what (an event's type), to what (None: no device), its data."""
+
+    wall: float
+    kind: str
+    name: str | None
+    data: dict[str, Any]
+
+
+def read(work_dir: Path) -> Snapshot:
+    """Read how things stand.
+
+    Raises:
+        StateUnreadable: there is no state in this work directory, or it cannot be read. So do all that follow.
+    """
+    with _reading(work_dir) as connection:
+        return _read(connection, running=is_running(work_dir))
+
+
+def read_happenings(work_dir: Path, name: str | None = None) -> tuple[Happening, ...]:
+    """Read what was marked, disassociated and restored, of one device or of all, oldest first.
+
+    Disassociations come from the journal, which is written before the cloud is called, so that none is missing; not
+    even one whose outcome is not known yet (`intended`).
+    """
+    with _reading(work_dir) as connection:
+        found = [event for event in _events(connection, name) if event.kind in _DEVICE_EVENTS]
+        rows = connection.execute(
+            "SELECT * FROM disassociations WHERE outcome IN ('open', 'done') AND (?1 IS NULL OR name = ?1)", (name,)
+        )
+        for row in rows:
+            data = {**json.loads(row["evidence"]), "cycleId": row["cycle_id"], "restoredBy": row["restored_by"]}
+            kind = "disassociated" if row["outcome"] == "done" else "intended"
+            found.append(Happening(row["settled_wall"] or row["intended_wall"], kind, row["name"], data))
+        return tuple(sorted(found, key=lambda happening: happening.wall))
+
+
+def read_record(work_dir: Path) -> tuple[list[Happening], list[TimelineRow]]:
+    """Read all events, and all changes of state, each in the order in which they were."""
+    with _reading(work_dir) as connection:
+        return _events(connection), read_timeline(connection)
+
+
+def read_restorable(work_dir: Path) -> dict[str, Intent]:
+    """Read which disassociations can still be undone, by the device's name."""
+    with _reading(work_dir) as connection:
+        restorable = Journal(connection).restorable(get_meta(connection, "running", 0.0))
+        return {intent.name: intent for intent in restorable}
+
+
+def is_running(work_dir: Path) -> bool:
+    """Whether a component owns the state in this work directory now.
+
+    It asks for the component's lock, shared and for an instant; a component that starts in just that instant asks
+    again.
+    """
+    try:
+        descriptor = os.open(work_dir / "pruner.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
+    """Give the state, all of one time; whatever is wrong with it becomes `StateUnreadable`."""
+    path = work_dir / DATABASE
+    try:
+        if not path.exists():
+            raise StateUnreadable(
+                f"There is no {DATABASE} in {work_dir}: the component has never run there, or --work-dir is another."
+            )
+        with closing(read_only(path)) as connection:
+            connection.execute("BEGIN")
+            _check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
+            yield connection
+    except (sqlite3.OperationalError, OSError) as error:
+        raise StateUnreadable(
+            f"{path} cannot be read ({error}): run this as root or as the component's user."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise StateUnreadable(
+            f"{path} cannot be read ({error}): the component sets it aside when it starts."
+        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StateUnreadable(
+            f"{path} holds what this command does not know ({error!r}): try again once the component of the same"
+            " version has run for a minute."
+        ) from error
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version == 0:
+        raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
+    if version != SCHEMA_VERSION:
+        raise StateUnreadable(
+            f"{path} has schema {version}, this command reads {SCHEMA_VERSION}: use the one of the version that runs."
+        )
+
+
+def _events(connection: sqlite3.Connection, name: str | None = None) -> list[Happening]:
+    return [Happening(row["wall"], row["type"], row["name"], row["data"]) for row in read_history(connection, name)]
+
+
+def _read(connection: sqlite3.Connection, *, running: bool) -> Snapshot:
+    status = get_meta(connection, "status")
+    if status is None:
+        raise StateUnreadable("The component has not written its status yet: try again in a minute.")
+    rows = connection.execute("SELECT devices.*, verdict FROM devices LEFT JOIN verdicts USING (name) ORDER BY name")
+    # Members are names with the timestamp of their association.
+    plans = {
+        plan: tuple(member.rpartition("@")[0] for member in members)
+        for plan, members in get_meta(connection, "plans", [])
+    }
+    if waiting := status["plan"]:
+        plans[waiting["id"]] = tuple(waiting["devices"])
+    return Snapshot(
+        core_device=get_meta(connection, "core", ""),
+        running=running,
+        written=float(status["time"]),
+        status=_as_of_now(status, running=running),
+        things={row["name"]: _thing(row, status) for row in rows},
+        plans=plans,
+    )
+
+
+def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
+    """The status as it is to be read now: time has passed since it was written, and the component may have ended."""
+    left, observing = status["nextCheckInSeconds"], status["observing"]
+    if running:
+        passed = max(0.0, time.time() - status["time"])
+        return {**status, "nextCheckInSeconds": None if left is None else round(max(0.0, left - passed), 3)}
+    ended = {"alive": False, "reason": "the component does not run", "remedy": ""}
+    inputs = {name: {**one, **ended} for name, one in observing["inputs"].items()}
+    return {**status, "observing": {**observing, "since": None, "inputs": inputs}, "nextCheckInSeconds": None}
+
+
+def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
+    verdict = json.loads(row["verdict"]) if row["verdict"] and row["associated"] else {}
+    observed = status["observedSeconds"]
+    state, patience, due_at = verdict.get("state", ""), verdict.get("patienceSeconds"), verdict.get("dueAt")
+    silent = None if row["since"] is None else max(0.0, observed - row["since"])
+    due = None if due_at is None else max(0.0, due_at - observed)
+    figures = {
+        "silent": silent or 0.0,
+        "lastSeen": max(0.0, status["time"] - (row["seen_wall"] or status["time"])),
+        "left": max(0.0, (patience or 0.0) - (silent or 0.0)),
+        "due": due or 0.0,
+    }
+    return Thing(
+        name=row["name"],
+        state=state,
+        evidence=None if state == "present" else verdict.get("evidence"),
+        seen_wall=None if row["seen_at"] is None else row["seen_wall"],
+        seen_by=row["seen_by"],
+        silent_seconds=silent,
+        patience_seconds=patience,
+        due_in_seconds=due,
+        sentences=tuple(
+            _PLACEHOLDER.sub(lambda found: about(figures[found[1]]), sentence)
+            for sentence in verdict.get("sentences", ())
+        ),
+    )

@@ -1,0 +1,331 @@
+"""What the commands answer, on a state as the component writes it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from client_device_pruner.cli import answers
+from client_device_pruner.store.database import read_only
+from fakes.state import DAY, EVIDENCE, WALL
+
+if TYPE_CHECKING:
+    from unit.cli.conftest import Pruner
+
+CONTRACT_KEYS = {
+    "running", "observing", "counts", "coverage", "guards", "plan", "nextCheckInSeconds", "doctor",
+}  # fmt: skip
+
+
+class TestStatus:
+    """`pruner status`."""
+
+    def test_for_machines_it_has_the_keys_of_the_contract(self, pruner: Pruner) -> None:
+        """It passes on what the component wrote; the time to the next cycle has gone on since."""
+        status = pruner.value("status")
+
+        assert set(status) >= CONTRACT_KEYS
+        assert status["running"] is True
+        assert set(status["observing"]["inputs"]["probe"]) >= {"inUse", "alive", "reason"}
+        assert status["coverage"] == pruner.state.status["coverage"]
+        assert 0 <= status["nextCheckInSeconds"] <= 7_200
+
+    def test_for_people_all_is_well(self, pruner: Pruner) -> None:
+        """What is observed, devices by state, inputs, cycles."""
+        said = pruner.text("status")
+
+        for line in (
+            "Component   runs on core-1, version 0.2.0 (as of 2027-01-15 08:00:00Z, ",
+            "Observing   since 2027-01-14T08:00:00.000Z; 98% of the last day, 75% of the last month\n",
+            "Devices     4 associated: 1 present, 1 silent, 1 marked, 1 neverSeen\n",
+            "Removable   3 of 4 would be removed once gone\n            1 cannot be removed: it was never seen\n",
+            "Last cycle  complete at 2027-01-15T06:00:00.000Z\n",
+            "  probe: alive\n",
+            "  clientList: not in use (EMQX' HTTP API is off)\n",
+            "Guards in force\n  none\n",
+            "The doctor found\n  nothing\n",
+        ):
+            assert line in said
+
+    def test_what_is_wrong_comes_with_its_remedy(self, pruner: Pruner) -> None:
+        """Inputs, guards, a failed cycle (case 30), a plan, findings, and a dry run."""
+        status = pruner.state.status
+        status["observing"]["since"] = None
+        status["observing"]["inputs"]["probe"] |= {"alive": False, "reason": "it does not return", "remedy": "look"}
+        status["guards"] = [{"guard": "approval", "reason": "4 of 5 are due", "remedy": "see whether they are gone"}]
+        status["plan"] = {"id": "p1", "devices": ["press-3"]}
+        failed = {"at": "2027-01-15T07:00:00Z", "code": "AccessDenied", "message": "no", "remedy": "grant\nit"}
+        status["lastCycle"] = {"completeAt": None, "failed": failed}
+        status["doctor"] = [{"finding": "the bridge lacks an entry", "remedy": '{"mqttTopicMapping": {}}'}]
+        status["dryRun"] = True
+        pruner.state.write()
+
+        said = pruner.text("status")
+
+        for line in (
+            "Observing   nothing is observed now; 98% of",
+            "  probe: not alive (it does not return)\n    → look\n",
+            "  approval: 4 of 5 are due\n    → see whether they are gone\n",
+            "Last cycle  none is complete yet\n",
+            "Failed since the last complete cycle\n  2027-01-15T07:00:00Z: AccessDenied: no\n    → grant\n    → it\n",
+            "Plan that waits for approval: p1\n  1 device: press-3\n    → pruner approve p1\n",
+            '  the bridge lacks an entry\n    → {"mqttTopicMapping": {}}\n',
+            "Dry run     dryRun is on: nothing is disassociated\n",
+        ):
+            assert line in said
+
+    def test_what_does_not_run_observes_nothing(self, stopped: Pruner) -> None:
+        """Whatever the status said last: without its process nothing is observed, and no cycle comes."""
+        status = stopped.value("status")
+
+        assert status["running"] is False
+        assert status["observing"]["since"] is None
+        assert not any(one["alive"] for one in status["observing"]["inputs"].values())
+        assert status["nextCheckInSeconds"] is None
+        assert "does not run" in stopped.text("status")
+
+    def test_texts_from_outside_do_not_steer_the_terminal(self, pruner: Pruner) -> None:
+        """Control characters are shown as harmless ones."""
+        pruner.state.status["guards"] = [{"guard": "accessDenied", "reason": "no\x1b[2J\x07", "remedy": "a\x1b]0;b"}]
+        pruner.state.write()
+
+        said = pruner.text("status")
+
+        assert "no?[2J?" in said
+        assert "\x1b" not in said
+
+
+class TestList:
+    """`pruner list`."""
+
+    def test_each_device_has_its_figures(self, pruner: Pruner) -> None:
+        """A present one is not silent, whatever the evidence would be; the figures are as of the status."""
+        listed = {device["thingName"]: device for device in pruner.value("list")}
+
+        assert list(listed) == ["press-1", "press-2", "press-3", "quiet-1"]
+        assert listed["press-3"] == {
+            "thingName": "press-3",
+            "state": "marked",
+            "lastSeenAt": "2026-12-15T20:00:00.000Z",
+            "lastSeenBy": "message",
+            "silentSeconds": 30.5 * DAY,
+            "patienceSeconds": 30 * DAY,
+            "evidence": "connectionCount",
+            "dueInSeconds": DAY / 2,
+        }
+        assert (listed["press-1"]["silentSeconds"], listed["press-1"]["evidence"]) == (None, None)
+        assert (listed["quiet-1"]["lastSeenAt"], listed["quiet-1"]["patienceSeconds"]) == (None, None)
+
+    def test_columns_line_up(self, pruner: Pruner) -> None:
+        """One line a device."""
+        assert pruner.text("list").splitlines() == [
+            "THING    STATE      LAST SEEN             SILENT  PATIENCE  EVIDENCE         DUE",
+            "press-1  present    2027-01-15 08:00:00Z  -       30d       -                -",
+            "press-2  silent     2027-01-12 08:00:00Z  3d      30d       -                -",
+            "press-3  marked     2026-12-15 20:00:00Z  30d12h  30d       connectionCount  in 12h",
+            "quiet-1  neverSeen  never                 50d     for ever  -                -",
+        ]
+
+    def test_only_one_state(self, pruner: Pruner) -> None:
+        """`--state` leaves the others out."""
+        assert [device["thingName"] for device in pruner.value("list", "--state", "marked")] == ["press-3"]
+        assert pruner.text("list", "--state", "due") == "No device is due.\n"
+
+    def test_names_that_are_not_associated_are_not_listed(self, pruner: Pruner) -> None:
+        """What left the list keeps its row, and is no device of this core any more."""
+        pruner.state.devices["press-2"].associated = False
+        pruner.state.write()
+
+        assert "press-2" not in pruner.text("list")
+
+    def test_without_its_component_it_says_of_when_it_is(self, stopped: Pruner) -> None:
+        """On standard error, so that the list stays a list."""
+        status, out, err = stopped.run("list")
+
+        assert status == 0
+        assert "press-1" in out
+        assert err == "The component does not run: this is how things stood at 2027-01-15 08:00:00Z.\n"
+
+    def test_before_the_first_listing(self, pruner: Pruner) -> None:
+        """Nothing is claimed about what is associated."""
+        for device in pruner.state.devices.values():
+            device.associated = False
+        pruner.state.write()
+
+        assert pruner.text("list", "--state", "due") == pruner.text("list")
+        assert "or the first cycle has not listed them yet" in pruner.text("list")
+        assert "or the first cycle has not listed them yet" in pruner.failure("explain", "press-9")
+
+
+class TestExplain:
+    """`pruner explain THING`."""
+
+    def test_sentences_are_filled_with_the_figures_of_now(self, pruner: Pruner) -> None:
+        """The placeholders become short durations."""
+        assert pruner.value("explain", "press-2")["sentences"] == [
+            "It was last seen 3d ago, when it published a message.", "It is gone in 27d.",
+        ]  # fmt: skip
+        assert pruner.text("explain", "press-3").startswith(
+            "press-3: marked\nIt has been silent for 30d12h.\nIt will be disassociated in 12h.\n\nIn figures\n"
+        )
+
+    def test_guards_are_named_where_they_hold_it_back(self, pruner: Pruner) -> None:
+        """For a device that is on its way out, not for one that stays."""
+        pruner.state.status["guards"] = [{"guard": "maxPerCycle", "reason": "it is 0", "remedy": "raise it"}]
+        pruner.state.write()
+
+        assert "  maxPerCycle: it is 0\n    → raise it\n" in pruner.text("explain", "press-3")
+        assert "maxPerCycle" not in pruner.text("explain", "press-2")
+
+    def test_nothing_happens_while_the_component_does_not_run(self, stopped: Pruner) -> None:
+        """That is said, and of when the sentences are."""
+        assert "The component does not run, so nothing happens." in stopped.run("explain", "press-3")[1]
+        assert stopped.value("explain", "press-3")["running"] is False
+
+    @pytest.mark.parametrize("command", ["explain", "history"])
+    def test_an_unknown_name_gets_near_ones(self, pruner: Pruner, command: str) -> None:
+        """With other capitals, with a slip, with a part of it; or how to see all."""
+        for name in ("PRESS-1", "pres-1"):
+            assert "Did you mean press-1 or" in pruner.failure(command, name)
+        assert "Did you mean quiet-1?" in pruner.failure(command, "quiet")
+        assert "pruner list shows" in pruner.failure(command, "xyz")
+
+    def test_a_disassociated_device_is_told_when_why_and_how_to_take_it_back(self, pruner: Pruner) -> None:
+        """On what evidence, in which cycle."""
+        pruner.state.disassociate("c1", "gone-1")
+
+        said = pruner.text("explain", "gone-1")
+        explained = pruner.value("explain", "gone-1")
+
+        assert "disassociated it at 2027-01-15 07:00:00Z, in cycle c1: silent 31d of 30d, evidence connectionC" in said
+        assert "than when it left. pruner restore gone-1 associates it again." in said
+        assert explained["state"] == "disassociated"
+        assert explained["disassociatedAt"] == "2027-01-15T07:00:00.000Z"
+        assert {key: explained[key] for key in EVIDENCE} == EVIDENCE
+
+    def test_a_name_that_is_only_heard(self, pruner: Pruner) -> None:
+        """It is not associated, so it is left alone."""
+        pruner.state.devices["press-2"].associated = False
+        pruner.state.write()
+
+        assert "It was last seen at 2027-01-12 08:00:00Z." in pruner.text("explain", "press-2")
+
+
+class TestHistory:
+    """`pruner history [THING]`."""
+
+    def test_tells_what_happened_with_its_evidence(self, pruner: Pruner) -> None:
+        """From events and journal, oldest first; what the cloud refused was none, what is open is said to be."""
+        state = pruner.state
+        state.happened(WALL - 9_000, "marked", "gone-1", **EVIDENCE, dueInSeconds=DAY)
+        state.happened(WALL - 8_000, "cycle", None, cycleId="c1")
+        state.disassociate("c1", "gone-1")
+        state.disassociate("c2", "gone-2", outcome="open")
+        state.disassociate("c2", "gone-3", outcome="refused")
+        state.happened(WALL - 1_000, "restored", "gone-1", requestedBy="command")
+
+        assert [(one["type"], one["thingName"]) for one in pruner.value("history")] == [
+            ("marked", "gone-1"), ("intended", "gone-2"), ("disassociated", "gone-1"), ("restored", "gone-1"),
+        ]  # fmt: skip
+        assert pruner.text("history", "gone-1").splitlines()[1:] == [
+            "2027-01-15 05:30:00Z  gone-1  marked         silent 31d of 30d; grace period 1d; evidence connectionCount",
+            "2027-01-15 07:00:01Z  gone-1  disassociated  silent 31d of 30d; evidence connectionCount; cycle c1",
+            "2027-01-15 07:43:20Z  gone-1  restored       requested by command",
+        ]
+        assert "outcome not known yet" in pruner.text("history", "gone-2")
+
+    def test_nothing_yet(self, pruner: Pruner) -> None:
+        """That is an answer, also for one device."""
+        assert pruner.text("history") == "Nothing has been marked, disassociated or restored yet.\n"
+        assert pruner.value("history", "press-1") == []
+
+
+class TestRequests:
+    """`pruner restore` and `pruner approve`."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "argument", "names"),
+        [
+            (["gone-2", "gone-1", "gone-2"], {"names": ["gone-2", "gone-1"]}, ["gone-2", "gone-1"]),
+            (["--cycle", "c1"], {"cycle": "c1"}, ["gone-1", "gone-2"]),
+            (["--all"], {"all": True}, ["gone-1", "gone-2", "gone-3"]),
+        ],
+    )
+    def test_restore_asks_the_component(
+        self, pruner: Pruner, arguments: list[str], argument: Any, names: list[str]
+    ) -> None:
+        """By name, by cycle, or all; it says what comes next."""
+        pruner.state.disassociate("c1", "gone-1", "gone-2")
+        pruner.state.disassociate("c2", "gone-3")
+
+        assert pruner.value("restore", *arguments) == {"queued": True, "names": names, "running": True}
+        assert "within 60 s" in pruner.text("restore", *arguments)
+        assert pruner.state.requests() == [("restore", argument)] * 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["gone-1", "Gone-2"], "Gone-2 is not there to restore"),
+            (["gone-1", "Gone-2"], "Did you mean gone-1?"),
+            (["--cycle", "c9"], "pruner history shows the cycles"),
+        ],
+    )
+    def test_restore_refuses_what_cannot_be_restored(self, pruner: Pruner, arguments: list[str], sentence: str) -> None:
+        """Nothing is asked for, not even what was right beside it."""
+        pruner.state.disassociate("c1", "gone-1")
+
+        assert sentence in pruner.failure("restore", *arguments)
+        assert pruner.state.requests() == []
+
+    def test_nothing_to_restore(self, pruner: Pruner) -> None:
+        """A failure, with the reason."""
+        assert "no disassociation of the last 90 days" in pruner.failure("restore", "--all")
+
+    def test_approve_names_what_it_concerns(self, pruner: Pruner) -> None:
+        """The plan that waits, and one that waited a little earlier and is still known."""
+        pruner.state.status["plan"] = {"id": "p2", "devices": ["press-2", "press-3"]}
+        pruner.state.meta["plans"] = [["p1", ["press-3@1700000000.0"]]]
+        pruner.state.write()
+
+        assert pruner.text("approve", "p2") == (
+            "Approved plan p2 (2 devices: press-2, press-3): the next cycle heeds it.\n"
+        )
+        assert pruner.value("approve", "p1") == {"queued": True, "plan": "p1", "names": ["press-3"], "running": True}
+        assert pruner.state.requests() == [("approve", "p2"), ("approve", "p1")]
+        assert "There is no plan p3: the one that waits is p2." in pruner.failure("approve", "p3")
+
+    def test_without_its_component_it_waits(self, stopped: Pruner) -> None:
+        """The request is kept, and that is said."""
+        stopped.state.disassociate("c1", "gone-1")
+
+        assert "The component does not run: it will be done when it does." in stopped.text("restore", "gone-1")
+        assert stopped.state.requests() == [("restore", {"names": ["gone-1"]})]
+        assert "none waits" in stopped.failure("approve", "p1")
+
+    def test_a_state_file_that_is_busy_is_said(self, pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A writer that never ends its turn: a sentence, and nothing asked for."""
+        pruner.state.disassociate("c1", "gone-1")
+        monkeypatch.setattr(answers, "BUSY_SECONDS", 0.05)
+        with closing(pruner.state.connect()) as busy:
+            busy.execute("BEGIN IMMEDIATE")
+            assert "locked" in pruner.failure("restore", "gone-1")
+            busy.execute("ROLLBACK")
+        assert pruner.state.requests() == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
+    def test_root_does_not_lock_the_component_out(self, stopped: Pruner) -> None:
+        """What root makes beside the state file belongs to the file's owner."""
+        work_dir = stopped.state.work_dir
+        stopped.state.disassociate("c1", "gone-1")
+        for path in (work_dir, work_dir / "pruner.db"):
+            os.chown(path, 65534, 65534)
+        with closing(read_only(work_dir / "pruner.db")) as reader:
+            reader.execute("SELECT * FROM meta").fetchall()
+            stopped.text("restore", "gone-1")
+            found = {path.name: path.stat() for path in work_dir.glob("pruner.db*")}
+
+        assert {"pruner.db", "pruner.db-wal", "pruner.db-shm"} <= set(found)
+        assert {(stat.st_uid, stat.st_gid, stat.st_mode & 0o777) for stat in found.values()} == {(65534, 65534, 0o600)}

@@ -1,0 +1,155 @@
+"""The command line itself: options, exit status, and how answers are put out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from client_device_pruner import cli
+from client_device_pruner.cli.commands import COMMANDS, carry_out, parser
+
+if TYPE_CHECKING:
+    from unit.cli.conftest import Pruner
+
+SOURCES = Path(cli.__file__).parents[2]
+PROGRAM = (
+    "import sys; from client_device_pruner.cli.commands import carry_out, parser;"
+    " sys.exit(carry_out(parser().parse_args(sys.argv[1:])))"
+)
+
+
+def run(*arguments: str, script: str = PROGRAM, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process of its own."""
+    environment = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"], **more.pop("env", {})}
+    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=False, **more)
+
+
+def test_options_stand_before_or_after_the_command(pruner: Pruner, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--work-dir` and `--json` mean the same in both places."""
+    options = parser().parse_args(["--work-dir", str(pruner.state.work_dir), "--json", "list"])
+
+    assert carry_out(options) == 0
+    assert json.loads(capsys.readouterr().out) == pruner.value("list")
+
+
+def test_without_a_command_it_is_the_component() -> None:
+    """The caller tells by `command`, and takes the work directory that was given."""
+    assert parser().parse_args([]).command is None
+    assert parser().parse_args(["--work-dir", "/there"]).work_dir == Path("/there")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"], ["list", "--state", "nonsense"], ["explain"], ["approve"], ["report"], ["restore"],
+        ["restore", "a", "--all"], ["restore", "--all", "--cycle", "c1"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_use_is_status_2(pruner: Pruner, arguments: list[str]) -> None:
+    """What the command line does not know."""
+    with pytest.raises(SystemExit) as ended:
+        pruner.run(*arguments)
+    assert ended.value.code == 2
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole one, and each one's own."""
+    for arguments in ([], *([command.name] for command in COMMANDS)):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args([*arguments, "--help"])
+        assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"\n    {command.name} " in said for command in COMMANDS)
+
+
+def test_reading_changes_nothing(pruner: Pruner, tmp_path: Path) -> None:
+    """Reading commands leave the state as it is, byte for byte."""
+    pruner.state.disassociate("c1", "gone-1")
+    path = pruner.state.work_dir / "pruner.db"
+    before = path.read_bytes()
+
+    for command in (["status"], ["list"], ["explain", "press-2"], ["history"], ["report", str(tmp_path / "r.html")]):
+        pruner.text(*command)
+
+    assert path.read_bytes() == before
+
+
+def test_works_in_a_directory_that_is_gone(pruner: Pruner, tmp_path: Path) -> None:
+    """Case 22: with --work-dir as ever, without it a sentence."""
+    gone = str(tmp_path / "gone")
+    script = f"import os; os.mkdir({gone!r}); os.chdir({gone!r}); os.rmdir({gone!r}); {PROGRAM}"
+
+    for command in (["status"], ["list"], ["restore", "--all"]):
+        done = run(*command, "--work-dir", str(pruner.state.work_dir), script=script)
+        assert b"Traceback" not in done.stderr
+        assert done.returncode == (command[0] == "restore")
+    done = run("status", script=script)
+    assert (done.returncode, done.stderr[:32]) == (1, b"The current directory is gone: g")
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_only_on_a_terminal_that_wants_them(
+    pruner: Pruner, environment: dict[str, str], coloured: bool
+) -> None:
+    """A terminal gets colours, unless NO_COLOR or a dumb TERM speaks against it."""
+    near, far = pty.openpty()
+    done = run(
+        "list", "--work-dir", str(pruner.state.work_dir), env={"TERM": "xterm", **environment}, stdout=far
+    )  # fmt: skip
+    os.close(far)
+    out = os.read(near, 65_536)
+    os.close(near)
+
+    assert done.returncode == 0
+    assert b"press-3" in out
+    assert (b"\x1b[" in out) is coloured
+
+
+def test_a_reader_that_leaves_early_is_no_failure(pruner: Pruner) -> None:
+    """`pruner list | head -1`: no traceback, status 0."""
+    for number in range(3_000):
+        pruner.state.add(f"thing-{number}", "silent", 1.0)
+    pruner.state.write()
+    arguments = [sys.executable, "-c", PROGRAM, "list", "--json", "--work-dir", str(pruner.state.work_dir)]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PYTHONPATH": str(SOURCES)}
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr:
+        said = process.stderr.read()
+
+    assert (process.wait(), said) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that is always full")
+@pytest.mark.parametrize("command", ["status", "list --json"])
+def test_an_answer_that_cannot_be_written_is_a_sentence(pruner: Pruner, command: str) -> None:
+    """`pruner list > FILE` where there is no room: status 1 and no traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = run(*command.split(), "--work-dir", str(pruner.state.work_dir), stdout=full)
+
+    assert (done.returncode, done.stderr) == (1, b"The answer cannot be written: No space left on device.\n")
+
+
+def test_commands_import_neither_the_sdk_nor_boto3(pruner: Pruner) -> None:
+    """A command on a small device loads only the standard library and the package itself."""
+    script = (
+        f"{PROGRAM.partition('sys.exit')[0]} carry_out(parser().parse_args(sys.argv[1:]));"
+        " sys.exit(any(name.split('.')[0] in ('awsiot', 'awscrt', 'boto3', 'urllib3') for name in sys.modules))"
+    )
+
+    assert run("status", "--work-dir", str(pruner.state.work_dir), script=script).returncode == 0
