@@ -156,13 +156,8 @@ write_command() {
 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 export PYTHONPATH PYTHONSAFEPATH PYTHONUNBUFFERED
 { cd "${PWD:-/}" || cd /; } 2>/dev/null # the current directory may be gone
-if [ $# -eq 0 ]; then
-    exec "$work/venv/bin/python" -m client_device_pruner --work-dir "$work"
-fi
-export PYTHONDONTWRITEBYTECODE=1 # root's files the component could not remove
-command=$1
-shift
-exec "$work/venv/bin/python" -m client_device_pruner "$command" --work-dir "$work" "$@"
+[ $# -eq 0 ] || export PYTHONDONTWRITEBYTECODE=1 # root's files the component could not remove
+exec "$work/venv/bin/python" -m client_device_pruner --work-dir "$work" "$@"
 COMMAND
     } >"$work/pruner.new" || fail "the command $work/pruner could not be written."
     chmod 0755 "$work/pruner.new"

@@ -280,7 +280,7 @@ def test_command_knows_its_work_directory(installed: Device) -> None:
     """Without arguments it runs the component; a work directory that is given explicitly comes later, and so counts."""
     work = str(installed.work)
     for rest in (["a b", "--json"], ["--work-dir", "/elsewhere"]):
-        assert installed.pruner("restore", *rest) == f"1.0 {['restore', '--work-dir', work, *rest]}"
+        assert installed.pruner("restore", *rest) == f"1.0 {['--work-dir', work, 'restore', *rest]}"
     assert not list(installed.artifact.rglob("*.pyc")), "root's files the component could not remove"
     assert installed.pruner() == f"1.0 {['--work-dir', work]}"
 
@@ -548,4 +548,4 @@ def test_other_shells(device: Device, tools: Path, name: str) -> None:
         assert (result.returncode, result.stderr) == (0, "")
     command = [*device.shell, str(device.work / "pruner"), "restore", "a b"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.strip()
-    assert said == f"2.0 {['restore', '--work-dir', str(device.work), 'a b']}"
+    assert said == f"2.0 {['--work-dir', str(device.work), 'restore', 'a b']}"
