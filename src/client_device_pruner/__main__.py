@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from client_device_pruner.cli import commands
 
             options = commands.parser().parse_args(others)
-            return run(commands.work_dir(options)) if options.command is None else commands.carry_out(options)
+            return run(options.work_dir or Path.cwd()) if options.command is None else commands.carry_out(options)
 
 
 def run(work_dir: Path) -> int:

@@ -9,34 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client_device_pruner.config.bridge import (
-    BRIDGE,
-    EMQX,
-    bridge_client_id,
-    diagnose,
-    message_filters,
-    missing_inputs,
-)
-from client_device_pruner.config.emqx import Access, NoAccess, client_list_access
+from client_device_pruner.config.emqx import Access
 from client_device_pruner.config.finding import Finding
-from client_device_pruner.config.settings import (
-    Settings,
-    SettingsRefused,
-    changed_keys,
-    format_duration,
-    parse,
-    protection_lost,
-)
+from client_device_pruner.config.settings import format_duration
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.greengrass import ipc
 from client_device_pruner.greengrass.link import IN, Link
 from client_device_pruner.greengrass.queue import Overflow, Queue
-from client_device_pruner.presence.client_list import Answer, Asked, AskFailed, ClientList, ClientListFailed, ClientLists
+from client_device_pruner.presence.client_list import (
+    Answer,
+    Asked,
+    AskFailed,
+    ClientList,
+    ClientListFailed,
+    ClientLists,
+)
 from client_device_pruner.presence.clock import Clock
 from client_device_pruner.presence.facts import Input
-from client_device_pruner.presence.listing import ListSource
 from client_device_pruner.pruning.cloud import Cloud, Reply
 from client_device_pruner.pruning.core import Core
+from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.scheduler import Scheduler
 from client_device_pruner.reports.events import LOGGER, rfc3339
@@ -46,8 +38,6 @@ BURST_SECONDS = 0.05
 """How long messages gather before they are taken: a sighting is to be heeded within a second."""
 POLL_SECONDS = 2.0
 """How often requests of the command line are looked for."""
-REREAD_SECONDS = 60.0
-"""After how long a configuration that could not be read is asked for again."""
 BLIND_INTERVALS = 3
 """After so many probe intervals without observed time, `notObserving` holds."""
 EXITS = (2, 3_600.0)
@@ -110,6 +100,7 @@ class App:
         core_device: str,
         clock: Clock,
         edges: Edges,
+        *,
         own: Callable[[], bool] = lambda: True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -131,22 +122,19 @@ class App:
         self._scheduler = Scheduler(
             self._core,
             edges.cloud,
-            PreflightCheck(self._core, self._link, self._lists, self._reachable_list),
+            PreflightCheck(self._core, self._link, self._lists, lambda: self._deployed.access),
             before_cycle=lambda: self._link.read_configuration(None),
             wake=lambda: self.queue.put_always(Woken()),
             jitter=jitter,
         )
+        self._deployed = Deployed(self._core, self._link, self._settings_applied)
         self._shadow = Shadow()
         self._stopping = False
         self._status = 0
         self._started = clock.monotonic()
         self._blind = False
-        self._unread: dict[str | None, float] = {}
-        self._others: dict[str, dict[str, Any] | None] = {}
-        self._lite = False
-        self._access: Access | NoAccess = NoAccess("the configuration has not been read yet", None)
+        self._asked: Access | None = None
         self._next_list = float("inf")
-        self._findings: tuple[Finding, ...] = ()
 
     # The loop
 
@@ -186,19 +174,20 @@ class App:
         self._link.close()
 
     def _do_due(self, at: float) -> float:
-        wakes = [self._link.tick(at)]
-        for component, due in list(self._unread.items()):
-            if at >= due:
-                self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
-                self._link.read_configuration(component, follow=True)
-        wakes += self._unread.values()
-        if at >= self._next_list and isinstance(self._access, Access):
-            self._next_list = at + self._core.settings.presence.client_list.interval_seconds
-            self._lists.fetch(self._access)
-        wakes.append(self._next_list)
+        wakes = [self._link.tick(at), self._deployed.tick(at), self._fetch_list(at)]
         self._watch_observing(at)
         wakes.append(self._scheduler.tick(at))
         return min(wakes)
+
+    def _fetch_list(self, at: float) -> float:
+        """Ask for the client list when it is time, and at once at a new address; returns when it is time next."""
+        access = self._deployed.access
+        if access != self._asked:
+            self._asked, self._next_list = access, at if access else float("inf")
+        if access is not None and at >= self._next_list:
+            self._next_list = at + self._core.settings.presence.client_list.interval_seconds
+            self._lists.fetch(access)
+        return self._next_list
 
     def _write(self, at: float) -> float:
         core = self._core
@@ -241,7 +230,7 @@ class App:
         match item:
             case Connected(connection):
                 self._link.connected(connection, at)
-                self._unread = dict.fromkeys((None, BRIDGE, EMQX), at)
+                self._deployed.connected(at)
             case NotConnected(reason):
                 self._link.lost(reason, at, refused=True)
             case ipc.Disconnected(reason):
@@ -255,116 +244,18 @@ class App:
                 if item.resource.startswith("$aws/things/"):
                     self._shadow.forget()
                 # Greengrass Lite has no deployments that wait for an answer.
-                self._lite = self._lite or (item.operation == "SubscribeToComponentUpdates" and not item.unauthorized)
+                self._deployed.lite |= item.operation == "SubscribeToComponentUpdates" and not item.unauthorized
             case ipc.PreUpdate(deployment_id):
                 self._link.answer_deployment(deployment_id, at, busy=self._scheduler.batch_in_flight)
-            case ipc.ConfigurationChanged(component):
-                # One change of a deployment comes as one event for each value: they are read together.
-                self._unread[component] = at
-            case ipc.Configuration(component, value, error):
-                self._heed_read(component, error, at)
-                if component is None:
-                    self._configure(value, error)
-                else:
-                    self._others[component] = value if isinstance(value, dict) and not error else None
-                    self._use_others()
+            case ipc.ConfigurationChanged():
+                self._deployed.changed(item, at)
+            case ipc.Configuration():
+                self._deployed.take(item, at)
 
-    # The configuration
-
-    def _heed_read(self, component: str | None, error: str, at: float) -> None:
-        """A configuration that could not be read is read again: its component may be deployed later."""
-        if error:
-            self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
-        else:
-            self._unread.pop(component, None)
-
-    def _configure(self, document: Any, error: str) -> None:
-        """Take a configuration over; one that is refused leaves the last good one in force, and holds pruning."""
-        core = self._core
-        problems: tuple[str, ...] = (f"the configuration could not be read: {error}",) if error else ()
-        if not problems:
-            try:
-                settings = parse(document)
-            except SettingsRefused as refused:
-                problems = refused.problems
-        if problems:
-            self._refuse(problems)
-            return
-        known = core.kept("configuration")
-        before = core.last_settings()
-        corrected = core.guards.holds("configuration")
-        core.guards.release("configuration")
-        first = not core.configured
-        if first or settings != core.settings:
-            lost = protection_lost(before, settings) if known is not None else ()
-            changed = changed_keys(before, settings) if known is not None else ()
-            self._apply(settings)
-            core.attempt(lambda: core.keep(configuration={k: v for k, v in document.items() if k != "accessControl"}))
-            if changed or lost or not first:
-                core.event("configuration", accepted=True, changed=list(changed), problems=list(lost))
-            for sentence in lost:
-                LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})
-            if lost:
-                core.begin_grace_periods_anew("the configuration protects less than before")
-        elif corrected:
-            core.event("configuration", accepted=True, changed=[], problems=[])
-
-    def _refuse(self, problems: tuple[str, ...]) -> None:
-        core = self._core
-        hold = Hold(
-            "configuration",
-            f"the configuration was refused: {'; '.join(problems)}",
-            "correct it with a deployment; the last good one is in force for watching until then",
-        )
-        if hold not in core.guards.in_force:
-            for problem in problems:
-                LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
-        if not core.configured:
-            self._apply(core.last_settings())
-        if hold not in core.guards.in_force:
-            core.event("configuration", accepted=False, changed=[], problems=list(problems))
-        core.guards.hold(hold)
-
-    def _apply(self, settings: Settings) -> None:
-        core = self._core
-        LOGGER.setLevel(settings.log_level)
-        for warning in settings.warnings:
-            LOGGER.warning("trial", extra={"fields": {"warning": warning}})
-        rescheduled = not core.configured or settings.check_interval_seconds != core.settings.check_interval_seconds
-        core.adopt(settings)
-        self._link.use(settings.presence.probe_interval_seconds, settings.scale)
-        self._link.deployed()
-        self._use_others()
+    def _settings_applied(self, rescheduled: bool) -> None:
         if rescheduled:
-            self._scheduler.schedule(self._clock.monotonic())
+            self._core.attempt(self._scheduler.schedule, self._clock.monotonic())
         self._scheduler.spare()
-
-    def _use_others(self) -> None:
-        """Take over what the bridge and EMQX are configured to do."""
-        core, settings = self._core, self._core.settings
-        if BRIDGE in self._others:
-            bridge = self._others[BRIDGE]
-            filters = {*settings.presence.message_topics, *(f"bridge: {f}" for f in message_filters(settings, bridge))}
-            core.presence.use_bridge(bridge_client_id(bridge), filters, missing_inputs(settings, bridge))
-        if EMQX in self._others or settings.presence.client_list.url != "auto":
-            emqx = self._others.get(EMQX)
-            before, self._access = self._access, client_list_access(settings, emqx)
-            core.presence.use_list(self._list_source(self._access, emqx))
-            if self._access != before:
-                self._next_list = self._clock.monotonic() if isinstance(self._access, Access) else float("inf")
-        if {BRIDGE, EMQX} <= self._others.keys():
-            self._findings = diagnose(settings, self._others[BRIDGE], self._others[EMQX], lite=self._lite)
-
-    def _list_source(self, access: Access | NoAccess, emqx: dict[str, Any] | None) -> ListSource:
-        if isinstance(access, Access):
-            return ListSource(on=True)
-        # EMQX' own configuration switches its API off; a broker that is gone does not.
-        off = not self._core.settings.presence.client_list.url or (emqx is not None and access.off)
-        remedy = access.finding.remedy if access.finding else ""
-        return ListSource(on=not off, reason=access.reason, remedy=remedy)
-
-    def _reachable_list(self) -> Access | None:
-        return self._access if isinstance(self._access, Access) else None
 
     # Observed time
 
@@ -375,8 +266,7 @@ class App:
     def _gap(self, reason: str) -> None:
         LOGGER.debug("gap", extra={"fields": {"reason": reason}})
         self._core.presence.gap()
-        # A configuration subscription may have died with ours, silently.
-        self._unread.setdefault(None, self._clock.monotonic())
+        self._deployed.suspect(self._clock.monotonic())
 
     def _watch_observing(self, at: float) -> None:
         """Hold pruning while no observed time passes, and say which input is missing."""
@@ -403,7 +293,7 @@ class App:
         return "probes come back only now and then, never two in a row", self._remedy()
 
     def _remedy(self) -> str:
-        found = [finding.finding for finding in (*self._link.findings, *self._findings)]
+        found = [finding.finding for finding in (*self._link.findings, *self._deployed.findings)]
         return f"{_BLIND_REMEDY}: {found[0]}" if found else _BLIND_REMEDY
 
     def _give_up(self, reason: str) -> None:
@@ -431,7 +321,7 @@ class App:
             counts=core.counts,
             coverage=core.coverage,
             holds=core.guards.in_force,
-            findings=(*self._link.findings, *self._findings, *self._foreign_ids()),
+            findings=(*self._link.findings, *self._deployed.findings, *self._foreign_ids()),
             plan=scheduler.waiting_plan,
             next_check_seconds=scheduler.next_check_seconds(at),
             cycles=scheduler.cycles,
@@ -444,4 +334,6 @@ class App:
         if not names or not self._core.devices.associated_count:
             return ()
         text = f"None of the associated devices was ever seen, but others were: {', '.join(names)}"
-        return (Finding(text, "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"),)
+        return (
+            Finding(text, "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"),
+        )

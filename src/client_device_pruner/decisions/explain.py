@@ -36,7 +36,14 @@ _SEEN_BY = {
 
 def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
     """A number that changes when the sentences do."""
-    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.marked_at)
+    seen = (
+        device.seen_by,
+        was_sighted(device, facts),
+        device.session,
+        device.keepalive,
+        device.marked_at,
+        device.ended_id,
+    )
     # As text, since the count of messages matters only until there are enough.
     parts = (
         *(verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds, seen),
@@ -70,11 +77,13 @@ def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts,
 def _whereabouts(device: Device, facts: Facts) -> str:
     if facts.is_present(device):
         if facts.list_in_use:
-            contradiction = (
-                " The broker announced that it disconnected, and lists it all the same: the list is believed."
+            said = "It is connected: the broker's client list names it."
+            left = facts.events_in_use and not device.session and device.ended_id is not None
+            return (
+                f"{said} The broker announced that it disconnected, yet lists it: the list is believed."
+                if left
+                else said
             )
-            left = facts.events_in_use and not device.session and device.seen_by == "disconnected"
-            return f"It is connected: the broker's client list names it.{contradiction if left else ''}"
         if not device.keepalive:
             return (
                 "It is connected, as far as the broker knows. It connected without keepalive, so the broker cannot"

@@ -1,0 +1,177 @@
+"""What deployments configure: this component, the bridge and EMQX; taken over when it changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from client_device_pruner.config.bridge import (
+    BRIDGE,
+    EMQX,
+    bridge_client_id,
+    diagnose,
+    message_filters,
+    missing_inputs,
+)
+from client_device_pruner.config.emqx import Access, NoAccess, client_list_access
+from client_device_pruner.config.finding import Finding
+from client_device_pruner.config.settings import Settings, SettingsRefused, changed_keys, parse, protection_lost
+from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.presence.listing import ListSource
+from client_device_pruner.reports.events import LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from client_device_pruner.greengrass.ipc import Configuration, ConfigurationChanged
+    from client_device_pruner.greengrass.link import Link
+    from client_device_pruner.pruning.core import Core
+
+REREAD_SECONDS = 60.0
+"""After how long a configuration that could not be read is asked for again."""
+_NEVER = float("inf")
+
+
+class Deployed:
+    """Owned by the one thread; all times are monotonic seconds.
+
+    Args:
+        core: what is known.
+        link: reads the configurations.
+        applied: called when settings were put in force, with whether `checkInterval` is another than before.
+
+    Attributes:
+        access: how to reach the broker's client list; None if it cannot be.
+        lite: whether this is Greengrass Lite, which has neither bridge nor EMQX.
+        findings: what the doctor found.
+    """
+
+    def __init__(self, core: Core, link: Link, applied: Callable[[bool], None]) -> None:
+        self.access: Access | None = None
+        self.lite = False
+        self.findings: tuple[Finding, ...] = ()
+        self._core = core
+        self._link = link
+        self._applied = applied
+        self._unread: dict[str | None, float] = {}
+        self._followed: set[str | None] = set()
+        self._others: dict[str, dict[str, Any] | None] = {}
+
+    def connected(self, at: float) -> None:
+        """A new connection stands: read all anew, and follow it."""
+        self._unread = dict.fromkeys((None, BRIDGE, EMQX), at)
+        self._followed.clear()
+
+    def changed(self, news: ConfigurationChanged, at: float) -> None:
+        """A configuration changed; one change comes as one event for each value, so they are read together."""
+        self._unread[news.component] = at
+
+    def suspect(self, at: float) -> None:
+        """A probe was lost: a subscription to our configuration may have died with ours, silently."""
+        if self._followed:
+            self._unread.setdefault(None, at)
+
+    def tick(self, at: float) -> float:
+        """Read what is due; returns when to be called next."""
+        for component, due in list(self._unread.items()):
+            if at >= due:
+                self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
+                self._link.read_configuration(component, follow=component not in self._followed)
+                self._followed.add(component)
+        return min(self._unread.values(), default=_NEVER)
+
+    def take(self, read: Configuration, at: float) -> None:
+        """Take what was read; what could not be read is read again, since its component may be deployed later."""
+        if read.error:
+            self._unread[read.component] = at + REREAD_SECONDS * self._core.settings.scale
+        else:
+            self._unread.pop(read.component, None)
+        if read.component is None:
+            self._configure(read.value, read.error)
+        else:
+            self._others[read.component] = read.value if isinstance(read.value, dict) and not read.error else None
+            self._use_others()
+
+    def _configure(self, document: Any, error: str) -> None:
+        """Take a configuration over; one that is refused leaves the last good one in force, and holds pruning."""
+        core = self._core
+        try:
+            settings = parse(document)
+        except SettingsRefused as refused:
+            settings, problems = core.last_settings(), refused.problems
+        else:
+            problems = ()
+        if error:
+            settings, problems = core.last_settings(), (f"the configuration could not be read: {error}",)
+        if problems:
+            self._refuse(problems, settings)
+            return
+        first, corrected = not core.configured, core.guards.holds("configuration")
+        core.guards.release("configuration")
+        if not first and settings == core.settings:
+            if corrected:
+                core.event("configuration", accepted=True, changed=[], problems=[])
+            return
+        # What an earlier run had in force counts too: Greengrass Lite starts the component anew with each change.
+        known = core.kept("configuration") is not None
+        before = core.last_settings()
+        lost = protection_lost(before, settings) if known else ()
+        changed = changed_keys(before, settings) if known else ()
+        self._apply(settings)
+        kept = {key: value for key, value in document.items() if key != "accessControl"}
+        core.attempt(lambda: core.keep(configuration=kept))
+        if changed or not first:
+            core.event("configuration", accepted=True, changed=list(changed), problems=list(lost))
+        for sentence in lost:
+            LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})
+        if lost:
+            core.begin_grace_periods_anew("the configuration protects less than before")
+
+    def _refuse(self, problems: tuple[str, ...], last: Settings) -> None:
+        core = self._core
+        if not core.configured:
+            self._apply(last)
+        hold = Hold(
+            "configuration",
+            f"the configuration was refused: {'; '.join(problems)}",
+            "correct it with a deployment; the last good one is in force for watching until then",
+        )
+        if hold not in core.guards.in_force:
+            for problem in problems:
+                LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})
+            core.event("configuration", accepted=False, changed=[], problems=list(problems))
+        core.guards.hold(hold)
+
+    def _apply(self, settings: Settings) -> None:
+        core = self._core
+        LOGGER.setLevel(settings.log_level)
+        for warning in settings.warnings:
+            LOGGER.warning("trial", extra={"fields": {"warning": warning}})
+        rescheduled = not core.configured or settings.check_interval_seconds != core.settings.check_interval_seconds
+        core.adopt(settings)
+        self._link.use(settings.presence.probe_interval_seconds, settings.scale)
+        self._link.deployed()
+        self._use_others()
+        self._applied(rescheduled)
+
+    def _use_others(self) -> None:
+        """Take over what the bridge and EMQX are configured to do."""
+        core, settings = self._core, self._core.settings
+        if BRIDGE in self._others:
+            bridge = self._others[BRIDGE]
+            filters = {*settings.presence.message_topics, *(f"bridge: {f}" for f in message_filters(settings, bridge))}
+            core.presence.use_bridge(bridge_client_id(bridge), filters, missing_inputs(settings, bridge))
+        if EMQX in self._others or settings.presence.client_list.url != "auto":
+            emqx = self._others.get(EMQX)
+            access = client_list_access(settings, emqx)
+            self.access = access if isinstance(access, Access) else None
+            core.presence.use_list(_list_source(access, settings, emqx))
+        if {BRIDGE, EMQX} <= self._others.keys():
+            self.findings = diagnose(settings, self._others[BRIDGE], self._others[EMQX], lite=self.lite)
+
+
+def _list_source(access: Access | NoAccess, settings: Settings, emqx: dict[str, Any] | None) -> ListSource:
+    if isinstance(access, Access):
+        return ListSource(on=True)
+    # EMQX' own configuration switches its API off; a broker that is gone does not.
+    off = not settings.presence.client_list.url or (emqx is not None and access.off)
+    return ListSource(on=not off, reason=access.reason, remedy=access.finding.remedy if access.finding else "")

@@ -1,0 +1,136 @@
+"""The verdict in sentences."""
+
+from __future__ import annotations
+
+import re
+
+from client_device_pruner.decisions import explain
+from client_device_pruner.decisions.coverage import cover
+from fakes.site import DAY, Site
+
+
+def _text(site: Site, name: str = "pump-7") -> str:
+    facts = site.presence.facts(site.clock.now)
+    device = site.device(name)
+    document = explain.document(site.verdict(name), device, site.settings, facts, site.presence.hint(name))
+    text = " ".join(document["sentences"])
+    assert set(re.findall(r"{(\w+)}", text)) <= {"silent", "lastSeen", "left", "due"}
+    return text
+
+
+def _left(counts: int = 1) -> Site:
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    site.minutes(1)
+    site.disconnected("pump-7", 1)
+    site.counts = counts
+    site.minutes(12)
+    return site
+
+
+def test_a_connected_device() -> None:
+    """Where it is, how long it would have to be silent, and what would happen if it left."""
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1)
+    text = _text(site)
+    assert "It is connected: the broker announced its session" in text
+    assert "silent for 30d (offlineThreshold)" in text
+    assert "disassociated in 31d at the earliest" in text
+
+
+def test_a_silent_device_with_evidence() -> None:
+    """When it was last seen and by what, what shows that it is gone, and when."""
+    text = _text(_left())
+    assert "last seen {lastSeen} ago, when the broker announced that it disconnected" in text
+    assert "1 connections that cannot be named, not more than the 1 when it left" in text
+    assert "It is gone in {left}, unless it is seen; then it is marked, and after a grace period of 1d" in text
+
+
+def test_what_is_missing_is_named_with_what_would_help() -> None:
+    """More unnamed connections than when it left: the client list would tell."""
+    site = _left()
+    site.counts = 3
+    site.minutes(12)
+    text = _text(site)
+    assert "3 connections that cannot be named, and there were 1 when it left" in text
+    assert "presence.clientList.url" in text
+
+
+def test_the_whole_way_to_the_disassociation() -> None:
+    """Gone, marked, due."""
+    site = _left()
+    site.days(31)
+    assert "the next cycle marks it" in _text(site)
+    site.device("pump-7").marked_at = site.presence.observed.seconds
+    assert "disassociated in {due} at the earliest, unless it is seen" in _text(site)
+    site.minutes(2)
+    site.days(1)
+    assert "Its grace period is over: the next cycle checks it once more" in _text(site)
+
+
+def test_a_raised_patience_is_explained() -> None:
+    """By the longest silence, or by the most that it may raise it."""
+    site = _left()
+    device = site.device("pump-7")
+    device.longest_silence = 20 * DAY
+    assert "silent for 20d before, and twice that is more than offlineThreshold" in _text(site)
+    device.longest_silence = 200 * DAY
+    assert "and 4 times offlineThreshold is the most" in _text(site)
+
+
+def test_a_connection_without_keepalive() -> None:
+    """The broker cannot notice that such a device died (case 12)."""
+    site = Site()
+    site.associate("pump-7")
+    site.connected("pump-7", 1, keepalive=0)
+    site.days(60)
+    assert "connected without keepalive" in _text(site)
+
+
+def test_a_list_that_contradicts_the_events() -> None:
+    """It is believed, and that is said."""
+    site = _left()
+    site.list("pump-7")
+    assert "announced that it disconnected, yet lists it: the list is believed" in _text(site)
+
+
+def test_a_never_seen_device() -> None:
+    """And one that is never removed."""
+    site = Site()
+    site.associate("pump-7")
+    assert "never been seen" in _text(site)
+    assert "gone after 90d (neverSeenThreshold)" in _text(site)
+    assert "announces no connections, and it was never heard" in _text(site)
+    site.settings = Site({"neverSeenThreshold": ""}).settings
+    assert "never disassociated" in _text(site)
+
+
+def test_the_fingerprint_changes_with_the_sentences() -> None:
+    """And not with time alone, so that little is written."""
+    site = _left()
+
+    def fingerprint() -> int:
+        facts = site.presence.facts(site.clock.now)
+        return explain.fingerprint(site.verdict("pump-7"), site.device("pump-7"), facts)
+
+    before = fingerprint()
+    site.minutes(5)
+    assert fingerprint() == before
+    site.counts = 4
+    site.minutes(12)
+    assert fingerprint() != before
+
+
+def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
+    """Devices that are connected will have a figure of their own when they leave."""
+    site = Site({"protectedDevices": ["gate-*"]})
+    site.associate("pump-7", "pump-8", "gate-1")
+    site.connected("pump-8", 1)
+    site.counts = 4
+    site.minutes(12)
+    coverage = cover(site.presence.devices.associated(), site.settings, site.presence.facts(site.clock.now))
+    assert (coverage.associated, coverage.removable) == (3, 1)
+    assert any("client list would tell" in reason for reason in coverage.reasons)
+    assert any("protectedDevices" in reason for reason in coverage.reasons)

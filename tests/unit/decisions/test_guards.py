@@ -1,0 +1,168 @@
+"""The guards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from client_device_pruner.config.settings import parse
+from client_device_pruner.decisions.guards import (
+    Budget,
+    Guards,
+    Hold,
+    Plan,
+    day_allowance,
+    lost_together,
+    member,
+    new_plan_id,
+    plan,
+)
+from client_device_pruner.decisions.policy import Evidence, State, Verdict
+from client_device_pruner.presence.devices import Device
+from fakes.site import Site
+
+
+def _due(*names: str) -> list[Verdict]:
+    return [
+        Verdict(name, State.DUE, True, 100.0 - number, 50.0, Evidence.CLIENT_LIST) for number, name in enumerate(names)
+    ]
+
+
+def _plan(due: list[Verdict], limits: dict[str, Any] | None = None, **more: Any) -> Plan:
+    settings = parse({"limits": limits or {}})
+    given = {"associated": 100, "budget": Budget(100, 0, 3600.0), "approved": (), "plan_id": "p"} | more
+    return plan(due, settings=settings, **given)
+
+
+def _names(made: Plan) -> list[str]:
+    return [verdict.name for verdict in made.take]
+
+
+def test_the_longest_silent_go_first() -> None:
+    """Where a budget takes not all of them."""
+    made = _plan(list(reversed(_due("a", "b", "c"))), {"maxPerCycle": 2})
+    assert _names(made) == ["a", "b"]
+    assert [hold.guard for hold in made.holds] == ["maxPerCycle"]
+
+
+def test_zero_means_none() -> None:
+    """A limit of 0 is no missing limit."""
+    for limits in ({"maxPerCycle": 0}, {"maxPercentPerDay": 0}):
+        made = _plan(_due("a"), limits)
+        assert made.take == ()
+        assert [hold.guard for hold in made.holds] == list(limits)
+
+
+def test_the_day_allowance_is_rounded_up() -> None:
+    """A small core is not frozen; and 8.8 % of 375 are exactly 33."""
+    assert day_allowance(3, parse({})) == 1
+    assert day_allowance(375, parse({"limits": {"maxPercentPerDay": 8.8}})) == 33
+    assert _names(_plan(_due("a", "b"), budget=Budget(10, 0, 60.0))) == ["a"]
+
+
+def test_used_budget_is_told_with_what_is_left_of_the_day() -> None:
+    """Its figure and its remedy."""
+    (hold,) = _plan(_due("a"), budget=Budget(10, 1, 90.0)).holds
+    assert "1 of 1 disassociations" in hold.reason
+    assert "wait 1m30s" in hold.remedy
+
+
+def test_more_than_the_approval_percent_wait() -> None:
+    """More than 3 due devices, and more than that share of the associated ones."""
+    assert len(_plan(_due("a", "b", "c"), associated=3).waiting) == 0
+    made = _plan(_due("a", "b", "c", "d"), associated=7)
+    assert made.take == ()
+    assert made.waiting == {"a", "b", "c", "d"}
+    assert made.holds[0].plan == "p"
+    assert len(_plan(_due("a", "b", "c", "d"), associated=8).waiting) == 0
+
+
+def test_an_approval_covers_any_part_of_what_it_names() -> None:
+    """Those that it does not name go on waiting."""
+    made = _plan(_due("a", "b", "c", "d", "e"), associated=5, approved={"a", "b"})
+    assert made.waiting == {"c", "d", "e"}
+    assert _names(_plan(_due("a", "b", "c", "d"), associated=4, approved={"a", "b", "c", "d"})) == ["a", "b", "c", "d"]
+
+
+def test_lost_together_wait_and_the_others_go() -> None:
+    """Only the group is held."""
+    made = _plan(_due("a", "b", "c"), lost_together={"b", "c"})
+    assert _names(made) == ["a"]
+    assert made.holds[0].guard == "lostTogether"
+
+
+def test_a_standing_guard_holds_everything() -> None:
+    """Whatever is due."""
+    made = _plan(_due("a"), standing=[Hold("notObserving", "blind", "look")])
+    assert made.take == ()
+    assert made.holds[0].guard == "notObserving"
+
+
+def test_a_guard_is_said_once_and_when_it_ends() -> None:
+    """And again only if another plan waits."""
+    said: list[tuple[str, str]] = []
+    guards = Guards(lambda kind, **data: said.append((kind, data["guard"])))
+    guards.hold(Hold("approval", "4 due", "approve", "p1"))
+    guards.hold(Hold("approval", "5 due", "approve", "p1"))
+    guards.hold(Hold("approval", "6 due", "approve", "p2"))
+    guards.planned([])
+    assert said == [("held", "approval"), ("held", "approval"), ("released", "approval")]
+    assert guards.standing == ()
+
+
+def test_the_same_plan_has_the_same_id() -> None:
+    """Another association is another member."""
+    members = [member(Device("a", association_timestamp=1.0)), member(Device("b"))]
+    assert new_plan_id(members) == new_plan_id(reversed(members))
+    assert new_plan_id(members) != new_plan_id([member(Device("a", association_timestamp=2.0)), member(Device("b"))])
+
+
+def _together(site: Site) -> frozenset[str]:
+    devices = list(site.presence.devices.associated())
+    return lost_together(devices, site.settings, site.presence.facts(site.clock.now))
+
+
+def test_devices_that_fall_silent_at_once_are_lost_together() -> None:
+    """At least minDevices and minPercent of the seen ones, last seen within the window; who returns leaves."""
+    site = Site()
+    names = [f"pump-{number}" for number in range(6)]
+    site.associate(*names, "never-seen")
+    for _hour in range(3):
+        for name in names:
+            site.message(name)
+        site.minutes(60)
+    assert _together(site) == frozenset()
+    for name in names[3:]:
+        site.message(name)
+    site.minutes(60)
+    for name in names[3:]:
+        site.message(name)
+    site.minutes(61)
+    assert _together(site) == set(names[:3])
+    site.message(names[0])
+    assert _together(site) == frozenset()
+
+
+def test_hourly_speakers_are_no_loss() -> None:
+    """Twenty healthy devices that speak each hour are silent no longer than usual (case 16)."""
+    site = Site()
+    names = [f"pump-{number}" for number in range(20)]
+    site.associate(*names)
+    for hour in range(30):
+        for name in names:
+            site.message(name)
+        for _part in range(6):
+            site.minutes(10)
+            if hour > 1:
+                assert _together(site) == frozenset()
+
+
+def test_a_window_slides() -> None:
+    """Devices lost one after the other, farther apart than the window, are no group."""
+    site = Site()
+    names = [f"pump-{number}" for number in range(4)]
+    site.associate(*names)
+    for name in names:
+        site.message(name)
+        site.minutes(11)
+    site.days(3)
+    assert _together(site) == frozenset()
