@@ -1,3 +1,3 @@
-"""Disassociates client devices from their Greengrass core device, once it is proven that they are gone."""
+"""Disassociates client devices from their Greengrass core device once they are gone."""
 
 __version__ = "0.2.0"
