@@ -195,7 +195,7 @@ class App:
             core.survey()
             status = self._describe(at)
             if core.store.connection is not None:
-                core.attempt(lambda: core.commit(status=status))
+                core.attempt(lambda: core.commit(urgent=True, status=status))
             shadow = core.settings.reports.shadow_name
             update = self._shadow.update(status, at) if shadow and core.configured else None
             if update is not None:

@@ -36,8 +36,7 @@ class Hold:
 
     def data(self) -> dict[str, Any]:
         """The data of its event."""
-        data = {"guard": self.guard, "reason": self.reason, "remedy": self.remedy}
-        return {**data, "plan": self.plan} if self.plan else data
+        return {"guard": self.guard, "reason": self.reason, "remedy": self.remedy, "plan": self.plan or None}
 
 
 class Guards:

@@ -102,7 +102,7 @@ class Devices:
         by_name: every name that is kept, associated or not.
         changed: names whose row has to be written.
         removed: names whose row has to go.
-        urgent: whether a session, a mark or an association changed since the last commit.
+        urgent: those of them whose session, mark or association changed, so that their row is written at once.
         dropped_session: whether a name with a session had to be dropped, so that sessions are incomplete.
     """
 
@@ -110,7 +110,7 @@ class Devices:
         self.by_name = by_name or {}
         self.changed: set[str] = set()
         self.removed: set[str] = set()
-        self.urgent = False
+        self.urgent: set[str] = set()
         self.dropped_session = False
         self._unlisted = sum(not device.associated for device in self.by_name.values())
 
@@ -137,7 +137,8 @@ class Devices:
     def touch(self, device: Device, *, urgent: bool = False) -> None:
         """Have its row written; at once if a session, a mark or an association changed."""
         self.changed.add(device.name)
-        self.urgent = self.urgent or urgent
+        if urgent:
+            self.urgent.add(device.name)
 
     def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
         """Take a list of associations over.
@@ -203,4 +204,5 @@ class Devices:
         del self.by_name[name]
         self._unlisted -= 1
         self.changed.discard(name)
+        self.urgent.discard(name)
         self.removed.add(name)

@@ -95,7 +95,8 @@ class Core:
         self._facts: Facts | None = None
         self.counts: Counter[State] = Counter()
         self._verdicts: dict[str, str | None] = {}
-        self._next_commit = self._started
+        self._next_commit, self._next_urgent = self._started, float("inf")
+        self._written_seconds = 0.0
         self._next_open = self._started
         self._next_survey = self._started
         self._next_coverage = float("inf")
@@ -226,6 +227,7 @@ class Core:
         presence.watched.update(intent.name for intent in (*journal.open_intents(), *journal.restorable(ran_before)))
         presence.take_over(self.presence)
         self.presence, self.shares, self._ran_before, self._loaded = presence, shares, ran_before, True
+        self._written_seconds = presence.observed.seconds
         if not self.configured:
             self.settings = _parse_or_default(get_meta(connection, "configuration", DEFAULTS))
         self.presence.use(self.settings)
@@ -253,30 +255,44 @@ class Core:
             self.attempt(self.open)
         if self.devices.urgent:
             self._hurry()
-        return at >= self._next_commit
+        return at >= self.next_commit
 
     @property
     def next_commit(self) -> float:
         """When it will be time, in monotonic seconds."""
-        return self._next_commit if self.store.connection is not None else min(self._next_commit, self._next_open)
+        soonest = min(self._next_commit, self._next_urgent)
+        return soonest if self.store.connection is not None else min(soonest, self._next_open)
 
-    def commit(self, **meta: Any) -> None:
-        """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses."""
-        at = self.clock.monotonic()
-        self._next_commit = at + COMMIT_SECONDS * self.settings.scale
-        self.presence.stamp()
-        meta |= {"presence": self.presence.document(), "running": self.running_seconds()}
-        if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
-            meta["shares"] = list(self.shares.samples)
+    def commit(self, *, urgent: bool = False, **meta: Any) -> None:
+        """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses.
+
+        Args:
+            urgent: only what must not wait, so that a busy site does not wear out its flash: sightings, and the
+                observed clock with them, wait for their time.
+            meta: single values.
+        """
+        at, devices = self.clock.monotonic(), self.devices
+        self._next_urgent = float("inf")
+        presence = self.presence.document()
+        if urgent and at < self._next_commit:
+            presence["observedSeconds"] = self._written_seconds
+            names = sorted(devices.urgent)
+        else:
+            self._next_commit = at + COMMIT_SECONDS * self.settings.scale
+            self.presence.stamp()
+            names = sorted(devices.changed)
+            if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
+                meta["shares"] = list(self.shares.samples)
         facts = self.facts()
-        changed = [self.devices.by_name[name] for name in self.devices.changed if name in self.devices.by_name]
-        self._tell(changed, facts)
+        self._tell([devices.by_name[name] for name in names], facts)
         self.store.commit(
-            self.devices,
+            devices,
+            names,
             since=lambda device: None if facts.is_present(device) else device.silent_since,
             verdicts=self._verdicts,
-            meta=meta,
+            meta={**meta, "presence": presence, "running": self.running_seconds()},
         )
+        self._written_seconds = presence["observedSeconds"]
         self._verdicts = {}
         self.guards.release("database")
 
@@ -288,7 +304,7 @@ class Core:
             self.store.close()
 
     def _hurry(self) -> None:
-        self._next_commit = min(self._next_commit, self.clock.monotonic() + URGENT_SECONDS * self.settings.scale)
+        self._next_urgent = min(self._next_urgent, self.clock.monotonic() + URGENT_SECONDS * self.settings.scale)
 
     # The verdicts
 

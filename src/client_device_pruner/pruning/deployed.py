@@ -109,7 +109,7 @@ class Deployed:
         core.guards.release("configuration")
         if not first and settings == core.settings:
             if corrected:
-                core.event("configuration", accepted=True, changed=[], problems=[])
+                core.event("configuration", accepted=True, changed=[], problems=[], protectionEnded=[])
             return
         # What an earlier run had in force counts too: Greengrass Lite starts the component anew with each change.
         known = core.kept("configuration") is not None
@@ -119,8 +119,7 @@ class Deployed:
         self._apply(settings)
         kept = {key: value for key, value in document.items() if key != "accessControl"}
         core.attempt(lambda: core.keep(configuration=kept))
-        if changed or not first:
-            core.event("configuration", accepted=True, changed=list(changed), problems=list(lost))
+        core.event("configuration", accepted=True, changed=list(changed), problems=[], protectionEnded=list(lost))
         for sentence in lost:
             LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})
         if lost:

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,15 +283,17 @@ class Store:
     def commit(
         self,
         devices: Devices,
+        names: Collection[str],
         *,
         since: Callable[[Device], float | None],
         verdicts: Mapping[str, str | None],
         meta: Mapping[str, Any],
     ) -> None:
-        """Write all that changed in one transaction; what was refused stays changed.
+        """Write in one transaction; what was refused stays changed.
 
         Args:
-            devices: those in `changed` and `removed` are written; afterwards both are empty, and nothing is `urgent`.
+            devices: `names` of them are written, and what is `removed` goes.
+            names: whose rows to write; afterwards they are neither `changed` nor `urgent`.
             since: the observed seconds at which a device's silence began; None while it is present.
             verdicts: the verdict documents that changed, as JSON; None removes one.
             meta: single values that changed.
@@ -300,10 +302,9 @@ class Store:
             sqlite3.Error: the file is not open, or the medium refused; `fault` says why.
         """
         connection = self.opened()
-        changed = [devices.by_name[name] for name in sorted(devices.changed) if name in devices.by_name]
         try:
             with transaction(connection) as write:
-                save_devices(write, changed, devices.removed, since)
+                save_devices(write, [devices.by_name[name] for name in names], devices.removed, since)
                 save_verdicts(write, verdicts)
                 for row in self._history:
                     record(write, *row)
@@ -314,9 +315,9 @@ class Store:
         except sqlite3.Error as error:
             self.failed(error)
             raise
-        devices.changed.clear()
+        devices.changed.difference_update(names)
+        devices.urgent.difference_update(names)
         devices.removed.clear()
-        devices.urgent = False
         self._history.clear()
         self._timeline.clear()
         self.fault = ""

@@ -257,7 +257,9 @@ class Trial:
 
     def commit(self, **meta: Any) -> None:
         """Commit what changed."""
-        self.store.commit(self.devices, since=lambda device: device.seen_at, verdicts={}, meta=meta)
+        self.store.commit(
+            self.devices, sorted(self.devices.changed), since=lambda device: device.seen_at, verdicts={}, meta=meta
+        )
 
 
 def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None:
@@ -267,7 +269,13 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
     trial.see("pump-7", 5.0)
     store.record(1.0, "marked", "pump-7", {"silentSeconds": 3.0})
     store.note(1.0, "pump-7", "marked")
-    store.commit(devices, since=lambda _device: 4.0, verdicts={"pump-7": '{"state":"marked"}'}, meta={"presence": [1]})
+    store.commit(
+        devices,
+        ["pump-7"],
+        since=lambda _device: 4.0,
+        verdicts={"pump-7": '{"state":"marked"}'},
+        meta={"presence": [1]},
+    )
 
     with closing(read_only(path)) as connection:
         row = connection.execute("SELECT seen_at, since FROM devices").fetchone()
@@ -280,7 +288,7 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
     assert store.pending_rows == 0
 
     devices.removed.add("pump-7")
-    store.commit(devices, since=lambda _device: None, verdicts={"pump-7": None}, meta={})
+    store.commit(devices, sorted(devices.changed), since=lambda _device: None, verdicts={"pump-7": None}, meta={})
     with closing(read_only(path)) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("devices", "verdicts")]  # noqa: S608
         assert counts == [0, 0]
