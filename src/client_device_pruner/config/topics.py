@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+IN = "client-device-pruner/in/"
+"""Prefix of all that reaches the component on local pub/sub."""
+PROBE = "pruner-probe/"
+"""Prefix of a probe's topic on its way to the broker; it comes back below `IN`."""
+
 _LONGEST_BYTES = 65535  # MQTT 3.1.1, 1.5.3: a string's length is a two-byte number.
 
 
@@ -20,23 +25,6 @@ def is_filter(text: str) -> bool:
     return all(level == "+" or not set(level) & {"+", "#"} for level in inner) and (
         last in {"+", "#"} or not set(last) & {"+", "#"}
     )
-
-
-def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Tell whether a message on `topic` goes to a subscriber of `topic_filter`.
-
-    A leading wildcard does not match a topic that begins with `$`, and `a/#` matches `a` as well.
-    """
-    wanted, found = topic_filter.split("/"), topic.split("/")
-    if wanted[0] in {"+", "#"} and topic.startswith("$"):
-        return False
-    if wanted[-1] == "#":
-        wanted.pop()
-        if len(found) < len(wanted):
-            return False
-    elif len(found) != len(wanted):
-        return False
-    return all(level in {"+", there} for level, there in zip(wanted, found, strict=False))
 
 
 def filters_overlap(a: str, b: str) -> bool:

@@ -13,13 +13,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from client_device_pruner.config import topics
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.greengrass.ipc import Ipc, Refused
 
-IN = "client-device-pruner/in/"
-"""Prefix of all that reaches the component on local pub/sub."""
-PROBE = "pruner-probe/"
-"""Prefix of a probe's topic on its way to the broker; it comes back below `IN`."""
+IN = topics.IN
+PROBE = topics.PROBE
 HEARTBEAT = f"{IN}{PROBE}heartbeat"
 """What a publisher that cannot echo sends instead; it counts as the return of the probe."""
 SELF_TEST = f"{IN}self-test"

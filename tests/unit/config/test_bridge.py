@@ -1,0 +1,277 @@
+"""The doctor names what keeps the component from hearing or harms the site, with the JSON that puts it right."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client_device_pruner.config.bridge import (
+    Finding,
+    bridge_client_id,
+    diagnose,
+    message_filters,
+    missing_inputs,
+    required_entries,
+)
+from client_device_pruner.config.settings import Settings, parse
+
+IN = "client-device-pruner/in/"
+DEFAULTS = parse({"presence": {"clientList": {"url": ""}}})
+EMQX: dict[str, Any] = {"dockerOptions": "-p 8883:8883"}
+Mapping = dict[str, Any]
+
+
+def entry(topic: str, source: str = "LocalMqtt", target: str = "Pubsub", prefix: str = IN) -> Mapping:
+    """An entry of the bridge."""
+    document = {"topic": topic, "source": source, "target": target}
+    return document | ({"targetTopicPrefix": prefix} if prefix else {})
+
+
+CONTRACT: Mapping = {
+    "PrunerClients": entry("$SYS/brokers/+/clients/#"),
+    "PrunerCount": entry("$SYS/brokers/+/stats/live_connections/count"),
+    "PrunerUptime": entry("$SYS/brokers/+/uptime"),
+    "PrunerMessages": entry("clients/+/telemetry"),
+    "PrunerProbe": entry("pruner-probe/+", "Pubsub", "LocalMqtt", ""),
+    "PrunerProbeBack": entry("pruner-probe/+"),
+}
+MOQUETTE = {key: CONTRACT[key] for key in ("PrunerMessages", "PrunerProbe", "PrunerProbeBack")}
+
+
+def found(mapping: Any, emqx: Mapping | None = EMQX, settings: Settings = DEFAULTS, **rest: Any) -> tuple[Finding, ...]:
+    """Diagnose a mapping."""
+    return diagnose(settings, {"mqttTopicMapping": mapping, **rest}, emqx, lite=False)
+
+
+def merged(mapping: Mapping, remedy: str) -> Mapping:
+    """Apply a remedy as a deployment does, which merges maps by key."""
+    result = copy.deepcopy(mapping)
+    for key, change in json.loads(remedy)["mqttTopicMapping"].items():
+        result[key] = {**(result[key] if isinstance(result.get(key), dict) else {}), **change}
+    return result
+
+
+def without(*keys: str) -> Mapping:
+    """The contract's mapping without some entries."""
+    return {key: value for key, value in CONTRACT.items() if key not in keys}
+
+
+def cloud(topic: str) -> Mapping:
+    """An entry to AWS IoT Core."""
+    return entry(topic, target="IotCore", prefix="")
+
+
+# --- what is needed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        CONTRACT,
+        without("PrunerClients", "PrunerCount", "PrunerUptime") | {"All": entry("$SYS/#")},
+        without("PrunerMessages") | {"Mine": entry("clients/+/#")},
+        without("PrunerMessages") | {"Mine": entry("clients/pump-7/#")},
+        CONTRACT | {"Cloud": cloud("clients/+/telemetry")},
+        CONTRACT | {"Other": entry("plant/#", "IotCore", "LocalMqtt", "")},
+    ],
+)
+def test_what_will_do(mapping: Mapping) -> None:
+    """The contract's mapping, other keys and wider filters, and entries that mind their own business."""
+    assert found(mapping) == ()
+    assert missing_inputs(DEFAULTS, {"mqttTopicMapping": mapping}) == frozenset()
+    assert required_entries(DEFAULTS) == CONTRACT
+
+
+@pytest.mark.parametrize("mapping", [{}, None, ["clients/#"]])
+def test_an_empty_mapping(mapping: Any) -> None:
+    """The remedy is the contract's mapping: with Moquette, without what only EMQX publishes."""
+    (finding,) = found(mapping)
+    assert merged({}, finding.remedy) == CONTRACT
+    (finding,) = found(mapping, emqx=None)
+    assert merged({}, finding.remedy) == MOQUETTE
+    assert missing_inputs(DEFAULTS, {}) == {"probe", "clients", "count", "uptime", "messages"}
+
+
+@pytest.mark.parametrize(
+    ("key", "input_name"),
+    [
+        ("PrunerClients", "clients"),
+        ("PrunerCount", "count"),
+        ("PrunerUptime", "uptime"),
+        ("PrunerMessages", "messages"),
+        ("PrunerProbe", "probe"),
+        ("PrunerProbeBack", "probe"),
+    ],
+)
+def test_one_entry_is_missing_or_goes_elsewhere(key: str, input_name: str) -> None:
+    """Only what is missing is to be pasted, which puts a wrong entry right as well."""
+    (finding,) = found(without(key))
+    assert json.loads(finding.remedy) == {"mqttTopicMapping": {key: CONTRACT[key]}}
+    wrong = CONTRACT | {key: CONTRACT[key] | {"targetTopicPrefix": "elsewhere/"}}
+    (finding,) = found(wrong)
+    assert found(merged(wrong, finding.remedy)) == ()
+    for mapping in (without(key), wrong):
+        assert missing_inputs(DEFAULTS, {"mqttTopicMapping": mapping}) == {input_name}
+    off = {"connectionEvents": False, "messageTopics": [], "clientList": {"url": ""}}
+    assert bool(found(without(key), settings=parse({"presence": off}))) is (input_name == "probe")
+
+
+def test_moquette_needs_no_events() -> None:
+    """Without EMQX nothing of it is asked for, unless some of it is mapped: then there is a broker of the user's."""
+    assert found(MOQUETTE, emqx=None) == ()
+    (finding,) = found(MOQUETTE | {"Mine": CONTRACT["PrunerCount"]}, emqx=None)
+    assert set(json.loads(finding.remedy)["mqttTopicMapping"]) == {"PrunerClients", "PrunerUptime"}
+
+
+def test_messages_are_mapped_as_the_site_maps_them() -> None:
+    """The filter to paste is one that the site has, so that EMQX doubles nothing; each topic has its key."""
+    site = {"Cloud": cloud("clients/+/data"), "One": cloud("clients/plc/x")}
+    (finding,) = found(without("PrunerMessages") | site)
+    assert json.loads(finding.remedy)["mqttTopicMapping"] == {"PrunerMessages": entry("clients/+/data")}
+    settings = parse({"presence": {"messageTopics": ["clients/+/#", "plant/+/state"], "clientList": {"url": ""}}})
+    (finding,) = found(CONTRACT, settings=settings)
+    assert json.loads(finding.remedy)["mqttTopicMapping"] == {"PrunerMessages2": entry("plant/+/state")}
+    assert missing_inputs(settings, {"mqttTopicMapping": CONTRACT}) == frozenset()
+
+
+def test_which_filters_feed_the_messages() -> None:
+    """The probe's own way back feeds none, however wide the topics are."""
+    mapping = CONTRACT | {"More": entry("clients/+/state"), "Cloud": cloud("clients/+/x")}
+    assert message_filters(DEFAULTS, {"mqttTopicMapping": mapping}) == {"clients/+/telemetry", "clients/+/state"}
+    wide = parse({"presence": {"messageTopics": ["+/telemetry", "+/+"]}})
+    assert message_filters(wide, {"mqttTopicMapping": {"Back": CONTRACT["PrunerProbeBack"]}}) == frozenset()
+    assert message_filters(DEFAULTS, None) == missing_inputs(DEFAULTS, None) == frozenset()
+
+
+def test_the_bridge_s_client_id_is_a_glob() -> None:
+    """The configured one to the letter, else the bridge's default."""
+    assert bridge_client_id(None) == bridge_client_id({"clientId": None}) == "mqtt-bridge-*"
+    assert bridge_client_id({"clientId": "plant[1]"}) == "plant[[]1]"
+
+
+# --- no bridge ----------------------------------------------------------------------------------------------
+
+
+def test_a_core_without_a_bridge() -> None:
+    """A core is told to deploy it, with the mapping; Greengrass Lite what a publisher has to do (case 31)."""
+    (finding,) = diagnose(DEFAULTS, None, EMQX, lite=False)
+    assert json.loads(finding.remedy[finding.remedy.index("{") :])["mqttTopicMapping"] == CONTRACT
+    (finding,) = diagnose(DEFAULTS, None, None, lite=True)
+    assert "mqttTopicMapping" not in finding.remedy
+    assert "client-device-pruner/in/pruner-probe/heartbeat" in finding.remedy
+
+
+def test_an_mqtt_5_bridge_against_moquette() -> None:
+    """Case 33: nothing ever arrives."""
+    (finding,) = found(MOQUETTE, emqx=None, mqtt={"version": "mqtt5"})
+    assert json.loads(finding.remedy) == {"mqtt": {"version": "mqtt3"}}
+    assert found(CONTRACT, mqtt={"version": "mqtt5"}) == ()
+
+
+def test_the_client_list_is_told_too() -> None:
+    """What EMQX's configuration lacks is among the findings."""
+    (finding,) = found(CONTRACT, settings=Settings())
+    assert "HTTP API is off" in finding.finding
+
+
+# --- harm ---------------------------------------------------------------------------------------------------
+
+
+def test_entries_left_over_for_the_same_topics() -> None:
+    """Case 34: a narrower entry with the same target is named, with the path to reset."""
+    old = {
+        "PrunerConnected": entry("$SYS/brokers/+/clients/+/connected"),
+        "PrunerDisconnected": entry("$SYS/brokers/+/clients/+/disconnected"),
+        "MyCount": CONTRACT["PrunerCount"],
+    }
+    findings = found(CONTRACT | old)
+    assert {finding.remedy.partition(" is needless")[0] for finding in findings} == set(old)
+    assert '["/mqttTopicMapping/PrunerConnected"]' in findings[0].remedy
+    # They are told at once with what is missing, since ids with a slash are not heard by them.
+    missing, *needless = found(without("PrunerClients") | old)
+    assert json.loads(missing.remedy) == {"mqttTopicMapping": {"PrunerClients": CONTRACT["PrunerClients"]}}
+    assert len(needless) == 3
+
+
+def test_our_filter_doubles_the_site_s() -> None:
+    """Case 34: ours becomes the site's."""
+    for site, ours in (("clients/+/telemetry", "clients/+/#"), ("clients/#", "clients/+/telemetry")):
+        mapping = CONTRACT | {"PrunerMessages": entry(ours), "Cloud": cloud(site)}
+        (finding,) = found(mapping)
+        assert "overlap" in finding.finding
+        assert found(merged(mapping, finding.remedy)) == ()
+        assert found({key: mapping[key] for key in (*MOQUETTE, "Cloud")}, emqx=None) == ()
+
+
+def test_filters_of_the_site_that_double() -> None:
+    """Entries that are not ours are the site's to change, and only EMQX doubles."""
+    site = {"A": cloud("plant/#"), "B": entry("plant/x", prefix="")}
+    (finding,) = found(CONTRACT | site)
+    assert finding.remedy.startswith("Give A and B the same topic")
+    assert found(MOQUETTE | site, emqx=None) == ()
+
+
+@pytest.mark.parametrize("topic", ["#", "+/#", "$SYS/#", "+/brokers/#", "+/+/+/uptime"])
+def test_a_wide_entry_to_the_cloud(topic: str) -> None:
+    """A LocalMqtt filter that fits `$SYS` topics carries them to AWS IoT Core."""
+    wide = [one for one in found(CONTRACT | {"Up": cloud(topic)}) if "$SYS messages" in one.finding]
+    assert len(wide) == 1
+    assert "Up" in wide[0].remedy
+    assert found(CONTRACT | {"Up": cloud("plant/+/state")}) == ()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"A": entry("x/y", "Pubsub", "LocalMqtt", ""), "B": entry("x/y", prefix="")},
+        {"A": entry("x/y", "Pubsub", "LocalMqtt", ""), "B": entry("x/+", prefix="")},
+        {"A": entry("x/#", "IotCore", "LocalMqtt", ""), "B": cloud("x/#")},
+    ],
+)
+def test_entries_that_loop(entries: Mapping) -> None:
+    """A pair that gets back what it sends is named; a prefix leads out, and so does noLocal."""
+    (finding,) = found(CONTRACT | entries)
+    assert "A and B" in finding.finding
+    assert found(CONTRACT | entries | {"B": entries["B"] | {"targetTopicPrefix": "up/"}}) == ()
+    options = {"B": {"noLocal": True}}
+    assert found(CONTRACT | entries, mqtt={"version": "mqtt5"}, mqtt5RouteOptions=options) == ()
+
+
+def test_entries_that_do_not_loop() -> None:
+    """A wildcard Pubsub entry is not given the bridge's own messages."""
+    pair = {"A": entry("x/+", "Pubsub", "LocalMqtt", ""), "B": entry("x/+", prefix="")}
+    assert found(CONTRACT | pair) == ()
+
+
+@pytest.mark.parametrize(
+    "broken", ["plant/#", {"topic": "a/#/b"}, entry("plant/x", target="cloud"), entry("x", "Pubsub", "PubSub")]
+)
+def test_an_entry_that_the_bridge_cannot_use(broken: Any) -> None:
+    """A wrong type or case is named."""
+    (finding,) = found(CONTRACT | {"Mine": broken})
+    assert finding.remedy.startswith("Give the entry Mine")
+
+
+FIELDS: st.SearchStrategy[Any] = st.sampled_from(
+    ["LocalMqtt", "Pubsub", "IotCore", "pubsub", "a/+", "clients/#", "#", "", IN, 5, None, ["a"], {}]
+)
+ENTRIES = FIELDS | st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("topic", "source", "target", "targetTopicPrefix"), FIELDS)
+)
+KEYS = st.sampled_from([*CONTRACT, "Mine", ""])
+
+
+@given(st.dictionaries(KEYS, ENTRIES), FIELDS | st.dictionaries(KEYS, FIELDS | st.just({"noLocal": []})))
+def test_any_mapping_is_diagnosed(mapping: Mapping, options: Any) -> None:
+    """Whatever the bridge's configuration is, each finding has JSON to paste or a sentence."""
+    for finding in found(mapping, mqtt={"version": "mqtt5"}, mqtt5RouteOptions=options):
+        assert finding.finding
+        if finding.remedy.startswith("{"):
+            assert json.loads(finding.remedy)["mqttTopicMapping"]
+        else:
+            assert finding.remedy.endswith(".")

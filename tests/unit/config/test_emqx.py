@@ -1,0 +1,181 @@
+"""The client list's address and login come out of EMQX's own configuration, or it is said what is missing of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client_device_pruner.config.emqx import Access, NoAccess, client_list_access, diagnose_client_list
+from client_device_pruner.config.settings import Settings, parse
+
+LOGIN = {"default_username": "pruner", "default_password": "secret-7"}
+PUBLISHED = "-p 8883:8883 -p 127.0.0.1:18083:18083"
+CONTRACT = {
+    "emqxConfig": {
+        "dashboard": {
+            "listeners": {"http": {"bind": 18083}},
+            "default_username": "pruner",
+            "default_password": "CHANGE-ME",
+        }
+    },
+    "dockerOptions": PUBLISHED,
+}
+DEFAULTS = Settings()
+
+
+def emqx(bind: Any = 18083, docker: str | None = PUBLISHED, login: dict[str, str] | None = None) -> dict[str, Any]:
+    """A configuration of the EMQX component."""
+    dashboard = {"listeners": {"http": {"bind": bind}}, **(LOGIN if login is None else login)}
+    return {"emqxConfig": {"dashboard": dashboard}, **({} if docker is None else {"dockerOptions": docker})}
+
+
+def url_of(configuration: dict[str, Any]) -> str:
+    """The URL that is worked out, or the reason why there is none."""
+    access = client_list_access(DEFAULTS, configuration)
+    return access.url if isinstance(access, Access) else access.reason
+
+
+def remedy_of(configuration: dict[str, Any], settings: Settings = DEFAULTS) -> dict[str, Any]:
+    """The JSON that mends it, which must be all that is needed."""
+    access = client_list_access(settings, configuration)
+    assert isinstance(access, NoAccess)
+    assert access.finding is not None
+    remedy: dict[str, Any] = json.loads(access.finding.remedy)
+    assert isinstance(client_list_access(settings, merged(configuration, remedy)), Access)
+    return remedy
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Merge as a deployment does: maps by key."""
+    return old | {
+        k: merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
+    }
+
+
+@pytest.mark.parametrize("bind", [18083, 18083.0, "18083", "0.0.0.0:18083", ":::18083", "[::]:18083"])
+@pytest.mark.parametrize(
+    ("docker", "port"),
+    [
+        (PUBLISHED, 18083),
+        ("-p 8883:8883 --publish 127.0.0.1:28083:18083", 28083),
+        ("--publish=127.0.0.1:18083:18083/tcp", 18083),
+        ("-p=127.0.0.1:18083:18083", 18083),
+        ("-p127.0.0.1:18083:18083", 18083),
+        ("-p 18083:18083/udp -p '127.0.0.1:18084:18083' --memory 1g", 18084),
+        ("--privileged -p 0.0.0.0:18084:18084 -p 127.0.0.1:18083:18083 --name 'x", 18083),
+    ],
+)
+def test_a_port_published_on_the_loopback(bind: Any, docker: str, port: int) -> None:
+    """The host's port counts, however it is written, beside other options."""
+    assert url_of(emqx(bind, docker)) == f"http://127.0.0.1:{port}/api/v5"
+
+
+@pytest.mark.parametrize(
+    ("bind", "docker", "url"),
+    [
+        ("127.0.0.1:18083", "--network host", "http://127.0.0.1:18083/api/v5"),
+        ("127.0.0.1:18084", "-p 8883:8883 --net=host", "http://127.0.0.1:18084/api/v5"),
+        ("127.0.0.1:18083", None, "http://127.0.0.1:18083/api/v5"),
+        ("[::1]:18083", None, "http://[::1]:18083/api/v5"),
+        (18083, "-p [::1]:18083:18083", "http://[::1]:18083/api/v5"),
+    ],
+)
+def test_the_bind_itself_counts_without_a_network_of_its_own(bind: str, docker: str | None, url: str) -> None:
+    """With the host's network, or without Docker, the bind is the host's address."""
+    assert url_of(emqx(bind, docker)) == url
+
+
+def test_the_login_comes_from_emqx() -> None:
+    """The configured one, or EMQX's own where none is given; the password is in no representation."""
+    access = client_list_access(DEFAULTS, emqx())
+    assert access == Access("http://127.0.0.1:18083/api/v5", "pruner", "secret-7", "")
+    assert "secret-7" not in repr(access)
+    assert list(diagnose_client_list(DEFAULTS, emqx())) == []
+    usual = client_list_access(DEFAULTS, emqx(login={}))
+    assert usual == Access("http://127.0.0.1:18083/api/v5", "admin", "public", "")
+    (finding,) = diagnose_client_list(DEFAULTS, emqx(login={}))
+    assert "password that everybody knows" in finding.finding
+    assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == {
+        "default_username": "pruner",
+        "default_password": "CHANGE-ME",
+    }
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [{}, {"emqxConfig": None}, {"emqxConfig": {}, "dockerOptions": "-p 8883:8883"}, emqx(0, "-p 8883:8883", {})],
+)
+def test_an_api_that_is_off(configuration: dict[str, Any]) -> None:
+    """It is off by default; the remedy is the contract's JSON."""
+    assert url_of(configuration) == "its HTTP API is off"
+    assert remedy_of(configuration) == CONTRACT
+
+
+def test_what_is_there_stays() -> None:
+    """Other Docker options and a login are kept, and only what lacks is added; a password is never repeated."""
+    remedy = remedy_of(emqx(0, "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g"))
+    assert remedy == {
+        "emqxConfig": {"dashboard": {"listeners": {"http": {"bind": 18083}}}},
+        "dockerOptions": "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g -p 127.0.0.1:18083:18083",
+    }
+    assert remedy_of(emqx(18084, "-p 8883:8883"))["dockerOptions"] == "-p 8883:8883 -p 127.0.0.1:18084:18084"
+    assert remedy_of(emqx("127.0.0.1:18083"))["dockerOptions"] == PUBLISHED
+    assert (
+        remedy_of(emqx(0, "--network host"))["emqxConfig"]["dashboard"]["listeners"]["http"]["bind"]
+        == "127.0.0.1:18083"
+    )
+
+
+@pytest.mark.parametrize(
+    ("docker", "mended"),
+    [
+        ("-p 8883:8883 -p 18083:18083", PUBLISHED),
+        ("-p 0.0.0.0:18083:18083 -p 8883:8883", "-p 127.0.0.1:18083:18083 -p 8883:8883"),
+        ("-p 8883:8883 -p 192.168.1.5:28083:18083/tcp", "-p 8883:8883 -p 127.0.0.1:28083:18083"),
+        ("-p 8883:8883 -p 18083", PUBLISHED),
+        ("--network host -p 8883:8883", None),
+    ],
+)
+def test_what_is_open_beyond_the_loopback_is_refused(docker: str, mended: str | None) -> None:
+    """Whoever reaches the core could try passwords: it is said, and the remedy closes it."""
+    assert url_of(emqx(docker=docker)) == "its HTTP API is not on the loopback alone"
+    assert remedy_of(emqx(docker=docker)).get("dockerOptions") == mended
+
+
+def test_a_port_that_is_not_published() -> None:
+    """The API is on, and nobody reaches it."""
+    assert url_of(emqx(docker="-p 8883:8883")) == "the port of its HTTP API is not published"
+    assert url_of(emqx(docker=None)) == "the port of its HTTP API is not published"
+    assert url_of(emqx("127.0.0.1:18083")) == "its HTTP API cannot be reached"
+
+
+def test_a_url_of_the_user() -> None:
+    """It needs a credentials file, whatever EMQX's configuration is; an empty one switches the client list off."""
+
+    def settings(**client_list: str) -> Settings:
+        return parse({"presence": {"clientList": client_list}})
+
+    given_url = settings(url="http://127.0.0.1:18083", credentialsFile="/etc/pruner/key")
+    assert client_list_access(given_url, None) == Access("http://127.0.0.1:18083/api/v5", "", "", "/etc/pruner/key")
+    deep = settings(url="https://broker.example/emqx/api/v5", credentialsFile="/key")
+    assert client_list_access(deep, emqx()) == Access("https://broker.example/emqx/api/v5", "", "", "/key")
+    (finding,) = diagnose_client_list(settings(url="https://broker.example/api/v5"), None)
+    assert "credentialsFile" in finding.finding
+    assert client_list_access(settings(url=""), emqx(0)) == NoAccess("presence.clientList.url is empty", None)
+    assert client_list_access(settings(), None) == NoAccess("EMQX is not deployed", None)
+    own = settings(credentialsFile="/key")
+    assert client_list_access(own, emqx()) == Access("http://127.0.0.1:18083/api/v5", "", "", "/key")
+
+
+@given(
+    st.none() | st.integers() | st.floats() | st.text(max_size=20) | st.lists(st.text(max_size=3)),
+    st.none() | st.text(max_size=40) | st.text("-p :/0123456789[]'=", max_size=40),
+)
+def test_any_configuration_is_read(bind: Any, docker: str | None) -> None:
+    """Whatever is configured, there is an access, or a reason with JSON to paste."""
+    access = client_list_access(DEFAULTS, emqx(bind, docker))
+    assert isinstance(access, Access) or (access.finding and json.loads(access.finding.remedy))
