@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the child process.
 
     Returns:
-        0 when its input or its parent's reading has ended, 1 when it could not get ready.
+        0 when its input has ended, 1 when it could not get ready.
     """
     parser = argparse.ArgumentParser(prog="client_device_pruner.pruning.cloud_child", description=main.__doc__)
     parser.add_argument("--core-device", required=True, help="thing name of the core device")
@@ -334,17 +334,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     time.tzset()
     with _claim_stdout() as replies:
         try:
-            try:
-                cloud = connect(options.core_device)
-            except Exception as error:  # noqa: BLE001 - the parent is told, and decides
-                _write(replies, {"ready": False, "error": describe(error).to_json()})
-                return 1
-            _write(replies, {"ready": True})
-            for line in sys.stdin.buffer:
-                _write(replies, cloud.answer(line))
-        except BrokenPipeError:
-            # Nobody reads any more; what is left in the buffer must not fail again at the close.
-            os._exit(0)
+            cloud = connect(options.core_device)
+        except Exception as error:  # noqa: BLE001 - the parent is told, and decides
+            _write(replies, {"ready": False, "error": describe(error).to_json()})
+            return 1
+        _write(replies, {"ready": True})
+        for line in sys.stdin.buffer:
+            _write(replies, cloud.answer(line))
     return 0
 
 

@@ -1,0 +1,310 @@
+"""The parent's side of the child process: against the real one and the local core's cloud, and against bad ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import final
+
+import pytest
+
+import client_device_pruner
+from client_device_pruner.pruning.cloud import (
+    DEADLINE_SECONDS,
+    Batch,
+    Batched,
+    CallFailed,
+    CloudChild,
+    EntryError,
+    Listed,
+    ListPage,
+    Ready,
+    Reply,
+)
+from local_core.cloud import DISASSOCIATE, LIST, Call, Cloud, Fault
+
+CORE = "core-1"
+SRC = str(Path(client_device_pruner.__file__).parent.parent)
+
+
+@pytest.fixture
+async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
+    """A cloud that the environment leads to."""
+    cloud = Cloud(core_device=CORE)
+    await cloud.start()
+    for name, value in {
+        "AWS_REGION": cloud.region,
+        "AWS_ENDPOINT_URL_GREENGRASSV2": cloud.url,
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.credentials_url,
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": cloud.credentials_token,
+    }.items():
+        monkeypatch.setenv(name, value)
+    # Case 32: the child does not rely on it.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    yield cloud
+    await cloud.stop()
+
+
+@final
+class Child(CloudChild):
+    """A child whose replies are waited for; it stops at the end of its `with` block."""
+
+    def __init__(self, script: str | None = None) -> None:
+        self.replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        if script is None:
+            super().__init__(CORE, self.replies.put)
+        else:
+            super().__init__(CORE, self.replies.put, (sys.executable, "-c", PREAMBLE + textwrap.dedent(script)))
+
+    def __enter__(self) -> Child:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def reply(self) -> Reply:
+        """Wait for the next reply."""
+        return self.replies.get(timeout=60)
+
+    async def next(self) -> Reply:
+        """Wait for the next reply while the cloud runs."""
+        return await asyncio.to_thread(self.reply)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is gone and reaped."""
+        assert self.process_id is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process_id, 0)
+            return False
+        return True
+
+
+PREAMBLE = """
+import json, os, sys, time
+def say(**message):
+    print(json.dumps(message), flush=True)
+"""
+READY = "say(ready=True)\n"
+
+
+def disassociate(request_id: int, *names: str, issued_seconds: float | None = None) -> Batch:
+    """Return a batch that is issued now."""
+    return Batch(request_id, "disassociate", names, issued_seconds or time.monotonic())
+
+
+def failed(reply: Reply) -> tuple[int | None, str, str]:
+    """Return what a failure is about, its kind and its code."""
+    assert isinstance(reply, CallFailed)
+    return reply.request_id, reply.kind, reply.code
+
+
+async def test_a_cycle(cloud: Cloud) -> None:
+    """Listing, batch and listing again go through one child, replies in order."""
+    cloud.associate("a", "b", "c")
+    stamps = dict(cloud.associations)
+    cloud.faults = [Fault(operation=DISASSOCIATE, error_entries={"b": "Busy"})]
+    with Child() as child:
+        assert await child.next() == Ready()
+        child.send(ListPage(1))
+        assert await child.next() == Listed(1, tuple(stamps.items()), None)
+        child.send(disassociate(2, "a", "b"))
+        child.send(Batch(3, "associate", ("d",), time.monotonic()))
+        assert await child.next() == Batched(2, (EntryError("b", "Busy", "b: Busy"),))
+        assert await child.next() == Batched(3, ())
+    assert sorted(cloud.associations) == ["b", "c", "d"]
+    assert child.replies.empty()
+
+
+async def test_failures_arrive_as_such(cloud: Cloud) -> None:
+    """A request that fails leaves the child fit for the next."""
+    cloud.faults = [Fault(operation=LIST, status=403, error="AccessDeniedException")]
+    with Child() as child:
+        assert await child.next() == Ready()
+        child.send(ListPage(1))
+        child.send(disassociate(2, "a", issued_seconds=time.monotonic() - 3))
+        child.send(ListPage(3))
+        assert failed(await child.next()) == (1, "accessDenied", "AccessDeniedException")
+        assert failed(await child.next()) == (2, "tooOld", "TooOld")
+        assert await child.next() == Listed(3, (), None)
+    assert DISASSOCIATE not in {call.operation for call in cloud.calls}
+
+
+async def test_not_ready_is_one_failure(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> None:
+    """A child without credentials says so, and its end says nothing more."""
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "wrong")
+    with Child() as child:
+        assert failed(await child.next())[:2] == (None, "credentials")
+    assert child.replies.empty()
+    assert LIST not in {call.operation for call in cloud.calls}
+
+
+def hold(cloud: Cloud) -> asyncio.Event:
+    """Leave calls without an answer from now on; the event tells that one has come."""
+    held = asyncio.Event()
+
+    async def wait(_: Call) -> None:
+        held.set()
+        await asyncio.Event().wait()
+
+    cloud.before = wait
+    return held
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_call_that_hangs_holds_nothing_up(cloud: Cloud, killed: bool) -> None:
+    """After a deadline, or when the component ends, the child is ended; nothing is delivered for the call."""
+    held = hold(cloud)
+    with Child() as child:
+        assert await child.next() == Ready()
+        child.send(ListPage(1))
+        await held.wait()
+        if killed:
+            child.kill()
+        child.stop()
+        assert child.replies.empty()
+        assert child.is_gone
+
+
+async def test_the_child_dies_with_its_parent(cloud: Cloud) -> None:
+    """A parent that is killed in the middle of a call takes the child with it."""
+    held = hold(cloud)
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        textwrap.dedent(f"""
+            import queue
+            from client_device_pruner.pruning.cloud import CloudChild, ListPage
+            replies = queue.SimpleQueue()
+            child = CloudChild({CORE!r}, replies.put)
+            child.start()
+            print(type(replies.get()).__name__, flush=True)
+            child.send(ListPage(1))
+            replies.get()
+        """),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": SRC},
+    )
+    assert parent.stdout is not None
+    assert parent.stderr is not None
+    assert await parent.stdout.readline() == b"Ready\n"
+    await held.wait()
+    parent.kill()
+    # Both hold standard error open: it ends when both are gone; the call alone would go on for as long as it is held.
+    assert await asyncio.wait_for(parent.stderr.read(), 60) == b""
+    assert await parent.wait() == -signal.SIGKILL
+
+
+def test_the_child_is_told_what_it_needs() -> None:
+    """Whose list it works on, who its parent is, and where the package is (case 32)."""
+    message = "' '.join([*sys.argv[1:], os.environ['PYTHONPATH'].split(os.pathsep)[0]])"
+    with Child(f"say(id=None, error={{'kind': 'internal', 'code': '', 'message': {message}}})") as child:
+        told = f"--core-device {CORE} --parent {os.getpid()} {SRC}"
+        assert child.reply() == CallFailed(None, "internal", "", told)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [("sys.exit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9"), ("", "status 0")]
+)
+def test_an_unasked_end_is_a_crash(end: str, told: str) -> None:
+    """However the child ends, if nobody asked for it, it has crashed; later requests have failed."""
+    with Child(READY + end) as child:
+        assert child.reply() == Ready()
+        crash = child.reply()
+        assert failed(crash)[:2] == (None, "crashed")
+        assert isinstance(crash, CallFailed)
+        assert told in crash.message
+        child.send(ListPage(7))
+        assert failed(child.reply())[:2] == (7, "crashed")
+    assert child.replies.empty()
+
+
+@pytest.mark.parametrize("script", ["os.close(0)\n" + READY + "time.sleep(600)", READY + "time.sleep(600)"])
+def test_a_child_that_takes_nothing_does_not_block(script: str) -> None:
+    """A broken pipe, or one that is full, ends the child instead of holding up the component."""
+    with Child(script) as child:
+        assert child.reply() == Ready()
+        for request_id in range(9):
+            child.send(disassociate(request_id, *(f"{number:0128}" for number in range(100))))
+        assert failed(child.reply())[1] == "crashed"
+
+
+def test_a_child_that_hangs_after_closing_its_output() -> None:
+    """Without an output the child is of no use: it is ended."""
+    with Child(READY + "os.close(1); time.sleep(600)") as child:
+        assert child.reply() == Ready()
+        assert failed(child.reply())[:2] == (None, "crashed")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "hello",
+        "[]",
+        "{}",
+        '{"ready": 1}',
+        '{"ready": false}',
+        '{"id": 1}',
+        '{"id": "1", "ok": {"devices": [], "nextToken": null}}',
+        '{"id": 2, "ok": {"devices": [], "nextToken": null}}',
+        '{"id": 1, "ok": {"errors": []}}',
+        '{"id": 1, "ok": {"devices": []}}',
+        '{"id": 1, "ok": {"devices": [["a"]], "nextToken": null}}',
+        '{"id": 1, "ok": {"devices": [["a", NaN]], "nextToken": null}}',
+        '{"id": 1, "error": "no"}',
+        "[" * 100_000,
+        "x" * 2_000_000,
+    ],
+    ids=lambda line: line[:60],
+)
+def test_a_line_that_breaks_the_protocol_ends_the_child(line: str) -> None:
+    """Nothing that the child says afterwards would be believed."""
+    after = '{"id": 1, "ok": {"devices": [], "nextToken": null}}'
+    script = f"{READY}sys.stdin.readline()\nline = {line[:2_000]!r}\n"
+    script += f"print((line * 1000)[:{len(line)}])\nprint({after!r}, flush=True)\ntime.sleep(600)"
+    with Child(script) as child:
+        assert child.reply() == Ready()
+        child.send(ListPage(1))
+        assert failed(child.reply())[:2] == (None, "garbage")
+    assert child.replies.empty()
+
+
+def test_a_child_that_cannot_be_started() -> None:
+    """A missing interpreter is a crash, and the child can be stopped all the same."""
+    replies: list[Reply] = []
+    child = CloudChild(CORE, replies.append, ("/nonexistent/python",))
+    child.start()
+    child.stop()
+    assert [failed(reply)[:2] for reply in replies] == [(None, "crashed")]
+
+
+def test_stop_is_quiet_and_can_be_repeated() -> None:
+    """Stopping delivers nothing, reaps, ends the thread, and does no harm before the start or twice."""
+    child = Child(f"{READY}sys.stdin.read()")
+    child.stop()
+    with child:
+        assert child.reply() == Ready()
+        child.stop()
+        assert child.is_gone
+        assert "cloud" not in {thread.name for thread in threading.enumerate()}
+    child.send(ListPage(1))
+    assert failed(child.reply())[:2] == (1, "crashed")
+    assert child.replies.empty()
+
+
+def test_deadlines_exceed_what_the_time_outs_and_attempts_can_take() -> None:
+    """A connection takes 5 s at the most, a wait for bytes 15 s, credentials 9 s, pauses between attempts 13 s."""
+    assert DEADLINE_SECONDS[Batch] > 5 + 15 + 9
+    assert DEADLINE_SECONDS[ListPage] > 3 * (5 + 15) + 13 + 9
+    assert DEADLINE_SECONDS[Ready] > 9 + 20

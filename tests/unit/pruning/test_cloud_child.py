@@ -1,0 +1,360 @@
+"""The child process, a real one, against the local core's cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore import exceptions
+
+import client_device_pruner
+from client_device_pruner.pruning.cloud_child import describe
+from local_core.cloud import ASSOCIATE, CREDENTIALS, DISASSOCIATE, LIST, Cloud, Fault
+
+CORE = "core-1"
+SRC = str(Path(client_device_pruner.__file__).parent.parent)
+
+
+class Child:
+    """The child process, its protocol in the open."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._next_id = 0
+
+    async def send(self, line: bytes) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line)
+        await self.process.stdin.drain()
+
+    async def read(self) -> Any:
+        """Return its next line, decoded."""
+        assert self.process.stdout is not None
+        return json.loads(await self.process.stdout.readline())
+
+    async def ask(self, op: str, **request: Any) -> Any:
+        """Send a request and return `ok`, or `error`, of the answer."""
+        self._next_id += 1
+        await self.send(json.dumps({"id": self._next_id, "op": op} | request).encode() + b"\n")
+        answer = await self.read()
+        assert answer.pop("id") == self._next_id
+        [result] = answer.values()
+        return result
+
+    async def list(self, token: str | None = None) -> Any:
+        """Ask for a page."""
+        return await self.ask("list", nextToken=token)
+
+    async def batch(self, op: str, *names: str) -> Any:
+        """Ask for a batch that is issued now."""
+        return await self.ask(op, names=names, issued=time.monotonic())
+
+
+def environment_of(cloud: Cloud, **more: str) -> dict[str, str]:
+    """Return what the nucleus sets, and what keeps the library off everything but the cloud."""
+    return {
+        "PYTHONPATH": SRC,
+        "PATH": os.environ["PATH"],
+        "AWS_REGION": cloud.region,
+        "AWS_ENDPOINT_URL_GREENGRASSV2": cloud.url,
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.credentials_url,
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": cloud.credentials_token,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **more,
+    }
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    """A cloud that serves an empty list."""
+    cloud = Cloud(core_device=CORE)
+    await cloud.start()
+    yield cloud
+    await cloud.stop()
+
+
+@contextlib.asynccontextmanager
+async def running(environment: dict[str, str], *options: str) -> AsyncIterator[Child]:
+    """Run a child, whose standard input is closed at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "client_device_pruner.pruning.cloud_child",
+        "--core-device",
+        CORE,
+        *options,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        yield Child(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+@pytest.fixture
+async def child(cloud: Cloud) -> AsyncIterator[Child]:
+    """A child that is ready."""
+    async with running(environment_of(cloud), "--parent", str(os.getpid())) as child:
+        assert await child.read() == {"ready": True}
+        yield child
+
+
+async def test_it_lists_in_pages_of_100(cloud: Cloud, child: Child) -> None:
+    """Names and timestamps of all pages arrive, in one call a page, and a missing timestamp as null."""
+    cloud.associations = {f"thing-{number:03}": 1_700_000_000.123 + number for number in range(150)}
+    cloud.associations["thing-007"] = None
+
+    first = await child.list()
+    second = await child.list(first["nextToken"])
+
+    assert dict(first["devices"] + second["devices"]) == cloud.associations
+    assert [len(first["devices"]), len(second["devices"]), second["nextToken"]] == [100, 50, None]
+    assert [call.operation for call in cloud.calls] == [CREDENTIALS, LIST, LIST]
+
+
+async def test_batches_are_carried_out(cloud: Cloud, child: Child) -> None:
+    """Both operations take effect, and entries that the service refuses come back with what it says."""
+    cloud.associate("a", "b", "c")
+    cloud.faults = [Fault(operation=DISASSOCIATE, error_entries={"b": "InternalServerException"})]
+
+    refused = await child.batch("disassociate", "a", "b")
+    done = await child.batch("associate", "d")
+
+    code = "InternalServerException"
+    assert refused == {"errors": [{"thingName": "b", "code": code, "message": f"b: {code}"}]}
+    assert done == {"errors": []}
+    assert sorted(cloud.associations) == ["b", "c", "d"]
+
+
+async def test_an_old_batch_is_refused(cloud: Cloud, child: Child) -> None:
+    """Evidence older than 2 s, or from the future, makes no call."""
+    for age_seconds in (2.5, 1e6, -60.0):
+        error = await child.ask("disassociate", names=["a"], issued=time.monotonic() - age_seconds)
+        assert error["kind"] == "tooOld"
+    assert [call.operation for call in cloud.calls] == [CREDENTIALS]
+
+
+async def test_a_batch_that_waited_for_credentials_is_old(cloud: Cloud) -> None:
+    """The age is judged once everything that can take time before the call is done."""
+    cloud.credentials_seconds = 60.0  # so short that they are renewed before each call
+    async with running(environment_of(cloud)) as child:
+        assert await child.read() == {"ready": True}
+        cloud.faults = [Fault(operation=CREDENTIALS, delay_seconds=0.5)]
+        error = await child.ask("disassociate", names=["a"], issued=time.monotonic() - 1.8)
+    assert error["kind"] == "tooOld"
+    assert {call.operation for call in cloud.calls} == {CREDENTIALS}
+
+
+FAILURES = [
+    (Fault(status=429, error="ThrottlingException"), "throttled", "ThrottlingException"),
+    (Fault(status=400, error="Throttling"), "throttled", "Throttling"),
+    (Fault(status=429), "throttled", "429"),
+    (Fault(status=403, error="AccessDeniedException"), "accessDenied", "AccessDeniedException"),
+    (Fault(status=403), "accessDenied", "403"),
+    (Fault(status=404, error="ResourceNotFoundException"), "coreNotFound", "ResourceNotFoundException"),
+    (Fault(status=404), "refused", "404"),
+    (Fault(status=400, error="ValidationException"), "refused", "ValidationException"),
+    (Fault(status=403, error="ExpiredTokenException"), "credentials", "ExpiredTokenException"),
+    (Fault(status=403, error="InvalidSignatureException"), "credentials", "InvalidSignatureException"),
+    (Fault(status=403, error="RequestTimeTooSkewed"), "credentials", "RequestTimeTooSkewed"),
+    (Fault(status=500, error="InternalServerException"), "server", "InternalServerException"),
+    (Fault(status=503, body=b"<html>sorry"), "server", "503"),
+    (Fault(status=302, body=b"<html>log in"), "garbage", "302"),
+    (Fault(drop=True), "unreachable", "ConnectionClosedError"),
+]
+
+
+async def test_every_failure_of_a_batch_has_its_kind(cloud: Cloud, child: Child) -> None:
+    """A batch is attempted once, whatever becomes of it."""
+    for fault, kind, code in FAILURES:
+        cloud.calls.clear()
+        cloud.faults = [fault]
+        error = await child.batch("disassociate", "a")
+        assert (error["kind"], error["code"]) == (kind, code)
+        assert error["message"]
+        assert [call.operation for call in cloud.calls] == [DISASSOCIATE]
+
+
+async def test_garbage_is_no_answer(cloud: Cloud, child: Child) -> None:
+    """A success that is not the service's is an error: the library would take most of these for an empty list."""
+    of_any = (b"", b"<html>welcome", b"null", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000)
+    of_list = (
+        b"{}",
+        b'{"associatedClientDevices": null}',
+        b'{"associatedClientDevices": {}}',
+        b'{"associatedClientDevices": [1]}',
+        b'{"associatedClientDevices": [{}]}',
+        b'{"associatedClientDevices": [{"thingName": 5}]}',
+        b'{"associatedClientDevices": [{"thingName": ""}]}',
+        b'{"associatedClientDevices": [{"thingName": "a", "associationTimestamp": "soon"}]}',
+        b'{"associatedClientDevices": [{"thingName": "a", "associationTimestamp": 1e400}]}',
+        b'{"associatedClientDevices": [], "nextToken": 7}',
+    )
+    of_batch = (
+        b'{"errorEntries": {}}',
+        b'{"errorEntries": [null]}',
+        b'{"errorEntries": [{"code": "x"}]}',
+    )
+    for body in of_any + of_list:
+        cloud.faults = [Fault(operation=LIST, body=body)]
+        assert (await child.list())["code"] == "GarbageAnswer", body
+    for body in of_any + of_batch:
+        cloud.faults = [Fault(operation=ASSOCIATE, body=body)]
+        assert (await child.batch("associate", "a"))["code"] == "GarbageAnswer", body
+    cloud.faults = [Fault(operation=ASSOCIATE, status=202, body=b"<html>welcome")]
+    assert (await child.batch("associate", "a"))["code"] == "GarbageAnswer"
+
+
+async def test_reads_are_tried_three_times(cloud: Cloud, child: Child) -> None:
+    """Two failures of a listing are got over, three are not."""
+    cloud.faults = [Fault(operation=LIST, times=2, status=500)]
+    assert "devices" in await child.list()
+    cloud.faults = [Fault(operation=LIST, times=3, status=503)]
+    assert (await child.list())["kind"] == "server"
+    assert [call.operation for call in cloud.calls] == [CREDENTIALS] + 6 * [LIST]
+
+
+async def test_what_it_cannot_read_is_answered(cloud: Cloud, child: Child) -> None:
+    """A request that is none gets an error, and the next one its answer."""
+    for line in (b"hello", b"\xff", b"", b"[]", b"{}", b'{"op": "list"}', b"[" * 100_000):
+        await child.send(line + b"\n")
+        answer = await child.read()
+        assert (answer["id"], answer["error"]["code"]) == (None, "BadRequest")
+    bad: tuple[dict[str, Any], ...] = (
+        {"op": "delete"},
+        {"op": "list", "nextToken": 5},
+        {"op": "disassociate", "names": ["a"]},
+        {"op": "disassociate", "names": [], "issued": 1},
+        {"op": "disassociate", "names": [1], "issued": 1},
+        {"op": "disassociate", "names": ["a"] * 101, "issued": 1},
+    )
+    for request in bad:
+        assert (await child.ask(**request))["code"] == "BadRequest"
+    assert "devices" in await child.list()
+    assert [call.operation for call in cloud.calls] == [CREDENTIALS, LIST]
+
+
+async def test_it_ends_with_its_input_and_its_parent(cloud: Cloud) -> None:
+    """Quietly in the first case; without a call where its parent has gone before it began."""
+    async with running(environment_of(cloud)) as child:
+        assert child.process.stdin is not None
+        child.process.stdin.close()
+        assert await child.process.wait() == 0
+    calls = len(cloud.calls)
+    async with running(environment_of(cloud), "--parent", "1") as orphan:
+        assert await orphan.process.wait() == 1
+    assert len(cloud.calls) == calls
+
+
+async def test_without_credentials_it_is_not_ready(cloud: Cloud) -> None:
+    """Credentials that are not there, refused or expired are found out before anything is asked."""
+    refused = environment_of(cloud, AWS_CONTAINER_AUTHORIZATION_TOKEN="wrong")
+    none = {name: value for name, value in environment_of(cloud).items() if "CONTAINER" not in name}
+    cloud.faults = [Fault(operation=CREDENTIALS, times=None, expired=True)]
+    for environment in (none, refused, environment_of(cloud)):
+        async with running(environment) as child:
+            answer = await child.read()
+            assert (answer["ready"], answer["error"]["kind"]) == (False, "credentials")
+            assert "token exchange service" in answer["error"]["message"]
+            assert await child.process.wait() == 1
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_no_other_source_of_credentials_is_ever_used(cloud: Cloud, tmp_path: Path, healthy: bool) -> None:
+    """Case 1: neither keys in the environment, profiles, files nor a process; the token exchange service or none."""
+    (tmp_path / ".aws").mkdir()
+    keys = "aws_access_key_id = AKIAFOREIGN\naws_secret_access_key = foreign\n"
+    (tmp_path / ".aws" / "credentials").write_text(f"[default]\n{keys}[other]\n{keys}")
+    config = tmp_path / "config"
+    program = f"[default]\ncredential_process = touch {tmp_path}/ran\n"
+    config.write_text(f"{program}endpoint_url = http://127.0.0.1:9\n[profile other]\n{keys}")
+    environment = environment_of(
+        cloud,
+        HOME=str(tmp_path),
+        AWS_ACCESS_KEY_ID="AKIAFOREIGN",
+        AWS_SECRET_ACCESS_KEY="foreign",
+        AWS_PROFILE="other",
+        AWS_CONFIG_FILE=str(config),
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI="/foreign",
+    )
+    if not healthy:
+        cloud.faults = [Fault(operation=CREDENTIALS, times=None, status=500)]
+    async with running(environment) as child:
+        answer = await child.read()
+        if healthy:
+            assert answer == {"ready": True}
+            assert await child.list() == {"devices": [], "nextToken": None}
+        else:
+            assert answer["error"]["kind"] == "credentials"
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_profile_that_is_not_there_does_no_harm(cloud: Cloud) -> None:
+    """Case 1: profiles are not looked at."""
+    async with running(environment_of(cloud, AWS_PROFILE="nowhere")) as child:
+        assert await child.read() == {"ready": True}
+
+
+async def test_it_needs_a_region(cloud: Cloud) -> None:
+    """Either variable is enough; without both, the message names them."""
+    environment = environment_of(cloud)
+    del environment["AWS_REGION"]
+    async with running(environment) as child:
+        answer = await child.read()
+    assert answer["ready"] is False
+    assert "AWS_REGION" in answer["error"]["message"]
+    async with running({**environment, "AWS_DEFAULT_REGION": cloud.region}) as child:
+        assert await child.read() == {"ready": True}
+        assert "devices" in await child.list()
+
+
+async def test_stray_output_stays_out_of_the_protocol(cloud: Cloud, tmp_path: Path) -> None:
+    """What a library prints goes to standard error."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, os\n"
+        "imported = builtins.__import__\n"
+        "def loudly(name, *rest, **named):\n"
+        "    if name == 'boto3':\n"
+        "        print('stray'); os.write(1, b'stray')\n"
+        "    return imported(name, *rest, **named)\n"
+        "builtins.__import__ = loudly\n"
+    )
+    async with running(environment_of(cloud, PYTHONPATH=f"{SRC}{os.pathsep}{tmp_path}")) as child:
+        assert await child.read() == {"ready": True}
+        assert "devices" in await child.list()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (exceptions.ConnectTimeoutError(endpoint_url="http://x"), "unreachable"),
+        (exceptions.ReadTimeoutError(endpoint_url="http://x"), "unreachable"),
+        (exceptions.EndpointConnectionError(endpoint_url="http://x"), "unreachable"),
+        (exceptions.ProxyConnectionError(proxy_url="http://x"), "unreachable"),
+        (exceptions.SSLError(endpoint_url="http://x", error="x"), "unreachable"),
+        (exceptions.ParamValidationError(report="x"), "internal"),
+        (ZeroDivisionError("x"), "internal"),
+    ],
+)
+def test_what_the_library_raises_has_its_kind(error: Exception, kind: str) -> None:
+    """What takes long or another network to provoke, too."""
+    assert describe(error).kind == kind
+
+
+def test_a_long_message_is_cut() -> None:
+    """A page of HTML does not fill the log."""
+    answer = {"Error": {"Code": "503", "Message": "<p>\n" * 1_000}}
+    assert len(describe(exceptions.ClientError(answer, "List")).message) == 500
