@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,10 +35,14 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class NoAccess:
-    """Why the API is not used; `finding` is there if the user can mend it."""
+    """Why the API is not used; `finding` is there if the user can mend it.
+
+    `off` if a configuration, ours or EMQX', switches the API off, so that nobody expects an answer.
+    """
 
     reason: str
-    finding: Finding | None
+    finding: Finding | None = None
+    off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,11 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     """Work out how to reach the API that tells who is connected; `emqx` None: EMQX is not deployed."""
     wanted = settings.presence.client_list
     if not wanted.url:
-        return NoAccess("presence.clientList.url is empty", None)
+        return NoAccess("presence.clientList.url is empty", off=True)
     if wanted.url != "auto":
         return _configured(wanted.url, wanted.credentials_file)
     if emqx is None:
-        return NoAccess("EMQX is not deployed", None)
+        return NoAccess("EMQX is not deployed")
     bind = _at(emqx, "emqxConfig", "dashboard", "listeners", "http", "bind")
     found = _BIND.fullmatch(f"{bind:g}" if isinstance(bind, float) else str(bind))
     host, port = ((found["host"] or "").strip("[]"), int(found["port"])) if found else ("", 0)
@@ -68,7 +72,7 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     own_bind = f"127.0.0.1:{port or _PORT}" if host_network else str(port or _PORT)
     if not port:
         finding = "is off: devices that are connected without a word cannot be told from those that are gone"
-        return _refused("its HTTP API is off", finding, emqx, own_bind)
+        return replace(_refused("its HTTP API is off", finding, emqx, own_bind), off=True)
     # AWS's component has Docker options wherever it runs EMQX in Docker.
     if is_loopback(host) and (host_network or options is None):
         return _access(host, port, emqx, wanted.credentials_file)

@@ -7,7 +7,6 @@ it beside all else, a test can crash it at every step, and a simulation can run 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -113,11 +112,6 @@ class Cycle:
             yield from self._restore_sighted()
             yield from self._associate(core.journal.wanted())
         self.complete = True
-
-    def counts(self) -> dict[str, int]:
-        """The associated devices by state, after the cycle."""
-        counted = Counter(self._core.judge(device).state for device in self._core.devices.associated())
-        return {state.value: counted[state] for state in State}
 
     # Listing
 

@@ -160,17 +160,15 @@ class Deployed:
             filters = {*settings.presence.message_topics, *(f"bridge: {f}" for f in message_filters(settings, bridge))}
             core.presence.use_bridge(bridge_client_id(bridge), filters, missing_inputs(settings, bridge))
         if EMQX in self._others or settings.presence.client_list.url != "auto":
-            emqx = self._others.get(EMQX)
-            access = client_list_access(settings, emqx)
+            access = client_list_access(settings, self._others.get(EMQX))
             self.access = access if isinstance(access, Access) else None
-            core.presence.use_list(_list_source(access, settings, emqx))
+            core.presence.use_list(_list_source(access))
         if {BRIDGE, EMQX} <= self._others.keys():
             self.findings = diagnose(settings, self._others[BRIDGE], self._others[EMQX], lite=self.lite)
 
 
-def _list_source(access: Access | NoAccess, settings: Settings, emqx: dict[str, Any] | None) -> ListSource:
+def _list_source(access: Access | NoAccess) -> ListSource:
     if isinstance(access, Access):
         return ListSource(on=True)
-    # EMQX' own configuration switches its API off; a broker that is gone does not.
-    off = not settings.presence.client_list.url or (emqx is not None and access.off)
-    return ListSource(on=not off, reason=access.reason, remedy=access.finding.remedy if access.finding else "")
+    remedy = access.finding.remedy if access.finding else ""
+    return ListSource(on=not access.off, reason=access.reason, remedy=remedy)

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from client_device_pruner.config.settings import Settings
+from client_device_pruner.decisions.policy import State
 from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, ListPage, Ready, Reply
 from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
 from client_device_pruner.pruning.failures import Failures
@@ -174,6 +175,7 @@ class Scheduler:
         self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self._failures.in_a_row)
         more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
         core.begin_turn()
+        core.survey(now=True)
         core.event(
             "cycle",
             cycleId=cycle.cycle_id,
@@ -182,7 +184,7 @@ class Scheduler:
             held=sorted({hold.guard for hold in (*cycle.holds, *core.guards.standing)}),
             dryRun=core.settings.dry_run,
             nextCheckInSeconds=round(self._next_cycle - at, 3),
-            **cycle.counts(),
+            **{state.value: core.counts[state] for state in State},
             **more,
         )
 
