@@ -59,7 +59,7 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
     coverage, last, left = status["coverage"], status["lastCycle"], status["nextCheckInSeconds"]
     running = paint("runs", "good") if found.running else paint("does not run", "bad")
     age = f"as of {moment(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
-    since = f"since {observing['since']}" if observing["since"] else paint("nothing is observed now", "bad")
+    since = f"since {_when(observing['since'])}" if observing["since"] else paint("nothing is observed now", "bad")
     shares = f"{observing['shareOfDay']:.0%} of the last day, {observing['shareOfMonth']:.0%} of the last month"
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
     rows = [
@@ -68,7 +68,7 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
         ("Devices", f"{coverage['associated']} associated: {counts}" if coverage["associated"] else _NONE),
         ("Removable", f"{coverage['removable']} of {coverage['associated']} would be removed once gone"),
         *(("", reason) for reason in coverage["reasons"]),
-        ("Last cycle", f"complete at {last['completeAt']}" if last["completeAt"] else "none is complete yet"),
+        ("Last cycle", f"complete at {_when(last['completeAt'])}" if last["completeAt"] else "none is complete yet"),
         ("Next cycle", f"in {about(left)}" if left else "now" if left == 0 else "none is planned"),
     ]
     if status["dryRun"]:
@@ -77,13 +77,18 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
     guards = [(f"{paint(guard['guard'], 'warning')}: {guard['reason']}", guard["remedy"]) for guard in status["guards"]]
     parts = {"Inputs": remedies(inputs), "Guards in force": remedies(guards) or "  none"}
     if failed := last["failed"]:
-        what = f"{failed['at']}: {paint(failed['code'], 'bad')}: {failed['message']}"
+        what = f"{_when(failed['at'])}: {paint(failed['code'], 'bad')}: {failed['message']}"
         parts["Failed since the last complete cycle"] = remedies([(what, failed["remedy"])])
     if plan := status["plan"]:
         way = f"pruner approve {plan['id']}"
         parts[f"Plan that waits for approval: {plan['id']}"] = remedies([(_devices(plan["devices"]), way)])
     parts["The doctor found"] = remedies((doc["finding"], doc["remedy"]) for doc in status["doctor"]) or "  nothing"
     return sections(table(rows), parts, paint)
+
+
+def _when(time_of_machines: str) -> str:
+    """A time of the status document as the other commands show it: in UTC, to the second."""
+    return f"{time_of_machines[:10]} {time_of_machines[11:19]}Z"
 
 
 def _input(name: str, one: Mapping[str, Any], paint: Painter) -> str:
@@ -167,19 +172,21 @@ def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answe
     value: dict[str, Any] = {"thingName": name, "state": None}
     sentences = [f"{name} is not associated with this core device."]
     if intent:
-        told = [" ".join(fact) for fact in evidence_of("disassociated", intent.evidence)]
-        told.append(EVIDENCE.get(intent.evidence.get("evidence", ""), ""))
-        value = {"thingName": name, "state": "disassociated", "cycleId": intent.cycle_id, **intent.evidence}
+        facts = intent.evidence
+        value = {"thingName": name, "state": "disassociated", "cycleId": intent.cycle_id, **facts}
         value["disassociatedAt"] = rfc3339(intent.intended_wall)
-        at = f"at {moment(intent.intended_wall)}, in cycle {intent.cycle_id}"
-        sentences.append(f"This component disassociated it {at}: {', '.join(filter(None, told))}.")
-        sentences.append(f"pruner restore {name} associates it again.")
+        silent = f"silent for {about(facts['silentSeconds'])}, its patience was {about(facts['patienceSeconds'])}"
+        sentences += [
+            f"This component disassociated it at {moment(intent.intended_wall)}, in cycle {intent.cycle_id}.",
+            f"It had been {silent}, and {EVIDENCE[facts['evidence']]} ({facts['evidence']}).",
+            f"pruner restore {name} associates it again.",
+        ]
     elif thing is not None and thing.seen_wall is not None:
         sentences.append(f"It was last seen at {moment(thing.seen_wall)}. What is not associated is left alone.")
     else:
         known = [one.name for one in found.associated]
         raise Failed(sentences[0] + _near(name, known) if known else _NONE)
-    return Answer({**value, "sentences": sentences, "running": found.running}, lambda _paint: " ".join(sentences))
+    return Answer({**value, "sentences": sentences, "running": found.running}, lambda _paint: "\n".join(sentences))
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -189,7 +196,11 @@ def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), folded, n=5)
     close += [one for one in folded if name.casefold() in one and one not in close]
     names = [folded[one] for one in close[:5]]
-    return f" Did you mean {' or '.join(names)}?" if names else " pruner list shows the devices that are associated."
+    return (
+        f" Did you mean {' or '.join(sorted(names))}?"
+        if names
+        else " pruner list shows the devices that are associated."
+    )
 
 
 def history(options: argparse.Namespace) -> Answer:

@@ -22,15 +22,7 @@ from client_device_pruner.decisions.policy import State
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `run` does it or raises `Failed`.
-
-    Attributes:
-        name: the word for it.
-        summary: what it does, in one line.
-        teaching: what its columns mean, and more, for its `--help`.
-        run: carries it out.
-        arguments: its own, as argparse's `add_argument` has them.
-    """
+    """One command: its name, what its help says, what carries it out, and its own arguments, as argparse has them."""
 
     name: str
     summary: str
@@ -115,8 +107,8 @@ examples:
 exit status: 0 done, 1 it could not be done (a sentence on standard error says why), 2 wrong use.
 Run it as root or as the component's user. All but restore and approve only read. Times are UTC."""
 _STATUS = """\
-Observed time passes while the message that the component sends itself through the broker comes back, and every input
-in use is alive. Every silence is measured in it. An input is in use once it has been heard.
+Every silence is measured in observed time. It passes while the message that the component sends itself through the
+broker comes back, and every input in use is alive. An input is in use once it has been heard.
 "Removable" tells how many devices would be disassociated once they are gone, and what is missing for the others."""
 _LIST = """\
 columns:
@@ -151,20 +143,10 @@ _RESTORED = {
 }
 _PLAN = {"metavar": "PLAN", "help": "the id of the plan, as pruner status shows it"}
 COMMANDS = (
-    Command(
-        "status", "what is observed, devices by state, guards in force, what the doctor found", _STATUS, answers.status
-    ),
-    Command(
-        "list", "the client devices with state, silence and evidence", _LIST, answers.list_devices, {"--state": _STATE}
-    ),
+    Command("status", "what is observed, devices by state, what holds and what to do", _STATUS, answers.status),
+    Command("list", "the client devices, with silence and evidence", _LIST, answers.list_devices, {"--state": _STATE}),
     Command("explain", "why a device is, or is not, going to be disassociated", "", answers.explain, {"thing": _THING}),
-    Command(
-        "history",
-        "what was marked, disassociated, restored, and on what evidence",
-        _HISTORY,
-        answers.history,
-        {"thing": {**_THING, "nargs": "?"}},
-    ),
+    Command("history", "what was done, and why", _HISTORY, answers.history, {"thing": {**_THING, "nargs": "?"}}),
     Command("report", "one page for a browser: timelines, and what was decided", "", answers.report, {"file": _FILE}),
     Command("restore", "associate again what was disassociated", _RESTORE, answers.restore, _RESTORED),
     Command("approve", "approve the plan that waits", _APPROVE, answers.approve, {"plan": _PLAN}),

@@ -163,7 +163,12 @@ def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
             )
         with closing(read_only(path)) as connection:
             connection.execute("BEGIN")
-            _check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
+            if version != SCHEMA_VERSION:
+                wanted = f"this command reads {SCHEMA_VERSION}: use the one of the version that runs"
+                raise StateUnreadable(f"{path} has schema {version}, {wanted}.")
             yield connection
     except (sqlite3.OperationalError, OSError) as error:
         raise StateUnreadable(
@@ -178,15 +183,6 @@ def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
             f"{path} holds what this command does not know ({error!r}): try again once the component of the same"
             " version has run for a minute."
         ) from error
-
-
-def _check_version(path: Path, version: int) -> None:
-    if version == 0:
-        raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
-    if version != SCHEMA_VERSION:
-        raise StateUnreadable(
-            f"{path} has schema {version}, this command reads {SCHEMA_VERSION}: use the one of the version that runs."
-        )
 
 
 def _events(connection: sqlite3.Connection, name: str | None = None) -> list[Happening]:

@@ -17,16 +17,9 @@ EVIDENCE = {
 }
 """What each piece of evidence says, for people."""
 COLOURS = {
-    "present": "good",
-    "marked": "warning",
-    "due": "bad",
-    "protected": "faint",
-    "neverSeen": "faint",
-    "disassociated": "bad",
-    "intended": "bad",
-    "failed": "bad",
-    "restored": "good",
-}
+    "present": "good", "marked": "warning", "due": "bad", "protected": "faint", "neverSeen": "faint",
+    "disassociated": "bad", "intended": "bad", "failed": "bad", "restored": "good",
+}  # fmt: skip
 """By a device's state, or by what happened."""
 _CODES = {"good": "32", "warning": "33", "bad": "31", "title": "1", "faint": "2"}
 _PAINT = re.compile("\x1b\\[[0-9]*m")
@@ -107,16 +100,10 @@ def evidence_of(kind: str, data: Mapping[str, Any]) -> list[tuple[str, str]]:
     if kind == "intended":
         lines.append(("outcome", "not known yet"))
     labels = {
-        "evidence": "evidence",
-        "reason": "because",
-        "code": "code",
-        "message": "message",
-        "remedy": "what to do",
-        "requestedBy": "requested by",
-        "disassociatedAt": "disassociated",
-        "restoredBy": "restored by",
+        "evidence": "evidence", "reason": "because", "code": "code", "message": "message", "remedy": "what to do",
+        "requestedBy": "requested by", "disassociatedAt": "disassociated", "restoredBy": "restored by",
         "cycleId": "cycle",
-    }
+    }  # fmt: skip
     return lines + [(label, str(data[key])) for key, label in labels.items() if data.get(key)]
 
 

@@ -60,13 +60,13 @@ def compose(
     chart = _Chart()
     for happening in happenings:
         chart.take(happening)
-    own = chart.lane("", "the component")
+    own, associated = chart.lane("", "the component"), {thing.name for thing in found.associated}
     guards = [lane for (kind, _name), lane in sorted(chart.lanes.items()) if kind == "guard"]
     devices = [chart.lane("device", thing.name).row(end, **_told(thing)) for thing in found.associated]
     devices += [
-        lane.row(end, state="disassociated", figure="", silent=0, says=_undo(name))
+        lane.row(end, state="disassociated", figure="", silent=0, says=f"pruner restore {name} associates it again.")
         for (kind, name), lane in sorted(chart.lanes.items())
-        if kind == "device" and lane.state == "disassociated" and not _is_associated(name, found)
+        if kind == "device" and lane.state == "disassociated" and name not in associated
     ]
     return {
         "core": found.core_device,
@@ -192,11 +192,3 @@ def _told(thing: Thing) -> dict[str, Any]:
     elif silent is not None and thing.state != "present":
         figure = f"{about(silent)} of {'for ever' if patience is None else about(patience)}"
     return {"state": thing.state, "figure": figure, "silent": silent or 0.0, "says": " ".join(thing.sentences)}
-
-
-def _undo(name: str) -> str:
-    return f"It was disassociated; pruner restore {name} associates it again."
-
-
-def _is_associated(name: str, found: Snapshot) -> bool:
-    return name in found.things and bool(found.things[name].state)
