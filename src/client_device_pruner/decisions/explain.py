@@ -6,7 +6,6 @@ them in with the figures of the moment.
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 from client_device_pruner.config.settings import Settings, format_duration
@@ -35,7 +34,7 @@ _SEEN_BY = {
 
 
 def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
-    """A number that changes when the sentences do."""
+    """A number that changes when the sentences do; another one in each run."""
     seen = (
         device.seen_by,
         was_sighted(device, facts),
@@ -44,13 +43,13 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
         device.marked_at,
         device.ended_id,
     )
-    # As text, since the count of messages matters only until there are enough.
+    # The count of messages matters only until there are enough.
     parts = (
         *(verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds, seen),
         *(min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem),
         facts.unnamed if verdict.missing is Missing.UNNAMED else None,
     )
-    return zlib.crc32(repr(parts).encode())
+    return hash(parts)
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
