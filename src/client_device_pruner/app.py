@@ -142,7 +142,7 @@ class App:
         """Watch until told to stop; returns the exit status."""
         self._edges.connect(self.queue)
         wake = self._clock.monotonic()
-        while not self._stopping:
+        while not self.ending:
             wake = self.turn(min(POLL_SECONDS, max(0.0, wake - self._clock.monotonic())))
             # Messages come in bursts: to take them together costs a fraction of a wake-up for each.
             time.sleep(BURST_SECONDS)
@@ -162,9 +162,19 @@ class App:
         at = self._clock.monotonic()
         return min(self._do_due(at), self._write(at))
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end, or has given itself up."""
+        return self._stopping
+
     def stop(self) -> None:
         """Ask the loop to end; safe in a signal handler."""
         self._stopping = True
+
+    @property
+    def ending(self) -> bool:
+        """Whether the loop is to end."""
+        return self._stopping
 
     def close(self) -> None:
         """Leave everything so that the next start goes on from here."""
