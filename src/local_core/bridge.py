@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import string
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from local_core.mqtt_client import MqttClient
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PUBLISHER = "aws.greengrass.clientdevices.mqtt.Bridge"
+"""The component that the bridge is, and the publisher of what it publishes."""
 
 _LONGEST_BACKOFF_SECONDS = 120.0
 _ENDS = ("LocalMqtt", "Pubsub", "IotCore")
@@ -28,10 +29,10 @@ class Entry:
     """One entry of `mqttTopicMapping`.
 
     Attributes:
-        topic: the filter that a message's topic must match.
-        source: where messages come from: `LocalMqtt`, `Pubsub` or `IotCore`.
-        target: where they go to, likewise.
-        prefix: put before the topic at the target.
+        topic: The filter that a message's topic must match.
+        source: Where messages come from: `LocalMqtt`, `Pubsub` or `IotCore`.
+        target: Where they go to, likewise.
+        prefix: Put before the topic at the target.
     """
 
     topic: str
@@ -45,39 +46,34 @@ class Entry:
 
 
 class Bridge:
-    """A client of the broker that passes on what its configuration maps.
+    """An MQTT 3 client of the broker that passes on what its configuration maps.
 
     Every copy that arrives by any subscription goes to every entry of that source whose filter matches:
     filters that overlap double messages, as on EMQX. Messages for a broker that is down are lost.
 
     Args:
-        pubsub: local publish/subscribe.
-        broker_port: tells the broker's TCP port on loopback at the moment of connecting.
-        iot_core: takes topic and payload of what goes to IoT Core; None discards it.
+        pubsub: Local publish/subscribe.
+        broker_port: Tells the broker's TCP port on loopback at the moment of connecting.
+        iot_core: Takes what goes to IoT Core.
 
     Attributes:
-        client_id: the MQTT client id in force.
-        connected: whether the broker has accepted the connection and the subscriptions.
-        first_backoff_seconds: wait before the first attempt to reconnect; it doubles up to 120 s.
+        client_id: The MQTT client id, in force from the next connection on.
+        connected: Whether the broker has accepted the connection and the subscriptions.
+        reconnect_seconds: Wait before the first attempt to reconnect after a connection was lost (seen: 0.3 s).
+        first_backoff_seconds: Wait after the first attempt that failed; it doubles up to 120 s.
     """
 
-    def __init__(
-        self,
-        pubsub: PubSub,
-        *,
-        broker_port: Callable[[], int],
-        iot_core: Callable[[str, bytes], None] | None,
-    ) -> None:
+    def __init__(self, pubsub: PubSub, *, broker_port: Callable[[], int], iot_core: Callable[[Message], None]) -> None:
+        self.reconnect_seconds = 0.3
         self.first_backoff_seconds = 1.0
         self.connected = False
         self._pubsub = pubsub
         self._broker_port = broker_port
         self._iot_core = iot_core
-        letters = string.ascii_letters + string.digits
-        self._default_client_id = "mqtt-bridge-" + "".join(secrets.choice(letters) for _ in range(11))
+        self._default_client_id = f"mqtt-bridge-{secrets.token_hex(5)}"
         self.client_id = self._default_client_id
         self._entries: tuple[Entry, ...] = ()
-        self._unsubscribe: dict[str, Callable[[], None]] = {}
+        self._pubsub_ends: list[Callable[[], None]] = []
         self._client: MqttClient | None = None
         self._subscribed: set[str] = set()
         self._changed = asyncio.Event()
@@ -111,20 +107,17 @@ class Bridge:
         while True:
             try:
                 await self._connection()
-                backoff_seconds = self.first_backoff_seconds
+                wait_seconds, backoff_seconds = self.reconnect_seconds, self.first_backoff_seconds
             except OSError as error:
-                _log.info("the bridge cannot connect: %s; next attempt in %s s", error, backoff_seconds)
-            else:
-                if self._client is not None and self._client.client_id != self.client_id:
-                    continue
-            await asyncio.sleep(backoff_seconds)
-            backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+                wait_seconds, backoff_seconds = backoff_seconds, min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+                _log.info("the bridge cannot connect: %s; next attempt in %s s", error, wait_seconds)
+            await asyncio.sleep(wait_seconds)
 
     async def _connection(self) -> None:
-        """Hold one connection until it is lost or the client id changes.
+        """Hold one connection until it is lost.
 
         Raises:
-            OSError: it could not be opened.
+            OSError: It could not be opened.
         """
         self._client = client = MqttClient(self.client_id)
         client.on_message = lambda topic, payload: self._pass_on("LocalMqtt", topic, payload)
@@ -132,62 +125,50 @@ class Bridge:
         self._subscribed = set()
         try:
             await client.connect(self._broker_port())
-            while client.connected and client.client_id == self.client_id:
+            while client.connected:
                 self._changed.clear()
-                await self._subscribe_broker(client)
+                wanted = self._filters("LocalMqtt")
+                client.unsubscribe(*(self._subscribed - wanted))
+                fresh, self._subscribed = sorted(wanted - self._subscribed), wanted
+                await client.subscribe(*fresh)
                 self.connected = client.connected
                 await self._changed.wait()
         finally:
             self.connected = False
             client.disconnect()
 
-    async def _subscribe_broker(self, client: MqttClient) -> None:
-        wanted = self._filters("LocalMqtt")
-        client.unsubscribe(*sorted(self._subscribed - wanted))
-        fresh, self._subscribed = sorted(wanted - self._subscribed), wanted
-        await client.subscribe(*fresh)
-
     def _subscribe_pubsub(self, wanted: set[str]) -> None:
-        for topic_filter in self._unsubscribe.keys() - wanted:
-            self._unsubscribe.pop(topic_filter)()
-        for topic_filter in sorted(wanted - self._unsubscribe.keys()):
-            wildcard = "+" in topic_filter or "#" in topic_filter
-            deliver = self._from_others if wildcard else self._from_anybody
-            self._unsubscribe[topic_filter] = self._pubsub.subscribe(topic_filter, deliver)
+        for end in self._pubsub_ends:
+            end()
+        self._pubsub_ends = [self._pubsub.subscribe(it, partial(self._from_pubsub, it)) for it in sorted(wanted)]
+
+    def _from_pubsub(self, topic_filter: str, message: Message) -> None:
+        # As the nucleus has it by default: a filter with wildcards does not get one's own messages.
+        if message.publisher != PUBLISHER or not {"+", "#"} & set(topic_filter):
+            self._pass_on("Pubsub", message.topic, message.payload)
 
     def _filters(self, source: str) -> set[str]:
         return {entry.topic for entry in self._entries if entry.source == source}
 
-    def _from_others(self, message: Message) -> None:
-        if message.publisher != PUBLISHER:
-            self._from_anybody(message)
-
-    def _from_anybody(self, message: Message) -> None:
-        self._pass_on("Pubsub", message.topic, message.payload)
-
     def _pass_on(self, source: str, topic: str, payload: bytes) -> None:
         for entry in self._entries:
             if entry.source == source and entry.matches(topic):
-                self._publish(entry.target, entry.prefix + topic, payload)
+                self._publish(entry.target, Message(entry.prefix + topic, payload, PUBLISHER))
 
-    def _publish(self, target: str, topic: str, payload: bytes) -> None:
+    def _publish(self, target: str, message: Message) -> None:
         if target == "Pubsub":
-            self._pubsub.publish(Message(topic, payload, PUBLISHER))
-        elif target == "LocalMqtt" and self._client is not None:
-            self._client.publish(topic, payload, qos=1)
-        elif target == "IotCore" and self._iot_core is not None:
-            self._iot_core(topic, payload)
+            self._pubsub.publish(message)
+        elif target == "IotCore":
+            self._iot_core(message)
+        elif self._client is not None:
+            self._client.publish(message.topic, message.payload, qos=1)
 
 
 def _entries(mapping: Mapping[str, Any]) -> list[Entry]:
     entries = []
     for key, value in mapping.items():
-        entry = Entry(
-            str(value.get("topic") or ""),
-            str(value.get("source")),
-            str(value.get("target")),
-            str(value.get("targetTopicPrefix") or ""),
-        )
+        ends = str(value.get("source")), str(value.get("target"))
+        entry = Entry(str(value.get("topic") or ""), *ends, str(value.get("targetTopicPrefix") or ""))
         if entry.topic and entry.source in _ENDS and entry.target in _ENDS and entry.source != entry.target:
             entries.append(entry)
         else:

@@ -1,21 +1,22 @@
 """The cloud as a core device sees it: token exchange and Greengrass V2 API, with faults on request."""
 
+from __future__ import annotations
+
 import asyncio
-import base64
-import dataclasses
 import heapq
 import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from local_core.http_server import ConnectionDroppedError, HttpServer, Request, Response
-from local_core.sigv4 import signature_of
+from local_core.http_server import HttpFault, HttpServer, Request, Response, take_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
 
 LIST = "ListClientDevicesAssociatedWithCoreDevice"
 ASSOCIATE = "BatchAssociateClientDeviceWithCoreDevice"
@@ -28,10 +29,13 @@ _ROUTES = {
     ("POST", "associateClientDevices"): ASSOCIATE,
     ("POST", "disassociateClientDevices"): DISASSOCIATE,
 }
+_API = frozenset(_ROUTES.values())
 _PATH = re.compile(r"/greengrass/v2/coreDevices/([^/]+)/([^/]+)")
 _CREDENTIALS_PATH = "/2016-11-01/credentialprovider/"
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 _MOST_ENTRIES = 100
+_AFTER = "after:"
+_SIGNATURE = re.compile(r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/,]+)/\d{8}/(?P<scope>[^/,]+/[^/,]+)/aws4_request,.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,46 +51,23 @@ class Call:
     """Seconds on the monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What goes wrong with a request: the first fault in `Cloud.faults` that fits is used, and used up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault(HttpFault):
+    """What goes wrong with a request: `LIST`, `ASSOCIATE`, `DISASSOCIATE` or `CREDENTIALS`; empty: the first three.
 
-    The parts combine: a delay comes first; `status`, `body`, `drop` and `hang` replace the answer, and then
-    the request has no effect unless `carried_out` says so (an answer that is lost).
+    Attributes:
+        error_entries: Thing name -> code: refused in a batch; names that were not asked for are answered as well.
+        hidden: Names that a list leaves out, with 200.
+        without: Keys missing in the answer: `nextToken` ends the paging early.
+        repeat_token: A page's `nextToken` is the one that asked for it.
+        expired: The credentials handed out have expired a minute ago.
     """
 
-    operation: str = ""
-    """`LIST`, `ASSOCIATE`, `DISASSOCIATE` or `CREDENTIALS`; empty: any of the first three."""
-    times: int | None = 1
-    """How many requests it befalls; None: all, until it is taken off the list."""
-    skip: int = 0
-    """How many requests that fit pass unharmed before it begins."""
-    delay_seconds: float = 0.0
-    status: int = 0
-    """Status of the answer, with `error` as its type (`ThrottlingException`; empty: none) and `message`."""
-    error: str = ""
-    message: str = "made to fail"
-    body: bytes | None = None
-    """Answered as it is, with `content_type` and `status` (200 if that is not set)."""
-    content_type: str = "application/json"
-    drop: bool = False
-    """The connection is reset."""
-    hang: bool = False
-    """No answer comes until the client or the cloud gives up."""
-    carried_out: bool = False
     error_entries: Mapping[str, str] = field(default_factory=dict)
-    """Thing name -> code: refused in a batch; names that were not asked for are answered as well."""
+    hidden: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    """Keys missing in the answer: `nextToken` ends the paging early."""
     repeat_token: bool = False
-    """A page's `nextToken` is the one that asked for it."""
     expired: bool = False
-    """The credentials handed out have expired a minute ago."""
-
-    @property
-    def replaces_answer(self) -> bool:
-        """Whether the proper answer is withheld."""
-        return bool(self.status or self.body is not None or self.drop or self.hang)
 
 
 class _RefusedError(Exception):
@@ -97,8 +78,6 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Credentials:
-    access_key: str
-    secret_key: str
     token: str
     expires: float
 
@@ -168,25 +147,20 @@ class Cloud:
             return refusal.response
 
     async def _answer_credentials(self, request: Request) -> Response:
-        fault = self._take_fault(self._record(Call(CREDENTIALS)))
-        await asyncio.sleep(fault.delay_seconds)
+        fault = await self._meet(Call(CREDENTIALS))
         if fault.replaces_answer:
-            return await _faulty(fault)
+            return await fault.answer(_error)
         if request.host:
-            return Response(502, b"A proxy does not reach the device's loopback\n", "text/plain")
+            return Response(502, b"A proxy does not reach the device's loopback\n")
         if request.method != "GET" or request.headers.get("authorization") != self.credentials_token:
-            return Response(403, b"Bad token\n", "text/plain")
+            return Response(403, b"Bad token\n")
         lasts = -60.0 if fault.expired else self.credentials_seconds
-        issued = _Credentials(
-            access_key="ASIA" + secrets.token_hex(8).upper(),
-            secret_key=secrets.token_hex(20),
-            token=base64.b64encode(secrets.token_bytes(96)).decode(),
-            expires=time.time() + lasts,
-        )
-        self._issued[issued.access_key] = issued
+        access_key = "ASIA" + secrets.token_hex(8).upper()
+        issued = _Credentials(secrets.token_urlsafe(96), time.time() + lasts)
+        self._issued[access_key] = issued
         answer = {
-            "AccessKeyId": issued.access_key,
-            "SecretAccessKey": issued.secret_key,
+            "AccessKeyId": access_key,
+            "SecretAccessKey": secrets.token_hex(20),
             "Token": issued.token,
             "Expiration": datetime.fromtimestamp(issued.expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
@@ -200,83 +174,59 @@ class Cloud:
         entries, problem = _thing_names(request.body) if operation != LIST else ((), "")
         query = dict(parse_qsl(request.query, keep_blank_values=True))
         core = unquote(path[1])
-        call = self._record(Call(operation, entries, {"coreDeviceThingName": core, **query}))
-        fault = self._take_fault(call)
-        await asyncio.sleep(fault.delay_seconds)
+        call = Call(operation, entries, {"coreDeviceThingName": core, **query})
+        fault = await self._meet(call)
         if fault.replaces_answer and not fault.carried_out:
-            return await _faulty(fault)
+            return await fault.answer(_error)
         self._authenticate(request)
         if problem:
             raise _invalid("entries", problem)
         if core != self.core_device:
-            raise _RefusedError(
-                404,
-                "ResourceNotFoundException",
-                f"Core device {core} does not exist.",
-                resourceId=core,
-                resourceType="coreDevice",
-            )
+            subject = {"resourceId": core, "resourceType": "coreDevice"}
+            raise _RefusedError(404, "ResourceNotFoundException", f"Core device {core} does not exist.", **subject)
         if self.before is not None:
             await self.before(call)
         answer = self._list(call, fault) if operation == LIST else self._batch(call, fault)
         if fault.replaces_answer:
-            return await _faulty(fault)
+            return await fault.answer(_error)
         return _json({key: value for key, value in answer.items() if key not in fault.without})
 
-    def _record(self, call: Call) -> Call:
+    async def _meet(self, call: Call) -> Fault:
+        """Record a call, and return the fault that befalls it after that fault's delay."""
         self.calls.append(call)
-        return call
-
-    def _take_fault(self, call: Call) -> Fault:
-        for place, fault in enumerate(self.faults):
-            if fault.operation != call.operation and (fault.operation or call.operation == CREDENTIALS):
-                continue
-            if fault.skip:
-                self.faults[place] = dataclasses.replace(fault, skip=fault.skip - 1)
-                continue
-            if fault.times is not None:
-                rest = [dataclasses.replace(fault, times=fault.times - 1)] if fault.times > 1 else []
-                self.faults[place : place + 1] = rest
-            return fault
-        return Fault()
+        fault = take_fault(self.faults, call.operation, among=_API, none=Fault())
+        await asyncio.sleep(fault.delay_seconds)
+        return fault
 
     def _authenticate(self, request: Request) -> None:
-        signature = signature_of(request)
+        """Refuse what is not signed with credentials that were issued; the signature itself is not worked out."""
+        signature = _SIGNATURE.fullmatch(request.headers.get("authorization", ""))
         if signature is None:
             raise _RefusedError(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
-        issued = self._issued.get(signature.access_key)
+        issued = self._issued.get(signature["key"])
         if issued is None or request.headers.get("x-amz-security-token") != issued.token:
-            raise _RefusedError(
-                403, "UnrecognizedClientException", "The security token included in the request is invalid."
-            )
+            raise _RefusedError(403, "UnrecognizedClientException", "The security token in the request is invalid.")
         if issued.expires <= time.time():
-            raise _RefusedError(403, "ExpiredTokenException", "The security token included in the request is expired")
-        if signature.scope.split("/")[1:3] != [self.region, "greengrass"]:
-            raise _RefusedError(
-                403, "InvalidSignatureException", "Credential should be scoped to a valid region and service."
-            )
-        covered = {"host", "x-amz-date", "x-amz-security-token"} <= set(signature.signed_headers)
-        if not covered or not signature.signs(request, issued.secret_key):
-            raise _RefusedError(
-                403,
-                "InvalidSignatureException",
-                "The request signature we calculated does not match the signature you provided.",
-            )
+            raise _RefusedError(403, "ExpiredTokenException", "The security token in the request is expired")
+        if signature["scope"] != f"{self.region}/greengrass":
+            raise _RefusedError(403, "InvalidSignatureException", "The credential has another region or service.")
 
     def _list(self, call: Call, fault: Fault) -> dict[str, Any]:
         size = call.parameters.get("maxResults", str(_MOST_ENTRIES))
         if not re.fullmatch(r"\d{1,9}", size) or not 1 <= int(size) <= _MOST_ENTRIES:
             raise _invalid("maxResults", f"must be between 1 and {_MOST_ENTRIES}")
-        asked = call.parameters.get("nextToken")
-        after = "" if asked is None else _name_in(asked)
+        asked = call.parameters.get("nextToken", _AFTER)
+        if not asked.startswith(_AFTER):
+            raise _invalid("nextToken", "is not one that was handed out")
         # By name, so that a page after others have been disassociated goes on where the last one ended.
-        names = heapq.nsmallest(int(size) + 1, (name for name in self.associations if name > after))
+        rest = (name for name in self.associations.keys() - set(fault.hidden) if name > asked.removeprefix(_AFTER))
+        names = heapq.nsmallest(int(size) + 1, rest)
         page = names[: int(size)]
         answer: dict[str, Any] = {"associatedClientDevices": [self._association(name) for name in page]}
         if len(page) < len(names):
-            answer["nextToken"] = _token_for(page[-1])
+            answer["nextToken"] = _AFTER + page[-1]
         if fault.repeat_token:
-            answer["nextToken"] = asked or _token_for(page[-1] if page else "")
+            answer["nextToken"] = asked
         return answer
 
     def _association(self, name: str) -> dict[str, Any]:
@@ -285,9 +235,7 @@ class Cloud:
 
     def _batch(self, call: Call, fault: Fault) -> dict[str, Any]:
         errors = [_error_entry(name, code) for name, code in fault.error_entries.items()]
-        for name in call.entries:
-            if name in fault.error_entries:
-                continue
+        for name in [name for name in call.entries if name not in fault.error_entries]:
             if call.operation == ASSOCIATE:
                 if name not in self.associations:
                     self.associate(name)
@@ -296,16 +244,6 @@ class Cloud:
             else:
                 errors.append(_error_entry(name, "ResourceNotFoundException"))
         return {"errorEntries": errors}
-
-
-async def _faulty(fault: Fault) -> Response:
-    if fault.hang:
-        await asyncio.Event().wait()
-    if fault.drop:
-        raise ConnectionDroppedError
-    if fault.body is not None:
-        return Response(fault.status or 200, fault.body, fault.content_type)
-    return _error(fault.status, fault.error, fault.message)
 
 
 def _thing_names(body: bytes) -> tuple[tuple[str, ...], str]:
@@ -320,26 +258,12 @@ def _thing_names(body: bytes) -> tuple[tuple[str, ...], str]:
     return names, f"not a thing name: {', '.join(map(str, bad))}" if bad else ""
 
 
-def _name_in(token: str) -> str:
-    try:
-        mark, name = base64.urlsafe_b64decode(token.encode("ascii")).decode().split(" ")
-    except ValueError:
-        mark, name = "", ""
-    if mark != "after":
-        raise _invalid("nextToken", "is not one that was handed out")
-    return name
-
-
-def _token_for(name: str) -> str:
-    return base64.urlsafe_b64encode(f"after {name}".encode()).decode()
-
-
 def _error_entry(name: str, code: str) -> dict[str, str]:
     return {"thingName": name, "code": code, "message": f"{name}: {code}"}
 
 
 def _invalid(member: str, problem: str) -> _RefusedError:
-    fields: Iterable[Mapping[str, str]] = [{"name": member, "message": problem}]
+    fields = [{"name": member, "message": problem}]
     message = f"{member}: {problem}"
     return _RefusedError(400, "ValidationException", message, reason="FIELD_VALIDATION_FAILED", fields=fields)
 

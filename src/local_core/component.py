@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import deque
-from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 _STOP_SECONDS = 5.0
 _ERRORS_WITHIN_SECONDS = 3600.0
 _ERRORS_UNTIL_BROKEN = 3
-_LINE_LIMIT_BYTES = 1 << 20
+_STRIPPED = {"PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT", "PYTHONUSERBASE", "ENV", "BASH_ENV"}
+"""What sudo takes from the environment, whatever `-E` says, and all that begins with `LD_`."""
 
 
 class State(str, Enum):
@@ -43,9 +43,14 @@ class Component:
         name: The component's name.
         phase: Returns a lifecycle phase by name, interpolated anew at each start, or None.
         environment: Returns the device's environment for one start, with an auth token of its own.
-        work_dir: The component's current directory; made if it is missing.
-        log_path: Receives stdout and stderr, line by line.
+        work_dir: The component's current directory.
+        log_path: Where stdout and stderr go.
         user: The numeric user and group that its processes run as; None leaves them as they are.
+        sudo: Start them as the nucleus does, through ``sudo -n -E -H -u … -g … --``.
+
+    Attributes:
+        state: Where it is in its lifecycle.
+        starts: How often ``run`` was started.
     """
 
     def __init__(
@@ -57,18 +62,22 @@ class Component:
         work_dir: Path,
         log_path: Path,
         user: int | None = None,
+        sudo: bool = False,
     ) -> None:
         self.name = name
         self.state = State.NEW
-        self.output: deque[str] = deque(maxlen=20_000)
         self.starts = 0
         self._phase = phase
         self._environment = environment
         self._work_dir = work_dir
         self._log_path = log_path
-        self._credentials: dict[str, Any] = (
-            {} if user is None else {"user": user, "group": user, "extra_groups": [], "umask": 0o022}
-        )
+        self._shell = ["sh", "-c"]
+        self._credentials: dict[str, Any] = {}
+        if sudo:
+            ids = (os.getuid(), os.getgid()) if user is None else (user, user)
+            self._shell = ["sudo", "-n", "-E", "-H", "-u", f"#{ids[0]}", "-g", f"#{ids[1]}", "--", *self._shell]
+        elif user is not None:
+            self._credentials = {"user": user, "group": user, "extra_groups": [], "umask": 0o022}
         self._installed = ""
         self._stopping = False
         self._errors: deque[float] = deque(maxlen=_ERRORS_UNTIL_BROKEN)
@@ -77,8 +86,13 @@ class Component:
         self._waiters: list[tuple[frozenset[State], asyncio.Future[State]]] = []
 
     @property
+    def output(self) -> list[str]:
+        """Every line that it wrote so far, and how each phase ended."""
+        return self._log_path.read_text("utf-8", "replace").splitlines() if self._log_path.exists() else []
+
+    @property
     def pid(self) -> int | None:
-        """The running process' id (the shell's, or what it has replaced itself with), else None."""
+        """The running process' id (the shell's, what it has replaced itself with, or sudo's), else None."""
         running = self._process and self._process.returncode is None
         return self._process.pid if self._process and running else None
 
@@ -91,11 +105,11 @@ class Component:
 
     async def stop(self) -> None:
         """End it: SIGTERM to its process group, SIGKILL after five seconds."""
-        await self._end(signal.SIGTERM, patience_seconds=_STOP_SECONDS)
+        await self._end(signal.SIGTERM)
 
     async def power_off(self) -> None:
         """End it as a power cut does: SIGKILL, and no restart."""
-        await self._end(signal.SIGKILL, patience_seconds=_STOP_SECONDS)
+        await self._end(signal.SIGKILL)
 
     def kill(self) -> None:
         """Send SIGKILL to its process group; the nucleus then takes it for an error and restarts it."""
@@ -124,7 +138,7 @@ class Component:
             return await asyncio.wait_for(reached, timeout_seconds)
         except asyncio.TimeoutError:
             wanted = ", ".join(state.value for state in states)
-            last = "\n".join(list(self.output)[-20:])
+            last = "\n".join(self.output[-20:])
             message = f"{self.name} is {self.state.value}, not {wanted}; its last output:\n{last}"
             raise TimeoutError(message) from None
         finally:
@@ -134,10 +148,8 @@ class Component:
         while await self._install_and_run() != 0 and not self._stopping:
             self._errors.append(time.monotonic())
             self._set(State.ERRORED)
-            if (
-                len(self._errors) == _ERRORS_UNTIL_BROKEN
-                and self._errors[-1] - self._errors[0] < _ERRORS_WITHIN_SECONDS
-            ):
+            quickly = self._errors[-1] - self._errors[0] < _ERRORS_WITHIN_SECONDS
+            if len(self._errors) == _ERRORS_UNTIL_BROKEN and quickly:
                 self._set(State.BROKEN)
                 return
         self._set(State.FINISHED)
@@ -156,69 +168,44 @@ class Component:
         return await self._run("run", run)
 
     async def _run(self, name: str, phase: Phase) -> int:
-        self._work_dir.mkdir(parents=True, exist_ok=True)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        # Pipes of our own: asyncio's would have `wait` wait for children that hold them open, too.
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        pumps = [asyncio.create_task(self._pump(out, "INFO")), asyncio.create_task(self._pump(err, "WARN"))]
-        try:
+        environment = {**self._environment(), **phase.environment}
+        with self._log_path.open("ab", buffering=0) as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                "sh",
-                "-c",
+                *self._shell,
                 phase.script,
                 cwd=self._work_dir,
-                env={**self._environment(), **phase.environment},
+                env={k: v for k, v in environment.items() if k not in _STRIPPED and not k.startswith("LD_")},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=out_end,
-                stderr=err_end,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
                 **self._credentials,
             )
-        finally:
-            os.close(out_end)
-            os.close(err_end)
-        if self._stopping:
-            self._signal(signal.SIGTERM)
-        if name == "run":
-            self.starts += 1
-            self._set(State.RUNNING)
-        try:
-            await asyncio.wait_for(process.wait(), phase.timeout_seconds)
-        except asyncio.TimeoutError:
-            self._note("ERROR", f"{name} took longer than {phase.timeout_seconds:g} s")
-        finally:
-            # Whatever it has left behind must not hold the pipes open.
-            self._signal(signal.SIGKILL)
-            await asyncio.gather(process.wait(), *pumps)
-        self._note("INFO", f"{name} exited with {process.returncode}")
+            if self._stopping:
+                self._signal(signal.SIGTERM)
+            if name == "run":
+                self.starts += 1
+                self._set(State.RUNNING)
+            try:
+                await asyncio.wait_for(process.wait(), phase.timeout_seconds)
+            except asyncio.TimeoutError:
+                log.write(f"{name} took longer than {phase.timeout_seconds:g} s\n".encode())
+            finally:
+                # Whatever it has left behind must not go on.
+                self._signal(signal.SIGKILL)
+                await process.wait()
+            log.write(f"{name} exited with {process.returncode}\n".encode())
         self._process = None
         return process.returncode or 0
 
-    async def _pump(self, source: int, level: str) -> None:
-        reader = asyncio.StreamReader(limit=_LINE_LIMIT_BYTES)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0)
-        )
-        try:
-            while line := await _next_line(reader):
-                self._note(level, line.decode(errors="replace").rstrip("\n"))
-        finally:
-            transport.close()
-
-    def _note(self, level: str, line: str) -> None:
-        self.output.append(line)
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        with self._log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{now} [{level}] {self.name}: {line}\n")
-
-    async def _end(self, first: signal.Signals, *, patience_seconds: float) -> None:
+    async def _end(self, first: signal.Signals) -> None:
         if self._supervision is None or self._supervision.done():
             return
         self._set(State.STOPPING)
         self._stopping = True
         self._signal(first)
-        _, unfinished = await asyncio.wait({self._supervision}, timeout=patience_seconds)
+        _, unfinished = await asyncio.wait({self._supervision}, timeout=_STOP_SECONDS)
         if unfinished:
             self._signal(signal.SIGKILL)
             await self._supervision
@@ -235,10 +222,3 @@ class Component:
         for states, reached in self._waiters:
             if state in states and not reached.done():
                 reached.set_result(state)
-
-
-async def _next_line(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readline()
-    except ValueError:
-        return b"(a line too long to keep)"

@@ -1,12 +1,37 @@
-"""A whole core device in one event loop: nucleus, broker, bridge, cloud and the component."""
+"""A whole core device in one event loop: nucleus, broker, bridge, EMQX, cloud and the component.
+
+What a test can do, with ``async with LocalCore(root, environment=…) as core``:
+
+- deploy: ``core.deploy({core.recipe.name: {"merge": …}, BRIDGE: …, EMQX: …})``; ``{"reset": ["/limits"]}`` comes first;
+- wait: ``core.wait_for_event(lambda event: …)``, ``core.component.wait_for_state(State.RUNNING)``;
+- look at ``core.events``, ``.iot_core``, ``.shadows.reported``, ``.cloud.calls``, ``.component.output``, ``.work_dir``;
+- associate devices: ``core.cloud.associate("pump")``; have the cloud fail: ``core.cloud.faults.append(Fault(…))``;
+- have devices come and go: ``ClientDevices(lambda: core.broker.port)``: connect, disconnect, drop, freeze, publish;
+- end the component: ``core.stop_component()``, ``core.component.kill()``, ``.suspend()``; of all: ``core.reboot()``;
+- restart the nucleus' IPC: ``core.ipc.drop_connections(forget_tokens=True)``; freeze it: ``.freeze()``, ``.thaw()``;
+- let subscriptions die silently: ``core.ipc.mute_pubsub()``, ``.mute_configuration()``;
+- lose messages: ``core.pubsub.drops = lambda message: "/pruner-probe/" in message.topic``;
+- break the bridge: ``core.bridge.stop()``, ``.start()``; have it come back late: ``.first_backoff_seconds``; for
+  devices that come back before it, stop and start the broker between, with ``connect(…, reconnect_seconds=0.1)``;
+- restart the broker: ``core.broker.stop()``, ``.start()``; its listener alone: ``.restart_listener()``;
+- overrun the bridge: ``with core.broker.storm(most_waiting=20):`` connect more devices than that;
+- miscount: ``core.broker.takeover_overlap_seconds``, ``.count_age_seconds``, ``.event_delay_seconds``;
+- hide or make up events: ``core.broker.suppress_events``, ``.announce("pump", "connected", connected_at=1)``;
+- refuse logins: ``core.broker.refused``, ``.announces_refused``;
+- switch the client list on: ``core.deploy({EMQX: {"merge": core.emqx_api.configuration()}})``; have it fail:
+  ``core.emqx_api.faults.append(HttpFault(operation=CLIENTS, …))``, ``.refuse_tokens()``, ``.before_page``, ``.keys``;
+- stand for a bridge (``lite=True`` has neither bridge nor broker): ``core.pubsub.subscribe("pruner-probe/+", …)`` and
+  ``core.pubsub.publish(Message(topic, payload, "com.example.Mine"))``, or a ``JsonMessage``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,29 +39,32 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local_core.bridge import PUBLISHER as BRIDGE
 from local_core.bridge import Bridge
 from local_core.broker import Broker
 from local_core.cloud import Cloud
 from local_core.component import Component, State
+from local_core.emqx_api import EmqxApi
 from local_core.ipc import IpcServer
 from local_core.pubsub import Message, PubSub
-from local_core.recipe import Configuration, Phase, Recipe, merge, read_recipe, reset
+from local_core.recipe import Configuration, Phase, as_texts, merge, read_recipe, reset
 from local_core.shadows import Shadows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-_log = logging.getLogger(__name__)
+__all__ = ["BRIDGE", "EMQX", "EVENTS_TOPIC", "LocalCore"]
 
-BRIDGE = "aws.greengrass.clientdevices.mqtt.Bridge"
+EMQX = "aws.greengrass.clientdevices.mqtt.EMQX"
 EVENTS_TOPIC = "client-device-pruner/events"
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_EMQX_DEFAULTS: Configuration = {"emqxConfig": {}, "authMode": "enabled", "dockerOptions": "-p 8883:8883"}
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 # What `install` needs where packages come from a mirror.
 _PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_CERT", "PIP_CONFIG_FILE", "SSL_CERT_FILE")
-_EVENTS_KEPT = 100_000
+_log = logging.getLogger(__name__)
 
 
 class LocalCore:
@@ -48,18 +76,18 @@ class LocalCore:
         root: Its directory, like ``/greengrass/v2``: work directory, logs, unpacked artifacts.
         recipe: The component's recipe; the repository's by default.
         artifact: The directory that stands for the unpacked artifact; the repository by default.
-        environment: A virtual environment to link at ``{work:path}/venv`` instead of running ``install``.
-        bytecode: With one, a folder to link at ``{work:path}/bytecode``: cores with the same artifact and environment
-            share what Python compiles.
+        environment: A virtual environment that the recipe's ``install`` gets as a further argument, to put it in force
+            instead of making one.
         thing_name: The core device's name.
-        presence: Whether the broker publishes EMQX's ``$SYS`` topics.
+        presence: Whether the broker is EMQX; else it is Moquette, which tells nothing of itself.
         count_interval_seconds: Time between the broker's counts of connections.
         uptime_interval_seconds: Time between its uptimes.
         mqtt_port: The broker's port; 0 chooses a free one.
-        lite: Behave as Greengrass Lite where it differs.
+        lite: Behave as Greengrass Lite where it differs: no broker, no bridge, and texts for scalars.
         behind_proxy: Reach the cloud through a proxy alone; only the device's loopback is reached directly.
-        user: The numeric user and group that the component runs as, as ``ggc_user`` on a device; whoever runs
-            the core by default.
+        user: The numeric user and group that the component runs as, as ``ggc_user`` on a device; that of the core by
+            default.
+        sudo: Start the component through ``sudo``, as the nucleus does.
     """
 
     def __init__(
@@ -69,7 +97,6 @@ class LocalCore:
         recipe: Path | None = None,
         artifact: Path | None = None,
         environment: Path | None = None,
-        bytecode: Path | None = None,
         thing_name: str = "core-1",
         presence: bool = True,
         count_interval_seconds: float = 60.0,
@@ -78,22 +105,22 @@ class LocalCore:
         lite: bool = False,
         behind_proxy: bool = False,
         user: int | None = None,
+        sudo: bool = False,
     ) -> None:
         self.root = root.resolve()
-        runtime = "aws_nucleus_lite" if lite else "aws_nucleus_classic"
-        self.recipe: Recipe = read_recipe(recipe or _REPOSITORY / "recipe.yaml", runtime=runtime)
+        self.recipe = read_recipe(recipe or _REPOSITORY / "recipe.yaml", lite=lite)
         self.thing_name = thing_name
         self.lite = lite
-        self._behind_proxy = behind_proxy
-        self._user = user
-        self.configuration: dict[str, Configuration] = {
-            self.recipe.name: self.recipe.configuration,
-            BRIDGE: {},
-        }
+        self.configuration: dict[str, Configuration] = {self.recipe.name: self.recipe.configuration}
+        if lite:
+            self.configuration = as_texts(self.configuration)
+        else:
+            self.configuration |= {BRIDGE: {}, **({EMQX: _EMQX_DEFAULTS} if presence else {})}
         self.events: list[dict[str, Any]] = []
         self.iot_core: list[Message] = []
         self.shadows = Shadows()
         self.work_dir = self.root / "work" / self.recipe.name
+        self.events_path = self.root / "logs" / "events.jsonl"
         self.pubsub = PubSub()
         self.ipc = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self._to_iot_core, lite=lite)
         self.broker = Broker(
@@ -102,7 +129,8 @@ class LocalCore:
             count_interval_seconds=count_interval_seconds,
             uptime_interval_seconds=uptime_interval_seconds,
         )
-        self.bridge = Bridge(self.pubsub, broker_port=lambda: self.broker.port, iot_core=self._from_bridge_to_iot_core)
+        self.emqx_api = EmqxApi(self.broker)
+        self.bridge = Bridge(self.pubsub, broker_port=lambda: self.broker.port, iot_core=self._to_iot_core)
         self.cloud = Cloud(core_device=thing_name)
         self.component = Component(
             self.recipe.name,
@@ -111,10 +139,12 @@ class LocalCore:
             work_dir=self.work_dir,
             log_path=self.root / "logs" / f"{self.recipe.name}.log",
             user=user,
+            sudo=sudo,
         )
         self._artifact = (artifact or _REPOSITORY).resolve()
-        self._linked_environment = environment
-        self._shared_bytecode = bytecode
+        self._ready_environment = environment
+        self._behind_proxy = behind_proxy
+        self._user = user
         self._socket_dir: Path | None = None
         self._waiters: list[tuple[Callable[[dict[str, Any]], bool], asyncio.Future[dict[str, Any]]]] = []
 
@@ -152,18 +182,21 @@ class LocalCore:
         """Deploy: announce it, update configurations, and start the component if it has not been started.
 
         Args:
-            updates: ``{component: {"reset": [JSON pointers], "merge": {...}}}``, both optional, for this
-                component, the bridge (`BRIDGE`) or any other; resets come first.
+            updates: ``{component: {"reset": [JSON pointers], "merge": {...}}}``, both optional, for this component, the
+                bridge (`BRIDGE`), EMQX (`EMQX`) or any other; resets come first.
         """
         deployment = str(uuid.uuid4())
         await self._announce(deployment)
+        defaults = {self.recipe.name: self.recipe.configuration, EMQX: _EMQX_DEFAULTS}
         for name, update in (updates or {}).items():
-            defaults = self.recipe.configuration if name == self.recipe.name else {}
-            configuration = reset(self.configuration.get(name, {}), defaults, list(update.get("reset") or []))
+            before = self.configuration.get(name, {})
+            configuration = reset(before, defaults.get(name, {}), list(update.get("reset") or []))
             configuration = merge(configuration, update.get("merge") or {})
             self.ipc.set_configuration(name, configuration)
             if name == BRIDGE:
                 self.bridge.configure(configuration)
+            elif name == EMQX and configuration != before:
+                await self._restart_emqx(before)
         self.ipc.post_update(deployment)
         if self.lite and updates and self.recipe.name in updates:
             await self.stop_component()
@@ -172,18 +205,6 @@ class LocalCore:
     def start_component(self) -> None:
         """Start the component in the background; `component.wait_for_state` tells how that went."""
         self.component.start()
-
-    async def fill_bytecode(self) -> None:
-        """Have all that will run compiled beforehand, as the `install` does that a linked environment replaces.
-
-        Raises:
-            RuntimeError: If that fails.
-        """
-        run = self.recipe.phases["run"].interpolated(self._variables, self.configuration[self.recipe.name])
-        python = str(self.work_dir / "venv/bin/python")
-        process = await asyncio.create_subprocess_exec(python, "-m", "install_bytecode", env=dict(run.environment))
-        if await process.wait() != 0:
-            raise RuntimeError("the component could not be compiled; see the messages above")
 
     async def stop_component(self) -> None:
         """Stop the component, as the nucleus does."""
@@ -202,6 +223,18 @@ class LocalCore:
         await self._power_on()
         if ran:
             self.start_component()
+
+    def status(self) -> dict[str, Any]:
+        """Return states, addresses, and of each associated device whether it is connected."""
+        return {
+            "component": self.component.state.value,
+            "pid": self.component.pid,
+            "mqttPort": self.broker.port,
+            "bridgeConnected": self.bridge.connected,
+            "devices": {name: name in self.broker.connections for name in sorted(self.cloud.associations)},
+            "workDir": str(self.work_dir),
+            "events": str(self.events_path),
+        }
 
     async def wait_for_event(
         self, wanted: Callable[[dict[str, Any]], bool], *, timeout_seconds: float = 30.0
@@ -227,42 +260,52 @@ class LocalCore:
     async def _announce(self, deployment: str) -> None:
         """Ask the components until none of them wants the deployment deferred."""
         while True:
-            answers = await self.ipc.pre_update(deployment)
-            wait_ms = max(answers.values(), default=0)
+            wait_ms = max((await self.ipc.pre_update(deployment)).values(), default=0)
             if not wait_ms:
                 return
             await asyncio.sleep(wait_ms / 1000)
+
+    async def _restart_emqx(self, before: Configuration) -> None:
+        """Do what EMQX does on a change: a new container for other Docker options, else a new listener."""
+        after = self.configuration[EMQX]
+        if after.get("dockerOptions") != before.get("dockerOptions"):
+            await self.broker.stop()
+            self.emqx_api.refuse_tokens()
+            await self.broker.start()
+        else:
+            await self.broker.restart_listener()
+        await self.emqx_api.start(after)
 
     async def _power_on(self) -> None:
         await self.ipc.start(self.socket_path)
         if self._user is not None:
             self.socket_path.parent.chmod(0o755)
             self.socket_path.chmod(0o666)
-        await self.broker.start()
-        self.bridge.configure(self.configuration[BRIDGE])
-        await self.bridge.start()
+        if not self.lite:
+            await self.broker.start()
+            await self.emqx_api.start(self.configuration.get(EMQX, {}))
+            self.bridge.configure(self.configuration[BRIDGE])
+            await self.bridge.start()
 
     async def _power_off(self) -> None:
         await self.ipc.stop()
         self.ipc.revoke_tokens()
         await self.bridge.stop()
+        await self.emqx_api.stop()
+        self.emqx_api.refuse_tokens()
         await self.broker.stop()
 
     def _lay_out(self) -> None:
-        """Lay the artifact where a deployment unpacks it, and the environment where `install` makes it."""
+        """Lay the artifact where a deployment unpacks it, and give the work directory to the component's user."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
+        self.events_path.parent.mkdir(parents=True, exist_ok=True)
         if self._user is not None:
-            os.chown(self.work_dir, self._user, self._user)
-        _link(self._unpacked / "client-device-pruner", self._artifact)
-        if self._linked_environment:
-            _link(self.work_dir / "venv", self._linked_environment.absolute())
-        if self._shared_bytecode:
-            _link(self.work_dir / "bytecode", self._shared_bytecode)
-            # Python looks for a file's bytecode by the file's path: that has to lead through the same links.
-            for link in (self._unpacked / "client-device-pruner", self.work_dir / "venv"):
-                target = self._shared_bytecode / link.resolve().relative_to("/")
-                target.mkdir(parents=True, exist_ok=True)
-                _link(self._shared_bytecode / link.relative_to("/"), target)
+            for path in (self.work_dir, *self.work_dir.rglob("*")):
+                os.chown(path, self._user, self._user, follow_symlinks=False)
+        link = self._unpacked / "client-device-pruner"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self._artifact, target_is_directory=True)
 
     @property
     def _unpacked(self) -> Path:
@@ -271,20 +314,19 @@ class LocalCore:
     @property
     def _variables(self) -> dict[str, str]:
         end = "/" if self.lite else ""
-        packed = self.root / "packages" / "artifacts" / self.recipe.name / self.recipe.version
         return {
             "artifacts:decompressedPath": f"{self._unpacked}{end}",
-            "artifacts:path": f"{packed}{end}",
             "work:path": f"{self.work_dir}{end}",
-            "kernel:rootPath": str(self.root),
-            "iot:thingName": self.thing_name,
         }
 
     def _phase(self, name: str) -> Phase | None:
-        phase = self.recipe.phases.get(name)
-        if phase is None or (name == "install" and self._linked_environment):
+        if (described := self.recipe.phases.get(name)) is None:
             return None
-        return phase.interpolated(self._variables, self.configuration[self.recipe.name])
+        phase = described.interpolated(self._variables)
+        if name == "install" and self._ready_environment:
+            argument = shlex.quote(str(self._ready_environment.absolute()))
+            phase = dataclasses.replace(phase, script=f"{phase.script.rstrip()} {argument}")
+        return phase
 
     def _environment(self) -> dict[str, str]:
         """Return what the nucleus gives a process, plus the way to the cloud that stands in for AWS."""
@@ -317,9 +359,6 @@ class LocalCore:
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.cloud.credentials_url.replace("127.0.0.1", "localhost"),
         }
 
-    def _from_bridge_to_iot_core(self, topic: str, payload: bytes) -> None:
-        self._to_iot_core(Message(topic, payload, BRIDGE))
-
     def _to_iot_core(self, message: Message) -> None:
         self.iot_core.append(message)
         self.shadows.take(message)
@@ -333,14 +372,8 @@ class LocalCore:
             _log.warning("what was published on %s is no event: %.200r", message.topic, message.payload)
             return
         self.events.append(event)
-        del self.events[:-_EVENTS_KEPT]
+        with self.events_path.open("ab") as kept:
+            kept.write(message.payload + b"\n")
         for wanted, found in self._waiters:
             if not found.done() and wanted(event):
                 found.set_result(event)
-
-
-def _link(link: Path, target: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        link.unlink()
-    link.symlink_to(target, target_is_directory=True)

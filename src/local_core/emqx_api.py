@@ -1,165 +1,190 @@
-"""EMQX's HTTP API, as much of it as a roll call needs, with faults to order."""
+"""EMQX's HTTP API, as much of it as a client list needs, under EMQX's own configuration and with faults to order."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import binascii
 import json
+import re
 import secrets
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
 
+from local_core.http_server import HttpFault, HttpServer, Request, Response, take_fault
 from local_core.port import hold_port
 
-Connections = Callable[[], Mapping[str, int]]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
+    from local_core.broker import Broker
 
-@dataclass(slots=True)
-class Faults:
-    """What goes wrong; all of it can be changed while the server runs.
+LOGIN, CLIENTS, CLIENT = "login", "clients", "client"
+"""The operations, for faults: log in, list a page, ask for one client by name."""
+EMPTY_PAGE = json.dumps({"data": [], "meta": {"page": 1, "limit": 1000, "hasnext": False, "count": 0}}).encode()
+"""What an internal failure answers, with 200: `HttpFault(operation=CLIENTS, body=EMPTY_PAGE)`."""
 
-    Attributes:
-        status: answer with this HTTP status instead of 200.
-        body: answer with these bytes instead of the page.
-        cut: send only half of the body that was announced, then close.
-        delay_seconds: wait so long before each answer.
-        has_next_for_ever: say of each page that there is another.
-        before_page: called with the page's number before it is made, to change what is there between pages.
-    """
-
-    status: int = 200
-    body: bytes | None = None
-    cut: bool = False
-    delay_seconds: float = 0.0
-    has_next_for_ever: bool = False
-    before_page: Callable[[int], None] | None = None
+_API = "/api/v5/"
+_PUBLISHED = re.compile(r"(?:-p|--publish)[ =]*(?:[0-9.]+:)?(?P<host>\d+):(?P<container>\d+)(?:/tcp)?(?=\s|$)")
+_MOST_PER_PAGE = 1000
 
 
 class EmqxApi:
-    """An HTTP server on loopback that answers `GET /api/v5/clients` out of the broker's live connections.
+    """An HTTP server on loopback that answers out of the broker's live connections.
 
-    It serves from threads of its own, so that a slow answer holds up nobody else.
+    It serves while EMQX's configuration switches it on and Docker publishes its port; the host's port counts.
 
     Args:
-        connections: tells client ids and their `connected_at` in milliseconds: `lambda: broker.connections`.
-        key: the API key; made up when empty.
-        secret: its secret; made up when empty.
-        port: TCP port; 0 takes a free one.
+        broker: The broker that it tells of.
 
     Attributes:
-        faults: what goes wrong.
-        requests: the path and query of each request so far.
+        port: A free port that it holds: what a test publishes instead of 18083, so that others do not collide.
+        faults: What goes wrong next.
+        before_page: Called with the page's number before it is made, to have clients come and go between pages.
+        keys: API keys and their secrets, as from a bootstrap file.
+        token_seconds: How long a token lasts that is handed out from now on.
+        calls: Method and target of each request so far.
     """
 
-    def __init__(self, connections: Connections, *, key: str = "", secret: str = "", port: int = 0) -> None:
-        self.key = key or secrets.token_hex(8)
-        self.secret = secret or secrets.token_hex(16)
-        self.port = port
-        self.faults = Faults()
-        self.requests: list[str] = []
-        self._connections = connections
-        self._closing = threading.Event()
-        self._server: ThreadingHTTPServer | None = None
-        self._thread: threading.Thread | None = None
+    def __init__(self, broker: Broker) -> None:
+        self.port = hold_port(self, 0)
+        self.faults: list[HttpFault] = []
+        self.before_page: Callable[[int], None] | None = None
+        self.keys: dict[str, str] = {}
+        self.token_seconds = 3600.0
+        self.calls: list[str] = []
+        self._broker = broker
+        self._users: dict[str, str] = {}
+        self._tokens: dict[str, float] = {}
+        self._server: HttpServer | None = None
 
     @property
     def url(self) -> str:
-        """The API's base, as `rollCall.url` takes it."""
+        """The API's base where its own port is published, as `presence.clientList.url` takes it."""
         return f"http://127.0.0.1:{self.port}/api/v5"
 
-    def start(self) -> None:
-        """Listen.
+    def configuration(self, *, username: str = "pruner", password: str = "CHANGE-ME") -> dict[str, Any]:  # noqa: S107
+        """Return the EMQX component's configuration that switches the API on, on this core's own port."""
+        listener = {"http": {"bind": 18083}}
+        dashboard = {"listeners": listener, "default_username": username, "default_password": password}
+        return {
+            "emqxConfig": {"dashboard": dashboard},
+            "dockerOptions": f"-p 8883:8883 -p 127.0.0.1:{self.port}:18083",
+        }
 
-        Raises:
-            OSError: the port is taken.
-        """
-        self._closing.clear()
-        self.port = hold_port(self, self.port)
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
-        server.daemon_threads = False  # so that closing the server waits for them
-        self._thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="emqx-api")
-        self._server = server
-        self._thread.start()
+    async def start(self, configuration: Mapping[str, Any]) -> None:
+        """Make the users anew from EMQX's configuration, and serve if it says so."""
+        dashboard = (configuration.get("emqxConfig") or {}).get("dashboard") or {}
+        port = _published_port(dashboard, str(configuration.get("dockerOptions", "")))
+        self._users = {dashboard.get("default_username", "admin"): dashboard.get("default_password", "public")}
+        await self.stop()
+        if port is not None:
+            self._server = HttpServer(self._answer, port=port)
+            await self._server.start()
 
-    def stop(self) -> None:
-        """Close, and wait until every answer has ended; delays end at once."""
-        self._closing.set()
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-        self._server = None
+    async def stop(self) -> None:
+        """Close, and cut off every request in progress."""
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
 
-    def respond(self, target: str, authorization: str) -> tuple[int, bytes]:
-        """Answer a request.
+    def refuse_tokens(self) -> None:
+        """Refuse every token handed out so far (401 `BAD_TOKEN`), as a broker that was started anew."""
+        self._tokens.clear()
 
-        Args:
-            target: path and query.
-            authorization: the header of that name, or empty.
+    async def _answer(self, request: Request) -> Response:
+        self.calls.append(f"{request.method} {request.path}" + (f"?{request.query}" if request.query else ""))
+        path = request.path.removeprefix(_API)
+        operation = path if path in {LOGIN, CLIENTS} else CLIENT if path.startswith("clients/") else ""
+        fault = take_fault(self.faults, operation, among=frozenset({LOGIN, CLIENTS, CLIENT}), none=HttpFault())
+        await asyncio.sleep(fault.delay_seconds)
+        if fault.replaces_answer:
+            return await fault.answer(_error)
+        if operation == LOGIN:
+            return self._log_in(request)
+        if refusal := self._refusal(request.headers.get("authorization", "")):
+            return refusal
+        if operation == CLIENTS:
+            return self._page({name: value[-1] for name, value in parse_qs(request.query).items()})
+        if operation == CLIENT:
+            return self._client(unquote(path.removeprefix("clients/")))
+        return _error(404, "API_NOT_EXIST", "Request Path Not Found")
 
-        Returns:
-            HTTP status and body.
-        """
-        self.requests.append(target)
-        faults = self.faults
-        self._closing.wait(faults.delay_seconds)
-        url = urlsplit(target)
-        if not self._may(authorization):
-            return 401, _error("BAD_API_KEY_OR_SECRET", "Check api_key/api_secret")
-        if url.path != "/api/v5/clients":
-            return 404, _error("API_NOT_EXIST", "Request Path Not Found")
-        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    def _log_in(self, request: Request) -> Response:
+        try:
+            given = json.loads(request.body)
+            right = self._users.get(given["username"]) == given["password"]
+        except (ValueError, KeyError, TypeError):
+            return _error(400, "BAD_REQUEST", "username and password are required")
+        if request.method != "POST" or not right:
+            return _error(401, "BAD_USERNAME_OR_PWD", "Auth failed")
+        token = secrets.token_urlsafe(32)
+        self._tokens[token] = time.monotonic() + self.token_seconds
+        return _json({"token": token, "version": "5.1.1", "license": {"edition": "opensource"}})
+
+    def _refusal(self, authorization: str) -> Response | None:
+        """Return what refuses a request, by bearer token or by API key; None lets it pass."""
+        kind, _, given = authorization.partition(" ")
+        if kind.lower() == "bearer":
+            good = self._tokens.get(given, 0.0) > time.monotonic()
+            return None if good else _error(401, "BAD_TOKEN", "Get token from POST /login")
+        try:
+            key, _, secret = base64.b64decode(given, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            key = secret = ""
+        if kind.lower() == "basic" and key and self.keys.get(key) == secret:
+            return None
+        return _error(401, "BAD_API_KEY_OR_SECRET", "Check api_key/api_secret")
+
+    def _page(self, query: Mapping[str, str]) -> Response:
         try:
             limit, page = int(query.get("limit", "100")), int(query.get("page", "1"))
         except ValueError:
             limit = page = 0
-        if not 1 <= limit <= 10000 or page < 1:
-            return 400, _error("BAD_REQUEST", "limit must be 1 to 10000, page at least 1")
-        if faults.before_page is not None:
-            faults.before_page(page)
-        body = json.dumps(self._page(limit, page, query)).encode() if faults.body is None else faults.body
-        return faults.status, body
-
-    def _page(self, limit: int, page: int, query: Mapping[str, str]) -> dict[str, Any]:
+        if not 1 <= limit <= _MOST_PER_PAGE or page < 1:
+            return _error(400, "BAD_REQUEST", f"limit must be 1 to {_MOST_PER_PAGE}, page at least 1")
+        if self.before_page is not None:
+            self.before_page(page)
         live = query.get("conn_state", "connected") == "connected"
-        everybody = sorted(dict(self._connections()).items()) if live else []
-        clients = [
-            {
-                "clientid": client_id,
-                "connected": True,
-                "connected_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms / 1000))
-                + f".{at_ms % 1000:03d}+00:00",
-            }
-            for client_id, at_ms in everybody[(page - 1) * limit : page * limit]
-        ]
-        more = len(everybody) > page * limit or self.faults.has_next_for_ever
-        return {"data": clients, "meta": {"page": page, "limit": limit, "hasnext": more}}
+        everybody = list(self._broker.connections.items()) if live else []
+        clients = [_described(*client) for client in everybody[(page - 1) * limit : page * limit]]
+        more = len(everybody) > page * limit
+        return _json(
+            {"data": clients, "meta": {"page": page, "limit": limit, "hasnext": more, "count": len(everybody)}}
+        )
 
-    def _may(self, authorization: str) -> bool:
-        expected = "Basic " + base64.b64encode(f"{self.key}:{self.secret}".encode()).decode()
-        return secrets.compare_digest(authorization.encode(), expected.encode())
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, body = api.respond(self.path, self.headers.get("Authorization", ""))
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if api.faults.cut else body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the standard library's
-                del format, args
-
-        return Handler
+    def _client(self, client_id: str) -> Response:
+        connected_at = self._broker.connections.get(client_id)
+        if connected_at is None and client_id not in self._broker.sessions:
+            return _error(404, "CLIENTID_NOT_FOUND", "Client ID not found")
+        return _json(_described(client_id, connected_at))
 
 
-def _error(code: str, message: str) -> bytes:
-    return json.dumps({"code": code, "message": message}).encode()
+def _published_port(dashboard: Mapping[str, Any], docker_options: str) -> int | None:
+    """Return the host's port that leads to the API, or None where it is off or cannot be reached.
+
+    `127.0.0.1` in `bind` is the container's own loopback: what Docker publishes does not lead there.
+    """
+    bind = str(((dashboard.get("listeners") or {}).get("http") or {}).get("bind", 0))
+    address, _, port = bind.rpartition(":")
+    if address in {"127.0.0.1", "localhost"}:
+        return None
+    published = {found["container"]: int(found["host"]) for found in _PUBLISHED.finditer(docker_options)}
+    return published.get(port)
+
+
+def _described(client_id: str, connected_at_ms: int | None) -> dict[str, Any]:
+    described: dict[str, Any] = {"clientid": client_id, "connected": connected_at_ms is not None}
+    if connected_at_ms is not None:
+        whole, part = divmod(connected_at_ms, 1000)
+        described["connected_at"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{part:03d}+00:00"
+    return described
+
+
+def _json(answer: Mapping[str, Any]) -> Response:
+    return Response(200, json.dumps(answer).encode())
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return Response(status, json.dumps({"code": code, "message": message}).encode())

@@ -1,17 +1,22 @@
-"""A small HTTP/1.1 server for the local core's endpoints, which can also misbehave on request."""
+"""A small HTTP/1.1 server for the local core's endpoints, which also misbehaves to order."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from local_core.port import hold_port
 
-_LOG = logging.getLogger(__name__)
-_LONGEST_BODY = 1_000_000
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+_log = logging.getLogger(__name__)
+_LONGEST_BODY_BYTES = 1_000_000
 
 
 class ConnectionDroppedError(Exception):
@@ -36,20 +41,92 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer; length and connection headers are added when it is sent."""
+    """One answer; type and length are added when it is sent."""
 
     status: int = 200
     body: bytes = b""
-    content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the answer as it goes over the wire."""
         reasons = {status.value: status.phrase for status in HTTPStatus}
-        headers = {"Content-Type": self.content_type, "Content-Length": str(len(self.body)), **self.headers}
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(self.body)), **self.headers}
         head = [f"HTTP/1.1 {self.status} {reasons.get(self.status, 'Unknown')}"]
         head += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*head, "", ""]).encode("latin-1") + self.body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFault:
+    """What goes wrong with a request: the first fault on a server's list that fits is used, and used up.
+
+    The parts combine: a delay comes first; `status`, `body`, `drop` and `hang` replace the answer, and then the
+    request has no effect unless `carried_out` says so (an answer that is lost).
+
+    Attributes:
+        operation: The operation that it befalls, as the server names them; empty: any, as the server has it.
+        times: How many requests it befalls; None: all, until it is taken off the list.
+        skip: How many requests that fit pass unharmed before it begins.
+        delay_seconds: How long the answer waits.
+        status: HTTP status of the answer, with `error` as its code (empty: none) and `message`.
+        error: See `status`.
+        message: See `status`.
+        body: Answered as it is, with `status` (200 if that is not set).
+        drop: The connection is reset.
+        hang: No answer comes until either side gives up.
+        carried_out: The request has its effect, whatever the answer.
+    """
+
+    operation: str = ""
+    times: int | None = 1
+    skip: int = 0
+    delay_seconds: float = 0.0
+    status: int = 0
+    error: str = ""
+    message: str = "made to fail"
+    body: bytes | None = None
+    drop: bool = False
+    hang: bool = False
+    carried_out: bool = False
+
+    @property
+    def replaces_answer(self) -> bool:
+        """Whether the proper answer is withheld."""
+        return bool(self.status or self.body is not None or self.drop or self.hang)
+
+    async def answer(self, error: Callable[[int, str, str], Response]) -> Response:
+        """Return the answer that replaces the proper one; `error` makes one of status, code and message."""
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.drop:
+            raise ConnectionDroppedError
+        if self.body is not None:
+            return Response(self.status or 200, self.body)
+        return error(self.status, self.error, self.message)
+
+
+_Fault = TypeVar("_Fault", bound=HttpFault)
+
+
+def take_fault(faults: list[_Fault], operation: str, *, among: frozenset[str], none: _Fault) -> _Fault:
+    """Return the first fault that fits an operation, one use of it less on the list; else `none`.
+
+    Args:
+        faults: The server's list.
+        operation: The one that was asked for.
+        among: The operations that a fault without one befalls.
+        none: A fault that does nothing.
+    """
+    for place, fault in enumerate(faults):
+        if fault.operation != operation and (fault.operation or operation not in among):
+            continue
+        if fault.skip:
+            faults[place] = replace(fault, skip=fault.skip - 1)
+            continue
+        if fault.times is not None:
+            faults[place : place + 1] = [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
+        return fault
+    return none
 
 
 class HttpServer:
@@ -65,7 +142,7 @@ class HttpServer:
         """Listen; from then on `port` is the one in use.
 
         Raises:
-            OSError: the port is taken.
+            OSError: The port is taken.
         """
         self.port = hold_port(self, self.port)
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -96,7 +173,7 @@ class HttpServer:
         except (ConnectionDroppedError, asyncio.CancelledError):
             writer.transport.abort()  # a close would wait for a client that does not read
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as problem:
-            _LOG.debug("a client's connection ended: %r", problem)
+            _log.debug("a client's connection ended: %r", problem)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -108,7 +185,7 @@ class HttpServer:
         except ConnectionDroppedError:
             raise
         except Exception:  # noqa: BLE001 - a mistake in a handler answers as a server's does, and is seen in the log
-            _LOG.exception("%s %s could not be answered", request.method, request.path)
+            _log.exception("%s %s could not be answered", request.method, request.path)
             return Response(500, b"{}")
 
 
@@ -124,7 +201,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     length = int(headers.get("content-length", "0"))
-    if not 0 <= length <= _LONGEST_BODY:
+    if not 0 <= length <= _LONGEST_BODY_BYTES:
         raise ValueError(f"a body of {length} bytes is not accepted")
     url = urlsplit(target)
     return Request(method, url.path, url.query, headers, await reader.readexactly(length), url.netloc)

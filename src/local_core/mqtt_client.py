@@ -18,15 +18,16 @@ class MqttClient:
     """One MQTT 3.1.1 client; all callbacks run on the loop that `connect` was called on.
 
     Args:
-        client_id: the client's name.
-        keepalive_seconds: the interval it promises to be heard in; 0 promises nothing.
-        clean: whether the broker is to forget it when it goes.
-        will: topic and payload that the broker publishes (QoS 1) when it goes without a word.
+        client_id: The client's name.
+        keepalive_seconds: The interval it promises to be heard in; 0 promises nothing.
+        clean: Whether the broker is to forget it when it goes.
+        will: Topic and payload that the broker publishes (QoS 1) when it goes without a word.
 
     Attributes:
-        connected: whether the broker has accepted it and the socket is up.
-        on_message: called with topic and payload of each message received.
-        on_lost: called when an accepted connection is over, whoever ended it.
+        connected: Whether the broker has accepted it and the socket is up.
+        frozen: Whether it neither reads nor pings.
+        on_message: Called with topic and payload of each message received.
+        on_lost: Called when an accepted connection is over, whichever end closed it.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MqttClient:
     ) -> None:
         self.client_id = client_id
         self.connected = False
+        self.frozen = False
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_lost: Callable[[], None] = lambda: None
         self._keepalive_seconds = keepalive_seconds
@@ -56,14 +58,14 @@ class MqttClient:
         client.on_socket_unregister_write = self._unregister_write
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._answered
+        client.on_subscribe = lambda _c, _u, packet_id, *_rest: self._answered(packet_id)
         client.on_message = lambda _c, _u, message: self.on_message(message.topic, bytes(message.payload))
 
     async def connect(self, port: int, *, timeout_seconds: float = 10.0) -> None:
         """Connect to a broker on loopback and wait for its acceptance.
 
         Raises:
-            OSError: nobody listens, the connection was refused or lost, or no answer came in time.
+            OSError: Nobody listens, the connection was refused or lost, or no answer came in time.
         """
         self._loop = asyncio.get_running_loop()
         self._accepted = self._loop.create_future()
@@ -80,12 +82,11 @@ class MqttClient:
 
     async def subscribe(self, *topic_filters: str) -> None:
         """Subscribe at QoS 1 and wait for the broker's answer, or for the end of the connection."""
-        if not topic_filters or not self.connected:
-            return
-        _, packet_id = self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
-        if packet_id is not None:
-            self._answers[packet_id] = self._loop.create_future()
-            await self._answers[packet_id]
+        if topic_filters and self.connected:
+            _, packet_id = self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
+            if packet_id is not None:
+                self._answers[packet_id] = self._loop.create_future()
+                await self._answers[packet_id]
 
     def unsubscribe(self, *topic_filters: str) -> None:
         """End subscriptions; nothing happens when not connected."""
@@ -93,8 +94,8 @@ class MqttClient:
             self._client.unsubscribe(list(topic_filters))
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Publish; without a connection the message is lost."""
-        if self.connected:
+        """Publish; without a connection, or frozen, the message is lost."""
+        if self.connected and not self.frozen:
             self._client.publish(topic, payload, qos, retain)
 
     def disconnect(self) -> None:
@@ -103,8 +104,21 @@ class MqttClient:
         self._client.loop_write()
         self.drop()
 
+    def freeze(self) -> None:
+        """Stop reading, and send no pings, until `thaw`."""
+        self.frozen = True
+        if (sock := self._client.socket()) is not None:
+            self._loop.remove_reader(sock)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        self.frozen = False
+        if (sock := self._client.socket()) is not None:
+            self._loop.add_reader(sock, self._client.loop_read)
+
     def drop(self) -> None:
         """Close the socket without a word."""
+        self.frozen = False
         with contextlib.suppress(OSError):
             sock: Any = self._client.socket()
             if sock is not None:
@@ -134,7 +148,8 @@ class MqttClient:
 
     def _keep_alive(self) -> None:
         self._schedule_misc()
-        self._client.loop_misc()
+        if not self.frozen:
+            self._client.loop_misc()
 
     def _on_connect(self, _client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _p: Any) -> None:
         if self._accepted is None or self._accepted.done():
@@ -151,10 +166,10 @@ class MqttClient:
         elif self.connected:
             self.connected = False
             for packet_id in list(self._answers):
-                self._answered(None, None, packet_id)
+                self._answered(packet_id)
             self.on_lost()
 
-    def _answered(self, _client: object, _userdata: object, packet_id: int, *_rest: object) -> None:
+    def _answered(self, packet_id: int) -> None:
         answer = self._answers.pop(packet_id, None)
         if answer is not None and not answer.done():
             answer.set_result(None)

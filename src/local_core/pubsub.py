@@ -19,12 +19,17 @@ class Message:
     Attributes:
         topic: Where it was published, without wildcards.
         payload: What was published.
-        publisher: Who published it: a component's name, or empty.
+        publisher: The component that published it, or empty.
     """
 
     topic: str
     payload: bytes
     publisher: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonMessage(Message):
+    """A message that was published as JSON, and is delivered as such; its payload is the text."""
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
@@ -33,9 +38,6 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
     Args:
         topic_filter: May hold ``+`` for one level and ``#`` for all the rest, the parent level included.
         topic: The topic; one that starts with ``$`` is not matched by a filter that starts with a wildcard.
-
-    Returns:
-        True if a subscriber to the filter receives what is published on the topic.
     """
     if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
         return False
@@ -50,9 +52,14 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
 
 
 class PubSub:
-    """Fan-out of messages to subscribers, synchronous and in the order of publication."""
+    """Fan-out of messages to subscribers, synchronous and in the order of publication.
+
+    Attributes:
+        drops: Tells of each message whether it is lost before anybody receives it.
+    """
 
     def __init__(self) -> None:
+        self.drops: Callable[[Message], bool] = lambda _message: False
         self._subscriptions: dict[object, tuple[str, Callable[[Message], None]]] = {}
 
     @property
@@ -80,6 +87,8 @@ class PubSub:
 
     def publish(self, message: Message) -> None:
         """Deliver a message to every subscriber; an exception of one is logged and spares the others."""
+        if self.drops(message):
+            return
         for key, (topic_filter, deliver) in list(self._subscriptions.items()):
             if key in self._subscriptions and topic_matches(topic_filter, message.topic):
                 try:
