@@ -105,7 +105,7 @@ def missing_inputs(settings: Settings, bridge: Mapping[str, Any] | None) -> froz
     """Name the inputs of which nothing is mapped: probe, clients, count, uptime, messages; none without a bridge."""
     if bridge is None:
         return frozenset()
-    entries, _ = _read(bridge)
+    entries = _read(bridge)
     unfed = {need.input for need in _needs(settings, ()) if not need.fed(entries)}
     return frozenset(unfed - ({"messages"} if message_filters(settings, bridge) else set()))
 
@@ -113,7 +113,7 @@ def missing_inputs(settings: Settings, bridge: Mapping[str, Any] | None) -> froz
 def message_filters(settings: Settings, bridge: Mapping[str, Any] | None) -> frozenset[str]:
     """The filters through which the bridge feeds presence.messageTopics."""
     needs = [need for need in _needs(settings, ()) if need.input == "messages"]
-    entries = [entry for entry in _read(bridge or {})[0] if not filter_covers(f"{PROBE}#", entry.topic)]
+    entries = [entry for entry in _read(bridge or {}) if not filter_covers(f"{PROBE}#", entry.topic)]
     return frozenset(entry.topic for entry in entries if any(need.fed([entry]) for need in needs))
 
 
@@ -177,12 +177,7 @@ def _without_bridge(settings: Settings, *, lite: bool) -> Iterator[Finding]:
 
 
 def _with_bridge(settings: Settings, bridge: Mapping[str, Any], emqx: Mapping[str, Any] | None) -> Iterator[Finding]:
-    entries, broken = _read(bridge)
-    for key in broken:
-        yield Finding(
-            f"The bridge cannot use its entry {key}, and perhaps none of the mapping while it stands",
-            f"Give the entry {key} a topic, and a source and a target out of {', '.join(_ENDS)}.",
-        )
+    entries = _read(bridge)
     needs = _needs(settings, entries)
     # Moquette publishes no events; but who maps some of them has another broker that does.
     on_emqx = emqx is not None or any(need.input in _EVENTS and need.fed(entries) for need in needs)
@@ -206,27 +201,20 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], emqx: Mapping[st
         )
 
 
-def _read(bridge: Mapping[str, Any]) -> tuple[list[_Entry], list[str]]:
-    """Read the mapping: its entries, and the keys of those that the bridge cannot use."""
+def _read(bridge: Mapping[str, Any]) -> list[_Entry]:
+    """Read the entries of the mapping, without those that the bridge cannot use."""
     mapping, routes = bridge.get("mqttTopicMapping"), bridge.get("mqtt5RouteOptions")
-    entries, broken = list[_Entry](), list[str]()
+    entries = []
     for key, raw in mapping.items() if isinstance(mapping, Mapping) else ():
         entry = raw if isinstance(raw, Mapping) else {}
         topic, source, target = (entry.get(name) for name in ("topic", "source", "target"))
         prefix = entry.get("targetTopicPrefix") or ""
-        if (
-            isinstance(topic, str)
-            and is_filter(topic)
-            and source in _ENDS
-            and target in _ENDS
-            and isinstance(prefix, str)
-        ):
+        usable = source in _ENDS and target in _ENDS and isinstance(prefix, str)
+        if usable and isinstance(topic, str) and is_filter(topic):
             route = routes.get(key) if isinstance(routes, Mapping) else None
             deaf = isinstance(route, Mapping) and route.get("noLocal") in (True, "true")
-            entries.append(_Entry(str(key), topic, source, target, prefix, not deaf))
-        else:
-            broken.append(str(key))
-    return entries, broken
+            entries.append(_Entry(str(key), topic, str(source), str(target), prefix, not deaf))
+    return entries
 
 
 def _doubled(entries: list[_Entry], needs: list[_Need], *, on_emqx: bool) -> Iterator[Finding]:

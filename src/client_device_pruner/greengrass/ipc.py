@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -131,6 +132,8 @@ class GreengrassIpc:
         self._report = report
         self._closed = False
         self._subscriptions: list[Any] = []
+        # The SDK's objects refer to one another: a lost connection keeps a thread until the collector finds it.
+        gc.collect()
         connection = connect(lifecycle_handler=_Lifecycle(self), timeout=CONNECT_SECONDS)
         # Without an executor the callbacks run in the one thread of the network: in order, and at half the cost. They
         # only put into the queue, so that they neither block it nor wait for a call.
@@ -199,19 +202,12 @@ class GreengrassIpc:
 
     def read_configuration(self, component: str | None) -> None:
         """See `Ipc`."""
-
-        def done(answer: Any) -> None:
-            self.report(Configuration(component, answer.value, ""))
-
-        def failed(error: BaseException) -> None:
-            self.report(Configuration(component, None, _explain(error)))
-
         self._start(
             "GetConfiguration",
             component or "",
             lambda: self._client.get_configuration_async(component_name=component, key_path=[]),
-            done,
-            failed,
+            lambda answer: self.report(Configuration(component, answer.value, "")),
+            lambda error: self.report(Configuration(component, None, _explain(error))),
         )
 
     def follow_configuration(self, component: str | None) -> None:

@@ -6,7 +6,6 @@ pub/sub tells where: if that comes back, the bridge or the broker is at fault, a
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -125,7 +124,7 @@ class Link:
 
     def subscribed(self, topic: str, at: float) -> None:
         """Heed that the subscription stands: whatever came before it was not heard."""
-        self._refusals.pop(("SubscribeToTopic", topic), None)
+        self._refusals.pop(("SubscribeToTopic", _granted(topic)), None)
         self._subscribed, self._deadline, self._subscribe_at = True, _NEVER, _NEVER
         self._on_gap("a new subscription")
         if self._remedies:
@@ -232,8 +231,6 @@ class Link:
         """
         if at >= self._connect_at:
             self._connect_at = _NEVER
-            # The SDK's objects refer to one another: a lost connection keeps a thread until the collector finds it.
-            gc.collect()
             self._connect()
         if self._ipc is not None and at >= self._subscribe_at:
             self._subscribe(at)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client_device_pruner.greengrass.ipc import (
     Disconnected,
@@ -307,3 +309,50 @@ def test_a_trial_shrinks_the_fixed_times(site: Site) -> None:
     site.ipc.drop()
     site.run(2 + 2 + 1)
     assert (site.ipc.subscribed, site.link.trouble) == (2, "")
+
+
+FAULTS = st.lists(
+    st.tuples(
+        st.sampled_from(["drop", "close", "disconnect", "freeze", "away", "bridge", "refuse", "deploy", "heal"]),
+        st.floats(0, 200),
+    ),
+    max_size=12,
+)
+
+
+@given(FAULTS)
+def test_whatever_fails_the_probe_comes_back_once_all_is_well(faults: list[tuple[str, float]]) -> None:
+    """No order of faults leaves the link stuck; every return that it tells came before its successor was due."""
+    site = Site()
+
+    def cause(fault: str) -> None:
+        match fault:
+            case "drop":
+                site.ipc.drop()
+            case "close":
+                site.ipc.close_stream()
+            case "disconnect":
+                site.ipc.disconnect()
+            case "freeze":
+                site.ipc.answers, site.deaf = False, True
+            case "away":
+                site.reachable = False
+            case "bridge":
+                site.ipc.carries_probe = False
+            case "refuse":
+                site.ipc.refusals = {("SubscribeToTopic", f"{IN}#")}
+            case "deploy":
+                site.link.deployed()
+            case _:
+                site.reachable, site.deaf = True, False
+                site.ipc.answers, site.ipc.carries_probe, site.ipc.refusals = True, True, set()
+
+    for fault, seconds in faults:
+        cause(fault)
+        site.run(seconds)
+    cause("heal")
+    healed = site.clock.now
+    site.run(150)
+    assert site.link.trouble == ""
+    assert site.returns[-1][1] > healed
+    assert all(sent <= received <= sent + 60 for sent, received in site.returns)
