@@ -20,11 +20,11 @@ from client_device_pruner.cli.render import (
     Painter,
     about,
     evidence_of,
-    moment,
     remedies,
     say,
     sections,
     table,
+    utc,
 )
 from client_device_pruner.reports.events import rfc3339
 from client_device_pruner.store.database import transaction
@@ -58,7 +58,7 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
     status, observing = found.status, found.status["observing"]
     coverage, last, left = status["coverage"], status["lastCycle"], status["nextCheckInSeconds"]
     running = paint("runs", "good") if found.running else paint("does not run", "bad")
-    age = f"as of {moment(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
+    age = f"as of {utc(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
     since = f"since {_when(observing['since'])}" if observing["since"] else paint("nothing is observed now", "bad")
     shares = f"{observing['shareOfDay']:.0%} of the last day, {observing['shareOfMonth']:.0%} of the last month"
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
@@ -101,7 +101,7 @@ def list_devices(options: argparse.Namespace) -> Answer:
     found = reading.read(options.work_dir)
     things = [thing for thing in found.associated if options.state in {None, thing.state}]
     if not found.running:
-        say(f"The component does not run: this is how things stood at {moment(found.written)}.", sys.stderr)
+        say(f"The component does not run: this is how things stood at {utc(found.written)}.", sys.stderr)
 
     def text(paint: Painter) -> str:
         if things:
@@ -117,7 +117,7 @@ def _row(thing: Thing, paint: Painter) -> tuple[str, ...]:
     return (
         thing.name,
         paint.kind(thing.state),
-        "never" if thing.seen_wall is None else moment(thing.seen_wall),
+        "never" if thing.seen_wall is None else utc(thing.seen_wall),
         "-" if thing.silent_seconds is None else about(thing.silent_seconds),
         "for ever" if thing.patience_seconds is None else about(thing.patience_seconds),
         thing.evidence or "-",
@@ -157,7 +157,7 @@ def _explanation(thing: Thing, found: Snapshot, paint: Painter) -> str:
     _name, _state, *figures = _row(thing, paint)
     lines = [f"{paint(thing.name, 'title')}: {paint.kind(thing.state)}", *thing.sentences]
     if not found.running:
-        lines.append(f"This was so at {moment(found.written)}. The component does not run, so nothing happens.")
+        lines.append(f"This was so at {utc(found.written)}. The component does not run, so nothing happens.")
     parts = {"In figures": table(zip(columns, figures, strict=True), indent="  ")}
     if thing.state in {"marked", "due"}:
         guards = [(f"{guard['guard']}: {guard['reason']}", guard["remedy"]) for guard in found.status["guards"]]
@@ -177,12 +177,12 @@ def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answe
         value["disassociatedAt"] = rfc3339(intent.intended_wall)
         silent = f"silent for {about(facts['silentSeconds'])}, its patience was {about(facts['patienceSeconds'])}"
         sentences += [
-            f"This component disassociated it at {moment(intent.intended_wall)}, in cycle {intent.cycle_id}.",
+            f"This component disassociated it at {utc(intent.intended_wall)}, in cycle {intent.cycle_id}.",
             f"It had been {silent}, and {EVIDENCE[facts['evidence']]} ({facts['evidence']}).",
             f"pruner restore {name} associates it again.",
         ]
     elif thing is not None and thing.seen_wall is not None:
-        sentences.append(f"It was last seen at {moment(thing.seen_wall)}. What is not associated is left alone.")
+        sentences.append(f"It was last seen at {utc(thing.seen_wall)}. What is not associated is left alone.")
     else:
         known = [one.name for one in found.associated]
         raise Failed(sentences[0] + _near(name, known) if known else _NONE)
@@ -213,7 +213,7 @@ def history(options: argparse.Namespace) -> Answer:
 
     def text(paint: Painter) -> str:
         rows = [
-            (moment(h.wall), h.name or "-", paint.kind(h.kind), "; ".join(map(" ".join, evidence_of(h.kind, h.data))))
+            (utc(h.wall), h.name or "-", paint.kind(h.kind), "; ".join(map(" ".join, evidence_of(h.kind, h.data))))
             for h in happenings
         ]
         if rows:

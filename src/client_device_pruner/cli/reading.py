@@ -217,8 +217,10 @@ def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
     if running:
         passed = max(0.0, time.time() - status["time"])
         return {**status, "nextCheckInSeconds": None if left is None else round(max(0.0, left - passed), 3)}
-    ended = {"alive": False, "reason": "the component does not run", "remedy": ""}
-    inputs = {name: {**one, **ended} for name, one in observing["inputs"].items()}
+    inputs = {
+        name: {**one, "alive": False, "reason": "the component does not run"} if one["inUse"] else one
+        for name, one in observing["inputs"].items()
+    }
     return {**status, "observing": {**observing, "since": None, "inputs": inputs}, "nextCheckInSeconds": None}
 
 

@@ -83,8 +83,8 @@ def about(seconds: float) -> str:
     return format_duration(round(seconds / step) * step)
 
 
-def moment(wall: float) -> str:
-    """A moment in UTC, to the second."""
+def utc(wall: float) -> str:
+    """A time in UTC, to the second."""
     return datetime.fromtimestamp(wall, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 

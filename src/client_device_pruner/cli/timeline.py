@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.cli.reading import Happening, Snapshot, Thing
-from client_device_pruner.cli.render import about, evidence_of, moment
+from client_device_pruner.cli.render import about, evidence_of, utc
 from client_device_pruner.decisions.policy import State
 from client_device_pruner.store.history import TimelineRow
 
@@ -72,7 +72,7 @@ def compose(
         "core": found.core_device,
         "start": round(start, 3),
         "end": round(end, 3),
-        "asOf": moment(found.written),
+        "asOf": utc(found.written),
         "running": found.running,
         "dryRun": found.status["dryRun"],
         "coverage": found.status["coverage"],

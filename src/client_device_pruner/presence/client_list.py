@@ -1,6 +1,6 @@
-"""EMQX's HTTP API: who is connected to the broker, all of them or asked for by name.
+"""EMQX's HTTP API: which clients are connected to the broker, all of them or asked for by name.
 
-Whoever a list does not name counts as not connected, so an answer that is not exactly as documented is none.
+A client that a list does not name counts as not connected, so an answer that is not exactly as documented is none.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ClientList:
     """All pages of one call.
 
     Attributes:
-        names: the client ids that are connected, those of no client device included. Who comes or goes between two
-            pages may be missing.
+        names: the client ids that are connected, those of no client device included. One that comes or goes
+            between two pages may be missing.
         began: when the first page was asked for, in monotonic seconds.
         ended: when the last page had come, in monotonic seconds.
     """
@@ -131,7 +131,7 @@ class ClientListReader:
             session = self._session_with(access)
             session.refusal = ""
             return ClientList(_all_pages(session), began, self._monotonic())
-        except Exception as error:  # noqa: BLE001 - whoever waits for an answer must get one
+        except Exception as error:  # noqa: BLE001 - the caller waits for an answer
             return ClientListFailed(_reason(error), began)
         finally:
             self._fetching = False
@@ -170,8 +170,8 @@ def _all_pages(session: _Session) -> frozenset[str]:
             case {"data": [_, *_] as entries, "meta": {"hasnext": bool(more)}}:
                 names.update(name for name, connected in map(_client, entries) if connected)
             case {"data": [], "meta": _}:
-                # The bridge at least is connected, and a page that was announced has somebody on it.
-                raise _Failed(f"{session.url} names nobody on page {page}, as EMQX does when it fails inside")
+                # The bridge at least is connected, and a page that was announced names a client.
+                raise _Failed(f"{session.url} names no client on page {page}, as EMQX does when it fails inside")
             case _:
                 raise _Failed(f"{session.url}: page {page} is no list of clients")
         if not more:
@@ -314,5 +314,5 @@ def _read_credentials(path: str) -> tuple[str, str]:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    # A named pipe would hold the thread up until somebody writes to it.
+    # A named pipe would hold the thread up until something writes to it.
     return os.open(path, flags | os.O_NONBLOCK)

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from client_device_pruner.cli.render import Painter, about, evidence_of, moment, plain, table
+from client_device_pruner.cli.render import Painter, about, evidence_of, plain, table, utc
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_evidence_has_a_label_for_each_figure() -> None:
 
 def test_a_moment_is_in_utc() -> None:
     """To the second."""
-    assert moment(1_800_000_000.4) == "2027-01-15 08:00:00Z"
+    assert utc(1_800_000_000.4) == "2027-01-15 08:00:00Z"

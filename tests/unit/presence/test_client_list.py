@@ -233,7 +233,7 @@ class TestFetch:
             ((200, b"{}", {}), "page 1 is no list"),
             ((200, b"1", {"Content-Length": "9"}), "did not answer"),
             ((200, b" " * (16 << 20) + b"  ", {}), "more than 16 MiB"),
-            (page_of([], more=False), "names nobody on page 1"),
+            (page_of([], more=False), "names no client on page 1"),
             (page_of({}, more=False), "page 1 is no list"),
             (page_of([{"clientid": "a", "connected": True}], more="false"), "page 1 is no list"),
             (page_of(["a"], more=False), "without clientid"),
@@ -245,7 +245,7 @@ class TestFetch:
     def test_an_odd_answer_is_none(
         self, emqx: Emqx, caller: Caller, answer: tuple[int, bytes, dict[str, str]], reason: str
     ) -> None:
-        """Nobody counts as not connected on the strength of a list that is not as documented."""
+        """No client counts as not connected on the strength of a list that is not as documented."""
         emqx.answers["/clients"] = answer
 
         failed = caller.fetch(login_to(emqx))
@@ -258,7 +258,7 @@ class TestFetch:
         emqx.page_size = 2
         emqx.before_page = lambda page: emqx.clients.clear() if page == 2 else None
 
-        assert "names nobody on page 2" in reason_of(caller.fetch(login_to(emqx)))
+        assert "names no client on page 2" in reason_of(caller.fetch(login_to(emqx)))
 
     def test_a_port_that_nobody_listens_on(self, caller: Caller) -> None:
         """The reason names the address."""
@@ -312,7 +312,7 @@ class TestFetch:
 
 
 class TestLogin:
-    """Who may ask."""
+    """Logins, tokens and credentials files."""
 
     def test_a_token_is_kept_and_renewed_once_when_it_is_refused(self, emqx: Emqx, caller: Caller) -> None:
         """Case 37: after the broker restarted, one new login, then the call again."""
@@ -391,7 +391,7 @@ class TestLogin:
         assert "has to hold one line" in reason_of(caller.fetch(file_for(emqx, tmp_path, content)))
 
     def test_what_is_no_file_is_refused(self, emqx: Emqx, caller: Caller, tmp_path: Path) -> None:
-        """Missing, a directory, bytes, a pipe that nobody writes to: none of them holds anything up."""
+        """Missing, a directory, bytes, a pipe that nothing writes to: none of them holds anything up."""
         os.mkfifo(tmp_path / "pipe", 0o600)
         (tmp_path / "bytes").write_bytes(b"\xff:\xff")
         for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe", tmp_path / "bytes"):
