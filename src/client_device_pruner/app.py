@@ -162,11 +162,6 @@ class App:
         at = self._clock.monotonic()
         return min(self._do_due(at), self._write(at))
 
-    @property
-    def ending(self) -> bool:
-        """Whether it was told to end, or has given itself up."""
-        return self._stopping
-
     def stop(self) -> None:
         """Ask the loop to end; safe in a signal handler."""
         self._stopping = True
@@ -321,6 +316,8 @@ class App:
     def _describe(self, at: float) -> dict[str, Any]:
         core, scheduler = self._core, self._scheduler
         trouble = self._link.trouble
+        # On Greengrass Lite the doctor only knows what should echo the probe: no trouble, no finding.
+        found = () if self._deployed.lite and not trouble else self._deployed.findings
         inputs = {"probe": Input(in_use=True, alive=not trouble, reason=trouble), **core.presence.inputs(at)}
         return status_document(
             wall=core.clock.wall(),
@@ -331,7 +328,7 @@ class App:
             counts=core.counts,
             coverage=core.coverage,
             holds=core.guards.in_force,
-            findings=(*self._link.findings, *self._deployed.findings, *self._foreign_ids()),
+            findings=(*self._link.findings, *found, *self._foreign_ids()),
             plan=scheduler.waiting_plan,
             next_check_seconds=scheduler.next_check_seconds(at),
             cycles=scheduler.cycles,

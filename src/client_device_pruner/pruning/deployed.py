@@ -64,6 +64,8 @@ class Deployed:
     def changed(self, news: ConfigurationChanged, at: float) -> None:
         """A configuration changed; one change comes as one event for each value, so they are read together."""
         self._unread[news.component] = at
+        if news.component is None:
+            self._link.deployed()
 
     def suspect(self, at: float) -> None:
         """A probe was lost: a subscription to our configuration may have died with ours, silently."""
@@ -148,7 +150,6 @@ class Deployed:
         rescheduled = not core.configured or settings.check_interval_seconds != core.settings.check_interval_seconds
         core.adopt(settings)
         self._link.use(settings.presence.probe_interval_seconds, settings.scale)
-        self._link.deployed()
         self._use_others()
         self._applied(rescheduled)
 

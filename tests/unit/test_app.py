@@ -1,0 +1,354 @@
+"""The component as a whole, in virtual time, at its public edges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_device_pruner.greengrass.ipc import Disconnected
+from client_device_pruner.greengrass.link import IN
+from fakes.component import Component, World
+
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
+QUICK = {
+    "offlineThreshold": "1d",
+    "gracePeriod": "1h",
+    "checkInterval": "1h",
+    "presence": {"probeInterval": "10m"},
+    "limits": {"maxPercentPerDay": 100, "approvalPercent": 100},
+    "massLoss": {"minDevices": 1000},
+}
+
+
+class Site(Component):
+    """A core on a broker that tells nothing about connections, where devices publish each hour while they live."""
+
+    def __init__(self, work_dir: Path, configuration: dict[str, Any] | None = None, devices: int = 3) -> None:
+        super().__init__(World(), work_dir, QUICK if configuration is None else configuration)
+        self.alive = {f"pump-{number}" for number in range(devices)}
+        self.cloud.associate(*self.alive)
+        self.interval = HOUR
+        self.world.after(1.0, self._speak)
+
+    def _speak(self) -> None:
+        for name in sorted(self.alive):
+            self.hear(f"{IN}clients/{name}/telemetry", b"21.5")
+        self.world.after(self.interval, self._speak)
+
+    def status(self) -> dict[str, Any]:
+        """The committed status."""
+        status: dict[str, Any] = self.kept("status")
+        return status
+
+    def guards(self) -> dict[str, str]:
+        """The guards in force, with their reasons."""
+        return {guard["guard"]: guard["reason"] for guard in self.status()["guards"]}
+
+
+def _dying(tmp_path: Path, configuration: dict[str, Any] | None = None) -> Site:
+    """A site on which pump-0 died after two days."""
+    site = Site(tmp_path, configuration)
+    site.start()
+    site.world.run(2 * DAY)
+    site.alive.discard("pump-0")
+    return site
+
+
+def test_the_dead_go_and_the_living_stay(tmp_path: Path) -> None:
+    """Marked when its silence reaches its threshold, disassociated after the grace period, by one call."""
+    site = _dying(tmp_path)
+    site.world.run(1.2 * DAY)
+    (marked,) = site.happened("marked")
+    (gone,) = site.happened("disassociated")
+    assert marked.name == gone.name == "pump-0"
+    assert gone.at - marked.at >= HOUR
+    assert gone.data["evidence"] == "rhythm"
+    assert gone.data["silentSeconds"] >= gone.data["patienceSeconds"] == DAY
+    assert site.cloud.batches() == [("pump-0",)]
+
+
+def test_a_dry_run_says_what_it_would_do(tmp_path: Path) -> None:
+    """It does all but the disassociation."""
+    site = _dying(tmp_path, {**QUICK, "dryRun": True})
+    site.world.run(2 * DAY)
+    assert site.happened("marked", "pump-0")
+    assert site.happened("cycle")[-1].data["wouldDisassociate"] == 1
+    assert not site.cloud.batches()
+
+
+def test_a_returning_device_is_associated_again(tmp_path: Path) -> None:
+    """And is as if seen from then on."""
+    site = _dying(tmp_path)
+    site.world.run(1.2 * DAY)
+    site.alive.add("pump-0")
+    site.world.run(2 * HOUR)
+    (returned,) = site.happened("returned")
+    (restored,) = site.happened("restored")
+    assert returned.data["willRestore"] is True
+    assert restored.data["requestedBy"] == "return"
+    assert "pump-0" in site.cloud.associations
+    assert restored.at - returned.at < 5
+
+
+def test_a_mark_goes_within_a_second_of_a_sighting(tmp_path: Path) -> None:
+    """It need not wait for a cycle, or for a probe."""
+    site = _dying(tmp_path)
+    while not site.happened("marked"):
+        site.world.run(MINUTE)
+    site.hear(f"{IN}clients/pump-0/telemetry", b"21.5")
+    site.world.run(1)
+    assert site.happened("unmarked", "pump-0")[0].data["reason"] == "it was sighted"
+
+
+def test_silence_without_observed_time_makes_nobody_gone(tmp_path: Path) -> None:
+    """The bridge is broken for 10 days: no time passes, nothing is marked, and `notObserving` says why."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(2 * DAY)
+    assert site.ipc is not None
+    observed = site.status()["observing"]["seconds"]
+    site.ipc.carries_probe = False
+    alive, site.alive = site.alive, set()
+    site.world.run(10 * DAY)
+    assert not site.happened("marked")
+    assert site.status()["observing"]["seconds"] - observed < HOUR
+    (held,) = [event for event in site.happened("held") if event.data["guard"] == "notObserving"]
+    assert "does not come back from the broker" in site.guards()["notObserving"]
+    assert held.data["remedy"]
+    assert site.running
+    site.alive = alive
+    site.ipc.carries_probe = True
+    site.world.run(DAY)
+    assert [event.data["guard"] for event in site.happened("released")] == ["notObserving"]
+    assert not site.happened("marked")
+
+
+def test_every_second_probe_lost_is_not_observed(tmp_path: Path) -> None:
+    """However soon the next one comes back; and that is said."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(2 * HOUR)
+    assert site.ipc is not None
+
+    def alternate() -> None:
+        assert site.ipc is not None
+        site.ipc.carries_probe = not site.ipc.carries_probe
+        site.world.after(10 * MINUTE, alternate)
+
+    observed = site.status()["observing"]["seconds"]
+    site.world.after(5 * MINUTE, alternate)
+    site.alive.clear()
+    site.world.run(5 * DAY)
+    assert site.status()["observing"]["seconds"] - observed < HOUR
+    assert "notObserving" in site.guards()
+    assert not site.happened("marked")
+
+
+def test_a_subscription_that_dies_again_and_again_observes_nothing(tmp_path: Path) -> None:
+    """It is renewed each time, hears nobody, and no living device goes for it (case 29)."""
+    site = Site(tmp_path, devices=2)
+    site.start()
+    site.world.run(2 * DAY)
+
+    def drop() -> None:
+        if site.ipc is not None:
+            site.ipc.drop()
+        site.world.after(2 * MINUTE, drop)
+
+    drop()
+    site.world.run(5 * DAY)
+    assert not site.happened("marked")
+    assert not site.cloud.batches()
+    assert "notObserving" in site.guards()
+
+
+def test_a_daemon_that_is_gone_is_said_in_the_status(tmp_path: Path) -> None:
+    """After two exits in an hour the process stays, tries on, and says since when there is no connection (case 24)."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(2 * HOUR)
+    site.refuse_connection = "the token is void"
+    assert site.ipc is not None
+    site.ipc.tell(Disconnected("gone"))
+    site.world.run(50 * MINUTE)
+    assert len(site.exits) == 2
+    assert site.running
+    assert "no connection to Greengrass" in site.guards()["notObserving"]
+    assert site.status()["observing"]["since"] is None
+    site.refuse_connection = ""
+    site.world.run(HOUR)
+    assert "notObserving" not in site.guards()
+
+
+def test_a_refused_configuration_holds_pruning(tmp_path: Path) -> None:
+    """The last good one stays in force for watching; all problems are told; a corrected one goes on."""
+    site = _dying(tmp_path)
+    site.configure({"offlineThreshold": "never", "checkIntervall": "1h"})
+    site.world.run(3 * DAY)
+    refused = site.happened("configuration")[-1].data
+    assert refused["accepted"] is False
+    assert len(refused["problems"]) == 2
+    assert "configuration" in site.guards()
+    assert site.happened("marked")
+    assert not site.cloud.batches()
+    site.configure({"offlineThreshold": "1d", "checkIntervall": None})
+    site.world.run(HOUR)
+    assert "configuration" in site.guards()
+
+
+def test_a_deployment_that_loses_protection_begins_every_grace_period_anew(tmp_path: Path) -> None:
+    """The `configuration` event names what ended (case 14)."""
+    site = _dying(tmp_path, {**QUICK, "gracePeriod": "12h", "dryRun": True, "protectedDevices": ["gate-*"]})
+    while not site.happened("marked"):
+        site.world.run(HOUR)
+    site.world.run(10 * HOUR)
+    site.configure({"dryRun": False, "protectedDevices": []})
+    site.world.run(4 * HOUR)
+    changed = site.happened("configuration")[-1].data
+    assert set(changed["changed"]) == {"dryRun", "protectedDevices"}
+    assert len(changed["protectionEnded"]) == 2
+    assert site.happened("unmarked")
+    assert not site.cloud.batches()
+    site.world.run(12 * HOUR)
+    assert site.cloud.batches() == [("pump-0",)]
+
+
+def test_protection_lost_over_a_restart_counts_too(tmp_path: Path) -> None:
+    """Greengrass Lite starts the component anew with each change of its configuration."""
+    site = _dying(tmp_path, {**QUICK, "gracePeriod": "12h", "protectedDevices": ["gate-*"]})
+    while not site.happened("marked"):
+        site.world.run(HOUR)
+    site.stop()
+    site.configure({"protectedDevices": []})
+    site.start()
+    site.world.run(MINUTE)
+    assert site.happened("unmarked")
+    assert site.happened("configuration")[-1].data["protectionEnded"]
+
+
+def test_a_configuration_subscription_that_died_is_noticed(tmp_path: Path) -> None:
+    """The configuration is read again before each cycle, and what differs is taken over (case 28)."""
+    site = _dying(tmp_path)
+    assert site.ipc is not None
+    site.ipc.followed.clear()
+    site.configure({"dryRun": True})
+    site.world.run(2 * DAY)
+    assert not site.cloud.batches()
+    assert "dryRun" in site.happened("configuration")[-1].data["changed"]
+
+
+def test_failed_cycles_are_in_the_status(tmp_path: Path) -> None:
+    """The last complete cycle, what failed since, and the remedy (cases 3 and 30)."""
+    site = _dying(tmp_path)
+    site.cloud.fail("list", "credentials", code="ExpiredTokenException", times=1_000)
+    site.world.run(2 * DAY)
+    last = site.status()["lastCycle"]
+    assert last["completeAt"] is not None
+    assert last["failed"]["code"] == "ExpiredTokenException"
+    assert "clock" in last["failed"]["remedy"]
+    assert len(site.happened("failed")) == 1
+    assert not site.cloud.batches()
+    site.cloud.faults.clear()
+    site.world.run(3 * HOUR)
+    assert site.status()["lastCycle"]["failed"] is None
+    assert site.cloud.batches() == [("pump-0",)]
+
+
+def test_the_state_survives_a_kill(tmp_path: Path) -> None:
+    """Killed each five hours, the component loses minutes, not days."""
+    site = _dying(tmp_path)
+    for _time in range(8):
+        site.world.run(5 * HOUR)
+        site.kill()
+        site.start()
+    assert [event.name for event in site.happened("disassociated")] == ["pump-0"]
+
+
+def test_a_disk_that_fails_holds_pruning_and_watching_goes_on(tmp_path: Path) -> None:
+    """`database` says what to do; what is heard meanwhile counts (case 20)."""
+    site = _dying(tmp_path)
+    site.world.run(20 * HOUR)
+    site.disk_full = True
+    site.world.run(2 * DAY)
+    assert not site.cloud.batches()
+    assert [event.data["guard"] for event in site.happened("held")] == ["database"]
+    site.disk_full = False
+    site.world.run(4 * HOUR)
+    assert site.cloud.batches() == [("pump-0",)]
+
+
+def test_a_broken_state_file_is_set_aside(tmp_path: Path) -> None:
+    """Whatever is wrong with it: silences begin anew, and the component goes on."""
+    site = _dying(tmp_path)
+    site.stop()
+    (tmp_path / "pruner.db").write_bytes(b"not a database" * 1_000)
+    site.start()
+    site.world.run(HOUR)
+    assert (tmp_path / "pruner.db.aside-1").exists()
+    assert site.status()["coverage"]["associated"] == 3
+
+
+def test_messages_of_devices_that_were_disassociated_cost_nothing_more(tmp_path: Path) -> None:
+    """Said once, and not restored: they may go on speaking for ever (case 17)."""
+    site = _dying(tmp_path, {**QUICK, "restoreOnReturn": False})
+    site.world.run(1.2 * DAY)
+    site.alive.add("pump-0")
+    site.interval = 1.0
+    site.world.run(3 * HOUR)
+    assert len(site.happened("returned")) == 1
+    assert not site.happened("restored")
+
+
+def test_the_shadow_changes_only_with_what_a_person_would_act_on(tmp_path: Path) -> None:
+    """A site that is as ever publishes next to nothing (case 19)."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(2 * HOUR)
+    assert site.ipc is not None
+    before = len(site.ipc.to_iot_core)
+    site.world.run(5 * DAY)
+    shadows = [payload for topic, payload in site.ipc.to_iot_core if "/shadow/name/client-device-pruner/" in topic]
+    assert len(shadows) - before <= 3
+    assert json.loads(shadows[-1])["state"]["reported"]["removable"] == 3
+
+
+def test_a_trial_needs_two_settings(tmp_path: Path) -> None:
+    """Whatever does not fit is made smaller, and the dead device goes within a minute or so (case 21)."""
+    site = Site(tmp_path, {"allowShortDurations": True, "offlineThreshold": "20s"})
+    site.interval = 2.0
+    site.start()
+    site.world.run(3 * MINUTE)
+    site.alive.discard("pump-0")
+    site.world.run(90)
+    assert [event.name for event in site.happened("disassociated")] == ["pump-0"]
+
+
+def test_large_messages_are_bounded(tmp_path: Path) -> None:
+    """A flood of large messages overflows the queue: a gap, and nothing worse (case 23)."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(HOUR)
+    for _message in range(400):
+        site.hear(f"{IN}clients/pump-0/{'x' * 50}", b"x" * 100_000)
+    site.hear(f"{IN}clients/pump-1/nested", b"[" * 9_900)
+    site.hear(f"{IN}clients/pump-1/keys", json.dumps(dict.fromkeys(map(str, range(1_000)))).encode())
+    site.world.run(HOUR)
+    assert site.running
+    assert site.status()["counts"]["silent"] == 3
+
+
+@pytest.mark.parametrize("resource", ["pruner-probe/*", "client-device-pruner/*"])
+def test_a_missing_permission_is_said_with_the_json_that_grants_it(tmp_path: Path, resource: str) -> None:
+    """It is neither mended by a new connection nor by a new process."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(1)
+    assert site.ipc is not None
+    site.ipc.refusals.add(("PublishToTopic", resource))
+    site.world.run(HOUR)
+    assert site.running
+    assert any("accessControl" in finding["remedy"] for finding in site.status()["doctor"])
+    assert ("notObserving" in site.guards()) is (resource == "pruner-probe/*")
