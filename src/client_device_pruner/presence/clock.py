@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class Shares:
 
     def share(self, period_seconds: float, wall: float, observed_seconds: float) -> float:
         """The share of the last so many seconds that was observed, 0 to 1; of less if less is known."""
-        begun = next((sample for sample in self.samples if sample[0] >= wall - period_seconds - SAMPLE_SECONDS), None)
-        if begun is None or wall <= begun[0]:
+        first = bisect_left(self.samples, wall - period_seconds - SAMPLE_SECONDS, key=lambda sample: sample[0])
+        begun, observed_then = self.samples[first] if first < len(self.samples) else (wall, 0.0)
+        if wall <= begun:
             return 0.0
-        return min(1.0, max(0.0, (observed_seconds - begun[1]) / (wall - begun[0])))
+        return min(1.0, max(0.0, (observed_seconds - observed_then) / (wall - begun)))

@@ -31,8 +31,9 @@ REOPEN_SECONDS = 60.0
 """How often a state file that cannot be opened is tried again."""
 COVERAGE_SECONDS = 600.0
 """When coverage is reported after a start, and how often at most after that (CONTRACT, events)."""
-SURVEY_SECONDS = 60.0
-"""How often all devices are judged for the status at most."""
+SURVEY_SECONDS = (60.0, 3_600.0)
+"""How often all devices are judged for the status: at most, and where nothing but time has changed for those that are
+not written anyway."""
 SURVEY_SHARE = 0.005
 """The share of a core that this takes at most."""
 _STATES = tuple(State)
@@ -98,7 +99,8 @@ class Core:
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
         self._next_open = self._started
-        self._next_survey = self._started
+        self._surveyed: object = None
+        self._next_survey = (self._started, self._started)
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
         self.open()
@@ -278,7 +280,9 @@ class Core:
             presence["observedSeconds"] = self._written_seconds
             names = sorted(devices.urgent)
         else:
-            self._next_commit = at + COMMIT_SECONDS * self.settings.scale
+            # Between two probes nothing is dated, so there is nothing to write.
+            every = max(COMMIT_SECONDS * self.settings.scale, self.settings.presence.probe_interval_seconds)
+            self._next_commit = at + every
             self.presence.stamp()
             names = sorted(devices.changed)
             if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
@@ -310,18 +314,23 @@ class Core:
 
     def survey(self, *, now: bool = False) -> None:
         """Judge all devices for the status, if it is time, or `now`; with many devices more rarely."""
-        at = self.clock.monotonic()
-        if at < self._next_survey and not now:
+        at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
+        common = (self.settings, facts.common, self.devices.associated_count)
+        soonest, latest = self._next_survey
+        unsaid = self._coverage_said is None and at >= self._next_coverage
+        due = soonest if unsaid or common != self._surveyed else latest
+        if at < due and not now:
             return
-        facts, tally = self.facts(), Tally(self.settings, self.facts())
+        self._surveyed, tally = common, Tally(self.settings, facts)
         self._tell(self.devices.associated(), facts, tally)
         self.coverage = tally.coverage()
         took = self.clock.monotonic() - at
-        self._next_survey = at + max(SURVEY_SECONDS * self.settings.scale, took / SURVEY_SHARE)
+        soonest, latest = (max(seconds * scale, took / SURVEY_SHARE) for seconds in SURVEY_SECONDS)
+        self._next_survey = (at + soonest, at + latest)
         figures = (self.coverage.associated, self.coverage.removable)
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
-            self._next_coverage = at + COVERAGE_SECONDS * self.settings.scale
+            self._next_coverage = at + COVERAGE_SECONDS * scale
             self.event("coverage", associated=figures[0], removable=figures[1], reasons=list(self.coverage.reasons))
 
     def _tell(self, devices: Iterable[Device], facts: Facts, tally: Tally | None = None) -> None:
