@@ -163,7 +163,7 @@ class Cycle:
     def _take_over(self, intents: Sequence[Intent], listed: Associations) -> None:
         """Close open intents by what the list says: no longer listed, done; still listed, not done; take it over."""
         core, wall = self._core, self._core.clock.wall()
-        not_done = [i for i in intents if i.name in listed and _is_same(listed[i.name], i.association_timestamp)]
+        not_done = [i for i in intents if i.name in listed and is_same(listed[i.name], i.association_timestamp)]
         done = [intent for intent in intents if intent not in not_done]
         core.journal.settle(done, "done", wall)
         core.journal.settle(not_done, "notDone", wall)
@@ -298,7 +298,7 @@ def associate(
     return frozenset(restored)
 
 
-def _is_same(listed: float | None, intended: float | None) -> bool:
+def is_same(listed: float | None, intended: float | None) -> bool:
     """Whether what is listed is the incarnation that was meant; where a timestamp is missing, it may well be."""
     return listed == intended or None in (listed, intended)
 

@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.pruning.cloud import CallFailed
-from client_device_pruner.pruning.cycle import Cycle, Start, Steps, associate
+from client_device_pruner.pruning.cycle import Cycle, Start, Steps, associate, is_same
 from client_device_pruner.pruning.failures import ASSOCIATE, Failures
 from client_device_pruner.reports.events import LOGGER, rfc3339
 from client_device_pruner.store.database import transaction
@@ -85,13 +85,19 @@ class Restores:
         intents = core.journal.restorable(core.running_seconds(), name)
         # Said once, and then watched no longer: a device that speaks each second costs nothing.
         core.watched.discard(name)
-        device = core.devices.by_name.get(name)
         for intent in intents:
-            if intent.restore_for is None and not (device and device.associated):
+            if intent.restore_for is None and not self._is_associated_again(intent):
                 will = core.settings.restore_on_return
                 core.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
                 if will:
                     self._want([intent], "return")
+
+    def _is_associated_again(self, intent: Intent) -> bool:
+        """Whether somebody did, which gave it another timestamp; what is known may be older than the disassociation."""
+        device = self._core.devices.by_name.get(intent.name)
+        if device is None or not device.associated:
+            return False
+        return not is_same(device.association_timestamp, intent.association_timestamp)
 
     def take_requests(self) -> None:
         """Take what the command line asks for; raises `sqlite3.Error` where the state file refuses."""

@@ -1,0 +1,184 @@
+"""Wherever the process dies, nothing is forgotten, done twice, or beyond the budget (I5, I6)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_device_pruner.pruning import cycle
+from fakes.core_device import CoreDevice, Fuse
+
+GONE = tuple(f"gone-{number}" for number in range(4))
+ALIVE = ("alive-1", "alive-2")
+DAY_SECONDS = 86_400.0
+Story = Callable[[Path, Fuse], CoreDevice]
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of two, so that a cycle has several; no log, which would be long."""
+    monkeypatch.setattr(cycle, "BATCH", 2)
+    monkeypatch.setattr(logging.getLogger("client_device_pruner"), "disabled", True)
+
+
+def lose_devices(directory: Path, fuse: Fuse, **more: Any) -> CoreDevice:
+    """Four of six devices go; a cycle may take three of them, a day three."""
+    limits = {"maxPerCycle": 3, "maxPercentPerDay": 50, "approvalPercent": 100}
+    core = CoreDevice(directory, fuse, limits=limits, **more)
+    core.cloud.associate(*GONE, *ALIVE)
+    core.start()
+    core.connect(*GONE, *ALIVE)
+    # What matters begins when they are about to be marked.
+    fuse.armed = False
+    core.run_until(lambda: core.of_type("cycle"), 3_600)
+    for name in GONE:
+        core.disconnect(name)
+        core.run(30)
+    core.run(1_000)
+    fuse.armed = True
+    return core
+
+
+def prune(directory: Path, fuse: Fuse) -> CoreDevice:
+    """All four go, over two days and more: what a death leaves open uses budget all the same."""
+    return until_all_are_gone(lose_devices(directory, fuse))
+
+
+def until_all_are_gone(core: CoreDevice) -> CoreDevice:
+    """Let days pass until all are gone and confirmed; the process sleeps through most of each."""
+
+    def gone() -> bool:
+        return not set(GONE) & core.cloud.associations.keys()
+
+    for _day in range(5):
+        core.run(3_600)
+        if gone():
+            break
+        core.sleep(DAY_SECONDS)
+    assert gone(), f"forgotten: {core.cloud.associations}, {core.guards()}"
+    core.run(1_300)
+    return core
+
+
+def prune_with_lost_answers(directory: Path, fuse: Fuse) -> CoreDevice:
+    """As above; the first batch's answer is lost after it was carried out, the second batch before."""
+    core = lose_devices(directory, fuse)
+    core.cloud.fail("disassociate", "unreachable", carried_out=True)
+    core.cloud.fail("disassociate", "unreachable")
+    return until_all_are_gone(core)
+
+
+def all_gone_in_order(core: CoreDevice) -> None:
+    """Those that are gone were disassociated, once, within the budget and with a whole audit; no other was."""
+    core.check_audit()
+    assert set(ALIVE) <= core.cloud.associations.keys()
+    assert {carried.name for carried in core.cloud.carried} == set(GONE)
+    within_budget(core, percent=50, per_cycle=3)
+
+
+def within_budget(core: CoreDevice, *, percent: float, per_cycle: int) -> None:
+    """Hold what was carried out against the limits: by day, of which none is shorter, and by cycle."""
+    days = Counter(
+        row[0] for row in core.rows("SELECT CAST(intended_running_seconds / 86400 AS INT) FROM disassociations")
+    )
+    most = math.ceil(6 * percent / 100)
+    assert max(days.values(), default=0) <= most, f"{days}, {most} allowed"
+    assert max(days, default=0) <= core.clock.now // DAY_SECONDS
+    cycles = Counter(row[0] for row in core.rows("SELECT cycle_id FROM disassociations"))
+    assert max(cycles.values(), default=0) <= per_cycle, f"{cycles}, {per_cycle} allowed"
+
+
+@pytest.mark.parametrize("story", [prune, prune_with_lost_answers])
+def test_wherever_it_dies_the_next_start_converges(tmp_path: Path, story: Story) -> None:
+    """A death at each write, each call and each answer, one after another, harms nothing."""
+    search(tmp_path, story, all_gone_in_order)
+
+
+def return_in_flight(directory: Path, fuse: Fuse) -> CoreDevice:
+    """A device connects while the call that disassociates it is under way, and stays."""
+    core = lose_devices(directory, fuse)
+
+    def connect_meanwhile(label: str) -> None:
+        calls = core.cloud.calls
+        if label == "disassociate carried out" and GONE[0] in calls[-1].names and GONE[0] not in core.connected:
+            core.connect(GONE[0])
+        fuse.point(label)
+
+    core.cloud.point = connect_meanwhile
+    core.run_until(lambda: GONE[0] in core.connected and GONE[0] in core.cloud.associations, 7_200, "it stayed away")
+    core.run(1_300)
+    return core
+
+
+def taken_back(core: CoreDevice) -> None:
+    """What was sighted in flight is associated, and the audit says how that came."""
+    core.check_audit()
+    assert {*ALIVE, GONE[0]} <= core.cloud.associations.keys()
+    restored = core.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL")
+    # A death between the sighting and the note of it makes a return of it.
+    assert restored in ([(GONE[0], "lastMoment")], [(GONE[0], "return")]), restored
+
+
+def test_a_sighting_in_flight_outlives_a_death(tmp_path: Path) -> None:
+    """A device that came back between preflight and confirmation is associated again, wherever the process dies."""
+    search(tmp_path, return_in_flight, taken_back)
+
+
+def restore(directory: Path, fuse: Fuse) -> CoreDevice:
+    """One device returns by itself and one is asked for, while the process may die."""
+    fuse.armed = False
+    core = lose_devices(directory, fuse)
+    fuse.armed = False
+    core.run_until(lambda: len(core.of_type("disassociated")) >= 3, 7_200)
+    fuse.armed = True
+    core.request("restore", {"names": [GONE[1]]})
+    core.connect(GONE[0])
+    core.run_until(lambda: {GONE[0], GONE[1]} <= core.cloud.associations.keys(), 7_200, "not restored")
+    core.run(300)
+    return core
+
+
+def both_restored(core: CoreDevice) -> None:
+    """What is to be associated again is, once, and is noted."""
+    core.check_audit()
+    restored = dict(core.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL"))
+    assert restored == {GONE[0]: "return", GONE[1]: "command"}
+    assert not core.rows("SELECT * FROM requests")
+    assert not core.rows("SELECT * FROM disassociations WHERE restore_for IS NOT NULL AND restored_by IS NULL")
+
+
+def test_a_restore_outlives_a_death(tmp_path: Path) -> None:
+    """Each write, call and answer of a restore may be the last."""
+    search(tmp_path, restore, both_restored)
+
+
+def search(
+    directory: Path, story: Story, check: Callable[[CoreDevice], None], *, every_statement: bool = False
+) -> None:
+    """Tell the story once to find the points, and then once for each, dying there."""
+    whole = told(directory / "plain", story, Fuse(every_statement=every_statement), check, "without a death")
+    assert {"COMMIT", "committed", "child started", "answered"} <= set(whole.passed)
+    for number, label in enumerate(whole.passed, 1):
+        place, fuse = directory / str(number), Fuse(frozenset({number}), every_statement)
+        told(place, story, fuse, check, f"died at point {number} of {len(whole.passed)}: {label!r}")
+        shutil.rmtree(place)
+
+
+def told(directory: Path, story: Story, fuse: Fuse, check: Callable[[CoreDevice], None], when: str) -> Fuse:
+    """Tell a story, check how it ended, and say where it went wrong."""
+    directory.mkdir()
+    try:
+        core = story(directory, fuse)
+        core.stop()
+        check(core)
+    except (AssertionError, KeyError) as error:
+        raise AssertionError(f"{when}: {error!r}") from error
+    assert core.deaths == len(fuse.deadly), when
+    return fuse
