@@ -203,11 +203,6 @@ class Component:
         """Whether its process runs."""
         return self._app is not None
 
-    @property
-    def ending(self) -> bool:
-        """Whether its process is about to end by itself."""
-        return self._app is not None and self._app.ending
-
     def start(self) -> None:
         """Start the process; one that runs goes on."""
         if self._app is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from client_device_pruner.presence.devices import Devices
 
@@ -26,22 +25,19 @@ class Counts:
 
     Args:
         devices: the names, each of which keeps how many there were when it left.
-        figures: (monotonic seconds, unnamed connections), oldest first, of this boot.
-        below_since: since when the figure is below one, in monotonic seconds.
+        below_since: since when the figure is below one, in monotonic seconds of this boot.
 
     Attributes:
         heard_at: when the last count arrived in this run.
         scale: what the fixed times are multiplied by.
     """
 
-    def __init__(
-        self, devices: Devices, figures: Iterable[tuple[float, int]] = (), below_since: float | None = None
-    ) -> None:
-        self.figures = deque(figures)
+    def __init__(self, devices: Devices, below_since: float | None = None) -> None:
         self.below_since = below_since
         self.heard_at: float | None = None
         self.scale = 1.0
         self._devices = devices
+        self._figures: deque[tuple[float, int]] = deque()
         self._event_at = float("-inf")
         self._pending: tuple[float, int] | None = None
         self._left: dict[str, float] = {}
@@ -72,9 +68,9 @@ class Counts:
         if self._pending is None or at - self._pending[0] <= QUIET_SECONDS * self.scale:
             return
         (counted, unnamed), self._pending = self._pending, None
-        self.figures.append((counted, unnamed))
-        while self.figures[0][0] < counted - KEPT_SECONDS * self.scale:
-            self.figures.popleft()
+        self._figures.append((counted, unnamed))
+        while self._figures[0][0] < counted - KEPT_SECONDS * self.scale:
+            self._figures.popleft()
         if unnamed >= BRIDGE:
             self.below_since = None
         elif self.below_since is None:
@@ -93,16 +89,18 @@ class Counts:
         return None if self._pending is None else self._pending[0] + QUIET_SECONDS * self.scale
 
     def gap(self) -> None:
-        """A probe was lost: what is counted from here on says nothing of when a device left."""
+        """A probe was lost: a device may have come back unheard, so only what is counted from here on tells of now."""
         self._left.clear()
+        self._figures.clear()
+        self._pending = None
 
     def now(self, at: float) -> int | None:
         """How many unnamed connections there are now; None if no figure of the last hour tells."""
-        recent = [unnamed for counted, unnamed in self.figures if counted >= at - NOW_SECONDS * self.scale]
+        recent = [unnamed for counted, unnamed in self._figures if counted >= at - NOW_SECONDS * self.scale]
         if recent:
             return max(recent)
-        if self.figures and self.figures[-1][0] >= at - KEPT_SECONDS * self.scale:
-            return self.figures[-1][1]
+        if self._figures and self._figures[-1][0] >= at - KEPT_SECONDS * self.scale:
+            return self._figures[-1][1]
         return None
 
     def is_below(self, at: float) -> bool:

@@ -65,11 +65,7 @@ class Presence:
         devices.dropped_session = bool(kept.get("sessionsIncomplete", False))
         broker = kept.get("broker") if same_boot else None
         self.sessions = Sessions(devices, Uptime(**broker) if broker else None)
-        self.counts = Counts(
-            devices,
-            [(at, unnamed) for at, unnamed in kept.get("figures", [])] if same_boot else [],
-            kept.get("belowSince") if same_boot else None,
-        )
+        self.counts = Counts(devices, kept.get("belowSince") if same_boot else None)
         if kept and not same_boot:
             # The broker runs on this host: it has restarted too.
             self.sessions.end_all(self.observed.seconds)
@@ -353,6 +349,5 @@ class Presence:
             "messageFilters": self._message_filters,
             "sessionsIncomplete": self.devices.dropped_session,
             "broker": asdict(self.sessions.broker) if self.sessions.broker else None,
-            "figures": list(self.counts.figures),
             "belowSince": self.counts.below_since,
         }

@@ -74,6 +74,18 @@ def test_now_is_the_highest_figure_of_ten_minutes_or_the_latest_of_an_hour() -> 
     assert "no connection count" in facts.count_problem
 
 
+def test_after_a_gap_only_newer_figures_tell_of_now() -> None:
+    """A device may have come back unheard meanwhile, also during a restart of the component."""
+    site = Site()
+    site.connected("pump-7", 2)
+    site.count(2)
+    site.presence.gap()
+    assert site.presence.facts(site.clock.now).unnamed is None
+    site.count(3)
+    assert site.presence.facts(site.clock.now).unnamed == 2
+    assert site.restarted().presence.facts(site.clock.now).unnamed is None
+
+
 def test_a_takeover_that_is_counted_twice_costs_nothing() -> None:
     """One odd count raises the figure for ten minutes, and no session is lost by it (case 7)."""
     site = Site()
