@@ -322,6 +322,8 @@ class Core:
         if at < due and not now:
             return
         self._surveyed, tally = common, Tally(self.settings, facts)
+        changed = (self.devices.by_name[name] for name in self.devices.changed)
+        self._tell([device for device in changed if not device.associated], facts)
         self._tell(self.devices.associated(), facts, tally)
         self.coverage = tally.coverage()
         took = self.clock.monotonic() - at
