@@ -185,6 +185,10 @@ class CoreDevice:
             self._next_count = self.clock.now + COUNT_SECONDS
             if self._events:
                 self.hear(f"$SYS/brokers/{NODE}/stats/live_connections/count", str(len(self.connected) + 1))
+        self.turn()
+
+    def turn(self) -> None:
+        """Let the component take what has arrived, while no time passes."""
         with _Mortal(self):
             self._turn()
 
@@ -315,6 +319,10 @@ class CoreDevice:
         return connection
 
 
+KnownDevices = Callable[..., CoreDevice]
+"""Makes a core device on which the named client devices are associated and connected; settings by keyword."""
+
+
 class _Published(list[tuple[str, bytes]]):
     """Takes what the component publishes: events of a run that has died come from nowhere."""
 
@@ -328,7 +336,7 @@ class _Published(list[tuple[str, bytes]]):
 
 
 class _Connection(sqlite3.Connection):
-    """Each commit, before and after it, is a point to die at; so is every statement that writes, if the fuse says so."""
+    """Each commit is a point to die at, before and after it; so is each statement that writes, if the fuse says so."""
 
     fuse: Fuse
 

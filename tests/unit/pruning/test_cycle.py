@@ -1,0 +1,243 @@
+"""A cycle: lists, marks, what is sent, what is confirmed, and what a sighting does at each step."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fakes.core_device import CoreDevice, KnownDevices
+
+GONE = tuple(f"gone-{number}" for number in range(4))
+LIST = {"clientList": {"url": "http://127.0.0.1:18083/api/v5", "credentialsFile": "/x"}}
+
+
+def cycles(core: CoreDevice, number: int = 1) -> dict[str, Any]:
+    """Let cycles come; returns the data of the last one's event."""
+    until = len(core.of_type("cycle")) + number
+    core.run_until(lambda: len(core.of_type("cycle")) >= until, 7_200)
+    return core.of_type("cycle")[-1]
+
+
+def test_with_nothing_to_do_a_cycle_lists_once(known: KnownDevices) -> None:
+    """The fewest calls that the API allows; with many devices, in pages of 100."""
+    core = known(*(f"alive-{number:03}" for number in range(150)))
+    core.cloud.calls.clear()
+
+    cycles(core)
+
+    assert [call.operation for call in core.cloud.calls] == ["list", "list"]
+
+
+def test_from_gone_to_disassociated(known: KnownDevices) -> None:
+    """Marked in a cycle, due after the grace period, listed again after the batch, and journalled with its evidence."""
+    core = known("gone", "alive")
+    stamp = core.cloud.associations["gone"]
+    core.disconnect("gone")
+    core.cloud.calls.clear()
+    core.run_until(lambda: core.of_type("disassociated"), 7_200)
+
+    (marked,), (said,) = core.of_type("marked", "gone"), core.of_type("disassociated", "gone")
+    assert marked["dueInSeconds"] == 300
+    assert said["silentSeconds"] >= marked["silentSeconds"] + 300
+    assert [call.operation for call in core.cloud.calls][-3:] == ["list", "disassociate", "list"]
+    columns = "name, association_timestamp, cycle_id, outcome, evidence"
+    ((*row, evidence),) = core.rows(f"SELECT {columns} FROM disassociations")  # noqa: S608
+    assert row == ["gone", stamp, said["cycleId"], "done"]
+    assert json.loads(evidence) == {key: value for key, value in said.items() if key != "cycleId"}
+    assert said["evidence"] == "connectionCount"
+    assert core.of_type("cycle")[-1]["disassociated"] == 1
+    core.check_audit()
+
+
+def test_without_a_grace_period_one_cycle_does_both(known: KnownDevices) -> None:
+    """`gracePeriod: 0s` marks and disassociates at once."""
+    core = known("gone", "alive", gracePeriod="0s")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+
+    assert core.of_type("disassociated", "gone")
+    assert core.cloud.associations.keys() == {"alive"}
+
+
+@pytest.mark.parametrize("stamps", [True, False])
+def test_a_device_that_is_associated_anew_begins_anew(known: KnownDevices, stamps: bool) -> None:
+    """A new timestamp is a new incarnation; where timestamps are missing, a list without the name shows it."""
+    core = known()
+    core.cloud.associate("gone", "alive", timestamps=stamps)
+    core.connect("gone", "alive")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked", "gone"), 7_200)
+
+    core.cloud.disassociate("gone")
+    if not stamps:
+        cycles(core)
+    core.cloud.associate("gone", timestamps=stamps)
+    cycles(core)
+
+    assert core.of_type("unmarked", "gone")
+    assert "gone" in core.cloud.associations
+    assert not core.rows("SELECT marked_at FROM devices WHERE name = 'gone' AND marked_at IS NOT NULL")
+
+
+def test_a_list_that_is_short_once_forgets_nobody(known: KnownDevices) -> None:
+    """Case 2: same name, same timestamp: same incarnation, and all that is known of it stays."""
+    names = tuple(f"device-{number}" for number in range(10))
+    core = known(*names, neverSeenThreshold="20m")
+    core.disconnect("device-9")
+    core.run(600)
+    core.cloud.hidden = set(names[6:])
+    cycles(core)
+    core.cloud.hidden = set()
+    cycles(core)
+
+    assert core.rows("SELECT count(*) FROM devices WHERE associated AND seen_at IS NOT NULL") == [(10,)]
+    assert core.of_type("cycle")[-1]["neverSeen"] == 0
+    core.run_until(lambda: core.of_type("disassociated", "device-9"), 7_200)
+
+
+def test_an_implausible_list_is_believed_after_three_cycles_in_a_row(known: KnownDevices) -> None:
+    """Less than half of what was expected holds the guard `list`; a plausible one between begins the count anew."""
+    names = tuple(f"device-{number}" for number in range(10))
+    core = known(*names)
+
+    for hidden, number in ((names[1:], 2), ((), 1), (names[1:], 2)):
+        core.cloud.hidden = set(hidden)
+        cycles(core, number)
+        assert core.guards() == ({"list"} if hidden else set())
+        assert core.of_type("cycle")[-1]["complete"] is not bool(hidden)
+        core.run(60)
+        assert core.rows("SELECT count(*) FROM devices WHERE associated") == [(10,)]
+
+    cycles(core)
+    core.run(60)
+
+    assert core.guards() == set()
+    assert core.rows("SELECT count(*) FROM devices WHERE associated") == [(1,)]
+
+
+def test_a_short_list_confirms_nothing(known: KnownDevices) -> None:
+    """After a batch whose answer is lost, a list of less than half of the devices is not taken for success."""
+    core = known("gone", "a", "b", "c", "d")
+    core.disconnect("gone")
+    core.cloud.fail("disassociate", "unreachable")
+    core.cloud.point = lambda label: core.cloud.hidden.update("abcd") if label == "disassociate carried out" else None
+    core.run_until(lambda: "list" in core.guards(), 7_200)
+    assert core.rows("SELECT outcome FROM disassociations") == [("open",)]
+
+    core.cloud.point, core.cloud.hidden = (lambda _label: None), set()
+    core.run_until(lambda: core.of_type("disassociated", "gone"), 7_200)
+
+    assert [row[0] for row in core.rows("SELECT outcome FROM disassociations")] == ["notDone", "done"]
+
+
+def test_a_list_that_loses_its_timestamps_confirms_nothing(known: KnownDevices) -> None:
+    """A device that is still listed, though without its timestamp, is not reported as disassociated."""
+    core = known("gone", "alive")
+    core.disconnect("gone")
+    core.cloud.fail("disassociate", "unreachable")
+
+    def forget_stamps(label: str) -> None:
+        if label == "disassociate carried out":
+            core.cloud.associations = dict.fromkeys(core.cloud.associations)
+
+    core.cloud.point = forget_stamps
+    core.run_until(lambda: core.rows("SELECT 1 FROM disassociations WHERE outcome = 'notDone'"), 7_200)
+
+    assert not core.of_type("disassociated")
+    assert core.cloud.associations.keys() == {"gone", "alive"}
+
+
+def test_a_batch_is_filled_before_another_is_begun(known: KnownDevices) -> None:
+    """A batch takes 100 entries."""
+    gone = tuple(f"gone-{number:03}" for number in range(200))
+    limits = {"maxPerCycle": 200, "maxPercentPerDay": 100, "approvalPercent": 100}
+    core = known(*gone, "alive", limits=limits, massLoss={"minDevices": 1_000, "window": "0.1s"})
+    core.disconnect(*gone)
+    core.run_until(lambda: len(core.cloud.carried) == 200, 7_200)
+
+    assert [len(names) for names in core.cloud.batches()] == [100, 100]
+
+
+def test_an_entry_that_the_cloud_refuses_is_said_once(known: KnownDevices) -> None:
+    """It is tried in each cycle, uses no budget, and holds no other back."""
+    core = known("gone-0", "gone-1", "alive")
+    core.cloud.refusing = {"gone-0": "Busy"}
+    core.disconnect("gone-0", "gone-1")
+    core.run_until(lambda: len(core.cloud.batches()) >= 4, 7_200)
+
+    assert [data["code"] for data in core.of_type("failed", "gone-0")] == ["Busy"]
+    ((budget,),) = core.rows("SELECT value FROM meta WHERE key = 'budget'")
+    assert json.loads(budget)["used"] == 1
+    assert {carried.name for carried in core.cloud.carried} == {"gone-1"}
+    core.check_audit()
+
+
+@pytest.mark.parametrize("presence", [{}, LIST])
+def test_a_sighting_before_the_batch_ends_it(known: KnownDevices, presence: dict[str, Any]) -> None:
+    """A device that connects after the devices were judged, but before the probe of the preflight, is not sent."""
+    core = known("gone-0", "gone-1", "alive", presence=presence)
+    core.disconnect("gone-0", "gone-1")
+    core.run_until(lambda: core.of_type("marked", "gone-1"), 7_200)
+
+    def connect_meanwhile(label: str) -> None:
+        if label == "list carried out" and "gone-0" not in core.connected and core.clock.now > marked_at + 300:
+            core.connect("gone-0")
+
+    marked_at, core.cloud.point = core.clock.now, connect_meanwhile
+    core.run_until(lambda: core.of_type("disassociated"), 1_200)
+
+    assert core.cloud.batches() == [("gone-1",)]
+    assert core.of_type("unmarked", "gone-0") == [{"reason": "it was sighted"}]
+    assert core.lists.asked == ([("gone-0", "gone-1")] if presence else [])
+
+
+def test_a_sighting_in_flight_restores_at_once(known: KnownDevices) -> None:
+    """A device that connects while the batch call is under way is associated again, in the same cycle."""
+    core = known("gone", "alive")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    core.cloud.held = True
+
+    def restored() -> bool:
+        if core.cloud.batches() and "gone" not in core.connected:
+            core.connect("gone")
+            core.turn()
+        core.cloud.release()
+        return bool(core.of_type("restored"))
+
+    core.run_until(restored, 7_200)
+    core.cloud.held = False
+    core.run(3_600)
+
+    assert core.of_type("restored", "gone") == [{"requestedBy": "lastMoment"}]
+    assert not core.of_type("disassociated")
+    operations = [call.operation for call in core.cloud.calls]
+    assert operations[operations.index("disassociate") :][:3] == ["disassociate", "associate", "list"]
+    assert core.cloud.associations.keys() == {"gone", "alive"}
+    core.check_audit()
+
+
+def test_a_dry_run_says_what_it_would_do(known: KnownDevices) -> None:
+    """It calls no batch, and journals nothing."""
+    core = known("gone", "alive", dryRun=True)
+    core.disconnect("gone")
+    core.run_until(lambda: any(d.get("wouldDisassociate") == 1 for d in core.of_type("cycle")), 7_200)
+
+    assert {call.operation for call in core.cloud.calls} == {"list"}
+    assert not core.rows("SELECT * FROM disassociations")
+
+
+def test_a_pause_that_is_deployed_during_a_cycle_counts(known: KnownDevices) -> None:
+    """The configuration is read again before each cycle, and heeded up to the batch (case 28)."""
+    core = known("gone", "alive")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    assert core.ipc is not None
+    # Nobody is told of the deployment: the subscription has died.
+    core.ipc.configurations[None] = {**core.settings, "dryRun": True}
+    core.run(3_600)
+
+    assert not core.cloud.batches()
+    assert core.of_type("cycle")[-1]["dryRun"] is True
