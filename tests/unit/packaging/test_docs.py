@@ -131,6 +131,16 @@ def test_guards_are_documented() -> None:
     assert set(named(listed)) - {"guard", "held"} == guards
 
 
+def test_what_troubleshooting_quotes_is_said() -> None:
+    """A sentence that a person looks up, in italics, is one of the component's; `…` stands for what changes."""
+    # Its parts stand on lines of their own.
+    said = re.sub(r'"\s*\n\s*f?"', "", SOURCE + (PROJECT / "src/install.sh").read_text("utf-8"))
+    for quoted, *_ in rows(text_of("troubleshoot")):
+        for sentence in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", quoted):
+            for piece in re.sub(r"^(connectionEvents|clientList): ", "", sentence).split("…"):
+                assert piece.strip(" ,:") in said or "install.sh" in sentence, sentence
+
+
 def test_commands_are_documented() -> None:
     """Each command has a section, and no page names one that is not there."""
     names = {command.name for command in COMMANDS}
