@@ -280,11 +280,14 @@ class CoreDevice:
         with contextlib.closing(_REAL_CONNECT(self._work_dir / "pruner.db", isolation_level=None)) as connection:
             return connection.execute(query).fetchall()
 
+    def write(self, statement: str, *values: Any) -> None:
+        """Write into the state file, as another process."""
+        with contextlib.closing(_REAL_CONNECT(self._work_dir / "pruner.db", isolation_level=None)) as connection:
+            connection.execute(statement, values)
+
     def request(self, kind: str, argument: Any) -> None:
         """Queue a request as the command line does."""
-        with contextlib.closing(_REAL_CONNECT(self._work_dir / "pruner.db", isolation_level=None)) as connection:
-            values = (kind, json.dumps(argument))
-            connection.execute("INSERT INTO requests (kind, argument) VALUES (?, ?)", values)
+        self.write("INSERT INTO requests (kind, argument) VALUES (?, ?)", kind, json.dumps(argument))
 
     def status(self) -> dict[str, Any]:
         """The status as last written."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.store.devices import DEVICE_COLUMNS, save_devices, save_verdicts
-from client_device_pruner.store.history import TimelineRow, add_timeline, prune, record
+from client_device_pruner.store.history import MAX_HISTORY, MAX_TIMELINE, TimelineRow, add_timeline, prune, record
 
 if TYPE_CHECKING:
     from client_device_pruner.presence.devices import Device, Devices
@@ -270,10 +270,12 @@ class Store:
     def record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
         """Keep an event in the history, with the next commit."""
         self._history.append((wall, kind, name, data))
+        del self._history[:-MAX_HISTORY]
 
     def note(self, wall: float, name: str | None, state: str) -> None:
         """Keep for the timelines, with the next commit, that a device (None: the component) changed its state."""
         self._timeline.append((wall, name, state))
+        del self._timeline[:-MAX_TIMELINE]
 
     @property
     def pending_rows(self) -> int:

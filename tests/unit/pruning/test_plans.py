@@ -1,0 +1,131 @@
+"""Which due devices may go: limits, approvals, and plans that keep their id."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fakes.core_device import CoreDevice, KnownDevices
+
+DAY_SECONDS = 86_400.0
+GONE = tuple(f"gone-{number}" for number in range(4))
+
+
+def limits(**more: Any) -> dict[str, Any]:
+    """Limits that let everything pass, but for those given."""
+    return {"maxPerCycle": 100, "maxPercentPerDay": 100, "approvalPercent": 100, **more}
+
+
+def lose(core: CoreDevice, *names: str) -> None:
+    """Disconnect devices, one every two minutes."""
+    for name in names:
+        core.disconnect(name)
+        core.run(120)
+
+
+@pytest.mark.parametrize(("percent", "a_day"), [(0, 0), (1, 1), (20, 1), (21, 2), (100, 4)])
+def test_a_day_takes_a_share_of_the_devices(known: KnownDevices, percent: int, a_day: int) -> None:
+    """Of five devices, rounded up, whatever is restarted; 0 is none; the next day takes its share of those left."""
+    core = known(*GONE, "alive", limits=limits(maxPercentPerDay=percent))
+    lose(core, *GONE)
+    for _restart in range(3):
+        core.run(1_800)
+        core.stop()
+    core.run(1_200)
+
+    assert len(core.cloud.carried) == a_day
+    if 0 < a_day < 4:
+        assert core.guards() == {"maxPercentPerDay"}
+        core.sleep(DAY_SECONDS)
+        core.run(1_800)
+        assert len(core.cloud.carried) == a_day + math.ceil((5 - a_day) * percent / 100)
+
+
+def test_the_longest_silent_go_first_and_so_many_a_cycle(known: KnownDevices) -> None:
+    """`maxPerCycle` holds the others until the next cycle; over several batches, too."""
+    core = known(*GONE, "alive", limits=limits(maxPerCycle=1))
+    lose(core, *reversed(GONE))
+    core.run_until(lambda: len(core.cloud.carried) == 4, 9_000)
+
+    assert [carried.name for carried in core.cloud.carried] == list(reversed(GONE))
+    assert core.rows("SELECT count(*) FROM disassociations GROUP BY cycle_id") == [(1,)] * 4
+    assert "maxPerCycle" in {data["guard"] for data in core.of_type("held")}
+
+
+def test_one_device_on_a_core_goes(known: KnownDevices) -> None:
+    """No guard freezes a small site for ever: with the defaults' limits, the only device of a core goes."""
+    core = known("gone", limits={}, massLoss={})
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("disassociated", "gone"), 7_200)
+
+
+def plan_of(core: CoreDevice) -> tuple[str, set[str]]:
+    """The plan that waits, by the status."""
+    core.run(10)
+    plan = core.status()["plan"]
+    return (plan["id"], set(plan["devices"])) if plan else ("", set())
+
+
+def test_a_plan_that_shrinks_keeps_its_id_and_one_that_grows_gets_another(known: KnownDevices) -> None:
+    """An approval by command goes on covering the devices that its plan named."""
+    names = tuple(f"gone-{number}" for number in range(6))
+    core = known(*names, "alive", limits=limits(approvalPercent=50))
+    core.disconnect(*names[:5])
+    core.run_until(lambda: "approval" in core.guards(), 7_200)
+    first, devices = plan_of(core)
+    (held,) = [data for data in core.of_type("held") if data["guard"] == "approval"]
+    assert held["plan"] == first
+    assert first in held["remedy"]
+    assert devices == set(names[:5])
+
+    core.connect("gone-0")
+    core.run(1_300)
+    assert plan_of(core)[0] == first
+
+    core.disconnect("gone-0", "gone-5")
+    core.run_until(lambda: len(plan_of(core)[1]) == 6, 9_000)
+    assert plan_of(core)[0] != first
+    assert not core.cloud.carried
+
+    core.request("approve", first)
+    core.run_until(lambda: len(core.cloud.carried) == 5, 3_600)
+    assert {carried.name for carried in core.cloud.carried} == set(names[:5])
+    core.check_audit()
+
+
+def test_devices_lost_together_wait_for_an_approval_by_the_configuration(known: KnownDevices) -> None:
+    """They stay until the plan that the guard names is approved; a new association is not covered."""
+    core = known(*GONE, "alive", massLoss={"window": "2m", "minDevices": 3, "minPercent": 30})
+    core.disconnect(*GONE)
+    core.run_until(lambda: "lostTogether" in core.guards(), 7_200)
+    core.run(1_200)
+    assert not core.cloud.carried
+    plan, _devices = plan_of(core)
+    core.cloud.disassociate(GONE[0])
+    core.cloud.associate(GONE[0])
+
+    core.settings = {**core.settings, "approvedPlan": plan}
+    core.stop()
+    core.run_until(lambda: len(core.cloud.carried) == 3, 7_200)
+
+    assert core.cloud.associations.keys() == {"alive", GONE[0]}
+
+
+def test_where_disassociation_is_denied_one_device_tries(known: KnownDevices) -> None:
+    """Lists that go well do not grant it; the batch that does releases the guard, and the others follow."""
+    core = known(*GONE, "alive")
+    core.disconnect(*GONE)
+    core.cloud.fail("disassociate", "accessDenied", times=4)
+    core.run_until(lambda: not core.cloud.faults, 9_000)
+    assert core.guards() == {"accessDenied"}
+    assert [len(names) for names in core.cloud.batches()] == [4, 1, 1, 1]
+    (held,) = [data for data in core.of_type("held") if data["guard"] == "accessDenied"]
+    assert "greengrass:BatchDisassociateClientDeviceFromCoreDevice" in held["remedy"]
+
+    core.run_until(lambda: core.cloud.associations.keys() == {"alive"}, 7_200)
+
+    assert core.guards() == set()
+    core.run(60)
+    core.check_audit()

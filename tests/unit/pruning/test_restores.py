@@ -1,0 +1,133 @@
+"""Undo: by the command line, by a device that returns, and what becomes of a restore that fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.core_device import CoreDevice, KnownDevices
+
+GONE = tuple(f"gone-{number}" for number in range(4))
+QUICK_TO_GO = {"limits": {"maxPerCycle": 2, "maxPercentPerDay": 100, "approvalPercent": 100}}
+
+
+def disassociated(core: CoreDevice, *names: str) -> CoreDevice:
+    """Let these devices go, two a cycle."""
+    for name in names:
+        core.disconnect(name)
+        core.run(60)
+    core.run_until(lambda: len(core.of_type("disassociated")) == len(names), 9_000)
+    return core
+
+
+def test_requests_have_their_kinds(known: KnownDevices) -> None:
+    """By name, by cycle, all, each within a minute; what cannot be undone is passed over."""
+    core = disassociated(known(*GONE, "alive", **QUICK_TO_GO), *GONE)
+    first_cycle = core.of_type("disassociated")[0]["cycleId"]
+
+    core.request("restore", {"names": ["gone-3", "nobody"]})
+    core.run(60)
+    assert core.cloud.associations.keys() == {"alive", "gone-3"}
+    core.request("restore", {"cycle": first_cycle})
+    core.run(60)
+    assert core.cloud.associations.keys() == {"alive", "gone-3", "gone-0", "gone-1"}
+    core.request("restore", {"all": True})
+    core.run(60)
+    assert core.cloud.associations.keys() == {"alive", *GONE}
+    assert {data["requestedBy"] for data in core.of_type("restored")} == {"command"}
+    assert not core.rows("SELECT * FROM requests")
+
+
+@pytest.mark.parametrize("argument", [None, 5, {"names": "x"}, {"all": False}, "no plan"])
+@pytest.mark.parametrize("kind", ["restore", "approve", "other"])
+def test_a_request_that_means_nothing_is_dropped(known: KnownDevices, kind: str, argument: object) -> None:
+    """It must not end the process, nor be looked at for ever."""
+    core = known("alive")
+    core.request(kind, argument)
+    core.write("INSERT INTO requests (kind, argument) VALUES ('restore', '{')")
+    core.run(60)
+
+    assert not core.rows("SELECT * FROM requests")
+
+
+def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
+    """Case 4: it is safe for its patience, whatever `neverSeenThreshold` says."""
+    core = disassociated(known("gone", "alive", neverSeenThreshold="10m"), "gone")
+    core.request("restore", {"names": ["gone"]})
+    core.run(60)
+    restored_at = core.clock.now
+    core.run(2_300)
+
+    assert not core.of_type("marked", "gone")[1:]
+    core.run_until(lambda: len(core.of_type("marked", "gone")) > 1, 7_200)
+    # It was silent for 1,500 s and more before: its patience is twice that.
+    assert core.clock.now - restored_at > 3_000
+
+
+def test_a_device_that_returns_is_restored(known: KnownDevices) -> None:
+    """Within the same minute, and said so."""
+    core = disassociated(known("gone", "alive"), "gone")
+    core.connect("gone")
+    core.run(10)
+
+    (returned,) = core.of_type("returned", "gone")
+    assert returned["willRestore"] is True
+    assert returned["disassociatedAt"].startswith("2027-")
+    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
+    core.run(1_300)
+    core.check_audit()
+
+
+def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevices) -> None:
+    """Case 17: a device that goes on to speak costs no look into the journal."""
+    core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")
+    core.connect("gone")
+    for _second in range(60):
+        core.speak("gone")
+        core.run(1)
+
+    (returned,) = core.of_type("returned", "gone")
+    assert returned["willRestore"] is False
+    assert core.cloud.associations.keys() == {"alive"}
+    core.request("restore", {"names": ["gone"]})
+    core.run(60)
+    assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
+
+
+def test_a_device_that_somebody_associated_again_has_not_returned(known: KnownDevices) -> None:
+    """It is nobody's business of ours any more."""
+    core = disassociated(known("gone", "alive"), "gone")
+    core.cloud.associate("gone")
+    cycles = len(core.of_type("cycle"))
+    core.run_until(lambda: len(core.of_type("cycle")) > cycles, 1_300)
+    core.connect("gone")
+    core.run(60)
+
+    assert not core.of_type("returned")
+    assert not core.cloud.count("associate")
+
+
+def test_an_entry_refused_to_be_restored_is_given_up(known: KnownDevices) -> None:
+    """The thing was deleted meanwhile: it is said, and not tried for ever."""
+    core = disassociated(known("gone", "alive"), "gone")
+    core.cloud.refusing = {"gone": "ResourceNotFoundException"}
+    core.request("restore", {"all": True})
+    core.run(3_600)
+
+    (failed,) = core.of_type("failed")
+    assert failed["code"] == "ResourceNotFoundException"
+    assert "thing" in failed["remedy"]
+    assert core.cloud.count("associate") == 1
+
+
+def test_a_restore_that_fails_is_tried_again_in_each_cycle(known: KnownDevices) -> None:
+    """It is said once, naming the device, and holds nothing else back."""
+    core = disassociated(known("gone-0", "gone-1", "alive"), "gone-0")
+    core.cloud.fail("associate", "accessDenied", times=4)
+    core.request("restore", {"names": ["gone-0"]})
+    core.disconnect("gone-1")
+    core.run_until(lambda: core.of_type("restored"), 9_000)
+
+    (failed,) = core.of_type("failed", "gone-0")
+    assert "BatchAssociate" in failed["remedy"]
+    assert "accessDenied" not in core.guards()
+    core.run_until(lambda: core.of_type("disassociated", "gone-1"), 9_000)
