@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from paho.mqtt.client import topic_matches_sub as topic_matches
 
 from local_core.mqtt_client import MqttClient
-from local_core.pubsub import Message, PubSub, topic_matches
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from local_core.pubsub import Message, PubSub
 
 PUBLISHER = "aws.greengrass.clientdevices.mqtt.Bridge"
 """The component that the bridge is, and the publisher of what it publishes."""
@@ -25,15 +25,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of `mqttTopicMapping`.
-
-    Attributes:
-        topic: The filter that a message's topic must match.
-        source: Where messages come from: `LocalMqtt`, `Pubsub` or `IotCore`.
-        target: Where they go to, likewise.
-        prefix: Put before the topic at the target.
-    """
+class _Entry:
+    """One entry of `mqttTopicMapping`."""
 
     topic: str
     source: str
@@ -51,11 +44,6 @@ class Bridge:
     Every copy that arrives by any subscription goes to every entry of that source whose filter matches:
     filters that overlap double messages, as on EMQX. Messages for a broker that is down are lost.
 
-    Args:
-        pubsub: Local publish/subscribe.
-        broker_port: Tells the broker's TCP port on loopback at the moment of connecting.
-        iot_core: Takes what goes to IoT Core.
-
     Attributes:
         client_id: The MQTT client id, in force from the next connection on.
         connected: Whether the broker has accepted the connection and the subscriptions.
@@ -72,7 +60,7 @@ class Bridge:
         self._iot_core = iot_core
         self._default_client_id = f"mqtt-bridge-{secrets.token_hex(5)}"
         self.client_id = self._default_client_id
-        self._entries: tuple[Entry, ...] = ()
+        self._entries: tuple[_Entry, ...] = ()
         self._pubsub_ends: list[Callable[[], None]] = []
         self._client: MqttClient | None = None
         self._subscribed: set[str] = set()
@@ -152,23 +140,22 @@ class Bridge:
 
     def _pass_on(self, source: str, topic: str, payload: bytes) -> None:
         for entry in self._entries:
-            if entry.source == source and entry.matches(topic):
-                self._publish(entry.target, Message(entry.prefix + topic, payload, PUBLISHER))
+            if entry.source != source or not entry.matches(topic):
+                continue
+            message = Message(entry.prefix + topic, payload, PUBLISHER)
+            if entry.target == "Pubsub":
+                self._pubsub.publish(message)
+            elif entry.target == "IotCore":
+                self._iot_core(message)
+            elif self._client is not None:
+                self._client.publish(message.topic, message.payload, qos=1)
 
-    def _publish(self, target: str, message: Message) -> None:
-        if target == "Pubsub":
-            self._pubsub.publish(message)
-        elif target == "IotCore":
-            self._iot_core(message)
-        elif self._client is not None:
-            self._client.publish(message.topic, message.payload, qos=1)
 
-
-def _entries(mapping: Mapping[str, Any]) -> list[Entry]:
+def _entries(mapping: Mapping[str, Any]) -> list[_Entry]:
     entries = []
     for key, value in mapping.items():
         ends = str(value.get("source")), str(value.get("target"))
-        entry = Entry(str(value.get("topic") or ""), *ends, str(value.get("targetTopicPrefix") or ""))
+        entry = _Entry(str(value.get("topic") or ""), *ends, str(value.get("targetTopicPrefix") or ""))
         if entry.topic and entry.source in _ENDS and entry.target in _ENDS and entry.source != entry.target:
             entries.append(entry)
         else:

@@ -6,16 +6,14 @@ import asyncio
 import json
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from local_core.mqtt_engine import REPLACED, Connection, Engine
+from local_core.mqtt_engine import Connection, Engine
 from local_core.port import hold_port
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_NOT_AUTHORISED = 135
+_SYSTEM = "$SYS/brokers/emqx@127.0.0.1"
 
 
 class Broker:
@@ -23,7 +21,6 @@ class Broker:
 
     Args:
         port: TCP port; 0 takes a free one, which then stays the broker's over restarts.
-        node: The node's name in `$SYS/brokers/<node>/…`.
         presence: False makes a broker that, like Moquette, publishes nothing of its own.
         count_interval_seconds: Time between two messages with the number of live connections.
         uptime_interval_seconds: Time between two messages with the uptime in milliseconds.
@@ -41,7 +38,6 @@ class Broker:
         self,
         *,
         port: int = 0,
-        node: str = "emqx@127.0.0.1",
         presence: bool = True,
         count_interval_seconds: float = 60.0,
         uptime_interval_seconds: float = 30.0,
@@ -54,7 +50,6 @@ class Broker:
         self.takeover_overlap_seconds = 0.0
         self.refused: set[str] = set()
         self.announces_refused = False
-        self._node = node
         self._count_interval_seconds = count_interval_seconds
         self._uptime_interval_seconds = uptime_interval_seconds
         self._engine: Engine | None = None
@@ -102,10 +97,9 @@ class Broker:
             await engine.close()
 
     async def restart_listener(self, *, down_seconds: float = 0.0) -> None:
-        """Cut every connection, the bridge's too, without a `disconnected`; sessions and the uptime go on.
+        """Cut every connection, the bridge's too, without a `disconnected`, and listen again after that time.
 
-        Args:
-            down_seconds: How long nobody can connect.
+        Persistent sessions, what is retained and the uptime go on.
         """
         if self._engine is not None:
             self._overlaps.clear()
@@ -120,14 +114,12 @@ class Broker:
         A client for which more than `most_waiting` wait is thrown out, and they are lost: the bridge, when that many
         devices connect within the storm.
         """
-        engine = self._engine
-        if engine is None:
-            raise RuntimeError("the broker is not started")
-        engine.most_waiting = most_waiting
+        assert self._engine is not None, "the broker is not started"  # noqa: S101
+        self._engine.most_waiting = most_waiting
         try:
             yield
         finally:
-            engine.deliver_waiting()
+            self._engine.deliver_waiting()
 
     def publish_system(self, topic: str, payload: str | bytes) -> None:
         """Publish under `$SYS` what the broker itself would (QoS 0, not retained), at once."""
@@ -157,44 +149,27 @@ class Broker:
             **({"disconnected_at": now_ms} if event == "disconnected" else {}),
             **fields,
         }
-        self.publish_system(f"$SYS/brokers/{self._node}/clients/{client_id}/{event}", json.dumps(message))
-
-    def jump(self, seconds: float) -> None:
-        """Let the clock that names sessions jump ahead."""
-        self._last_connected_at = self.next_connected_at() + int(seconds * 1000)
+        self.publish_system(f"{_SYSTEM}/clients/{client_id}/{event}", json.dumps(message))
 
     def next_connected_at(self) -> int:
         """Return the current time in milliseconds since the epoch, never the same twice."""
         self._last_connected_at = max(int(time.time() * 1000), self._last_connected_at + 1)
         return self._last_connected_at
 
-    def accepts(self, client_id: str) -> bool:
-        """Tell whether a client may log in."""
-        return client_id not in self.refused
+    def taken_over(self) -> None:
+        """Count a client twice for a while."""
+        self._overlaps.append(time.monotonic() + self.takeover_overlap_seconds)
 
-    def connected(self, connection: Connection) -> None:
-        """Publish that a connection began."""
-        keepalive = int(connection.session.keep_alive / 1.5)
-        fields = {"keepalive": keepalive, "clean_start": connection.session.clean_session, "expiry_interval": 0}
-        self._tell(connection.session, "connected", connected_at=connection.connected_at, **fields)
-
-    def disconnected(self, connection: Connection, reason: str) -> None:
-        """Publish that a connection ended, and why."""
-        if connection.reason in REPLACED:
-            self._overlaps.append(time.monotonic() + self.takeover_overlap_seconds)
-        self._tell(connection.session, "disconnected", connected_at=connection.connected_at, reason=reason)
-
-    def refused_login(self, session: Any) -> None:
-        """Publish that a login was refused, where that is announced."""
-        if self.announces_refused:
-            self._tell(session, "connected", connack=_NOT_AUTHORISED)
-
-    def _tell(self, session: Any, event: str, **fields: Any) -> None:
+    def tell(self, connection: Connection, event: str, **fields: Any) -> None:
+        """Publish what became of a connection, now or with the delay, unless events are suppressed."""
         if self._engine is None or self.suppress_events or not self.presence:
             return
-        fields = {"ipaddress": session.remote_address, "username": session.username or "undefined", **fields}
+        session = connection.session
+        fields |= {"ipaddress": session.remote_address, "username": session.username or "undefined"}
+        if connection.connected_at:
+            fields["connected_at"] = connection.connected_at
+        loop = asyncio.get_running_loop()
         if self.event_delay_seconds:
-            loop = asyncio.get_running_loop()
             loop.call_later(self.event_delay_seconds, lambda: self.announce(session.client_id, event, **fields))
         else:
             self.announce(session.client_id, event, **fields)
@@ -209,10 +184,10 @@ class Broker:
             await asyncio.sleep(self._count_interval_seconds - self.count_age_seconds)
             count = self._count()
             await asyncio.sleep(self.count_age_seconds)
-            self.publish_system(f"$SYS/brokers/{self._node}/stats/live_connections/count", str(count))
+            self.publish_system(f"{_SYSTEM}/stats/live_connections/count", str(count))
 
     async def _tick_uptime(self) -> None:
         while True:
             await asyncio.sleep(self._uptime_interval_seconds)
             uptime_ms = int((time.monotonic() - self._started) * 1000)
-            self.publish_system(f"$SYS/brokers/{self._node}/uptime", str(uptime_ms))
+            self.publish_system(f"{_SYSTEM}/uptime", str(uptime_ms))

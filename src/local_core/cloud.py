@@ -1,22 +1,20 @@
-"""The cloud as a core device sees it: token exchange and Greengrass V2 API, with faults on request."""
+"""The cloud as a core device sees it: token exchange and Greengrass V2 API, with faults to order, and named shadows."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import json
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from local_core.http_server import HttpFault, HttpServer, Request, Response, take_fault
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+from local_core.http_server import Answered, Fault, HttpServer, Request, Response, as_json, meet_fault
+from local_core.pubsub import Message
 
 LIST = "ListClientDevicesAssociatedWithCoreDevice"
 ASSOCIATE = "BatchAssociateClientDeviceWithCoreDevice"
@@ -29,12 +27,13 @@ _ROUTES = {
     ("POST", "associateClientDevices"): ASSOCIATE,
     ("POST", "disassociateClientDevices"): DISASSOCIATE,
 }
-_API = frozenset(_ROUTES.values())
 _PATH = re.compile(r"/greengrass/v2/coreDevices/([^/]+)/([^/]+)")
 _CREDENTIALS_PATH = "/2016-11-01/credentialprovider/"
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 _MOST_ENTRIES = 100
 _AFTER = "after:"
+_SHADOW_UPDATE = re.compile(r"\$aws/things/([a-zA-Z0-9:_-]{1,128})/shadow/name/([$a-zA-Z0-9:_-]{1,64})/update")
+_MOST_SHADOW_BYTES = 8 * 1024  # without its metadata (AWS IoT Device Shadow quotas)
 _SIGNATURE = re.compile(r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/,]+)/\d{8}/(?P<scope>[^/,]+/[^/,]+)/aws4_request,.*")
 
 
@@ -49,37 +48,6 @@ class Call:
     """`coreDeviceThingName` and the query's, as sent."""
     when: float = field(default_factory=time.monotonic)
     """Seconds on the monotonic clock."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault(HttpFault):
-    """What goes wrong with a request: `LIST`, `ASSOCIATE`, `DISASSOCIATE` or `CREDENTIALS`; empty: the first three.
-
-    Attributes:
-        error_entries: Thing name -> code: refused in a batch; names that were not asked for are answered as well.
-        hidden: Names that a list leaves out, with 200.
-        without: Keys missing in the answer: `nextToken` ends the paging early.
-        repeat_token: A page's `nextToken` is the one that asked for it.
-        expired: The credentials handed out have expired a minute ago.
-    """
-
-    error_entries: Mapping[str, str] = field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    repeat_token: bool = False
-    expired: bool = False
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, error: str, message: str, **members: Any) -> None:
-        super().__init__(message)
-        self.response = _error(status, error, message, **members)
-
-
-@dataclass(frozen=True, slots=True)
-class _Credentials:
-    token: str
-    expires: float
 
 
 class Cloud:
@@ -103,7 +71,7 @@ class Cloud:
         self.before: Callable[[Call], Awaitable[None]] | None = None
         self.credentials_token = secrets.token_hex(16)
         self.credentials_seconds = 3600.0
-        self._issued: dict[str, _Credentials] = {}
+        self._issued: dict[str, tuple[str, float]] = {}
         self._latest_association = 0.0
         self._server = HttpServer(self._answer)
 
@@ -127,11 +95,9 @@ class Cloud:
 
     def associate(self, *names: str) -> None:
         """Associate things, anew if they are; each gets a later timestamp than any before."""
-        latest = max(self._latest_association, *(stamp or 0.0 for stamp in self.associations.values()), 0.0)
         for name in names:
-            latest = max(round(time.time(), 3), round(latest + 0.001, 3))
-            self.associations[name] = latest
-        self._latest_association = latest
+            self._latest_association = max(round(time.time(), 3), round(self._latest_association + 0.001, 3))
+            self.associations[name] = self._latest_association
 
     def disassociate(self, *names: str) -> None:
         """Take things off the list; those not on it are passed over."""
@@ -139,77 +105,54 @@ class Cloud:
             self.associations.pop(name, None)
 
     async def _answer(self, request: Request) -> Response:
-        try:
-            if request.path == _CREDENTIALS_PATH:
-                return await self._answer_credentials(request)
-            return await self._answer_api(request)
-        except _RefusedError as refusal:
-            return refusal.response
-
-    async def _answer_credentials(self, request: Request) -> Response:
-        fault = await self._meet(Call(CREDENTIALS))
-        if fault.replaces_answer:
-            return await fault.answer(_error)
-        if request.host:
-            return Response(502, b"A proxy does not reach the device's loopback\n")
-        if request.method != "GET" or request.headers.get("authorization") != self.credentials_token:
-            return Response(403, b"Bad token\n")
-        lasts = -60.0 if fault.expired else self.credentials_seconds
-        access_key = "ASIA" + secrets.token_hex(8).upper()
-        issued = _Credentials(secrets.token_urlsafe(96), time.time() + lasts)
-        self._issued[access_key] = issued
-        answer = {
-            "AccessKeyId": access_key,
-            "SecretAccessKey": secrets.token_hex(20),
-            "Token": issued.token,
-            "Expiration": datetime.fromtimestamp(issued.expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        return _json({key: value for key, value in answer.items() if key not in fault.without})
-
-    async def _answer_api(self, request: Request) -> Response:
+        if request.path == _CREDENTIALS_PATH:
+            return await self._answer_credentials(request)
         path = _PATH.fullmatch(request.path)
         operation = _ROUTES.get((request.method, path[2])) if path else None
         if path is None or operation is None:
-            raise _RefusedError(404, "UnknownOperationException", "Unable to determine service/operation name.")
-        entries, problem = _thing_names(request.body) if operation != LIST else ((), "")
-        query = dict(parse_qsl(request.query, keep_blank_values=True))
+            return _error(404, "UnknownOperationException", "Unable to determine service/operation name.")
+        entries = tuple(entry["thingName"] for entry in json.loads(request.body or b"{}").get("entries", ()))
         core = unquote(path[1])
+        query = dict(parse_qsl(request.query, keep_blank_values=True))
         call = Call(operation, entries, {"coreDeviceThingName": core, **query})
-        fault = await self._meet(call)
-        if fault.replaces_answer and not fault.carried_out:
-            return await fault.answer(_error)
+        self.calls.append(call)
+        fault = await meet_fault(self.faults, operation)
+        if not fault.carried_out:
+            await fault.strike(_error)
         self._authenticate(request)
-        if problem:
-            raise _invalid("entries", problem)
         if core != self.core_device:
             subject = {"resourceId": core, "resourceType": "coreDevice"}
-            raise _RefusedError(404, "ResourceNotFoundException", f"Core device {core} does not exist.", **subject)
+            return _error(404, "ResourceNotFoundException", f"Core device {core} does not exist.", **subject)
         if self.before is not None:
             await self.before(call)
         answer = self._list(call, fault) if operation == LIST else self._batch(call, fault)
-        if fault.replaces_answer:
-            return await fault.answer(_error)
-        return _json({key: value for key, value in answer.items() if key not in fault.without})
+        await fault.strike(_error)
+        return as_json(answer)
 
-    async def _meet(self, call: Call) -> Fault:
-        """Record a call, and return the fault that befalls it after that fault's delay."""
-        self.calls.append(call)
-        fault = take_fault(self.faults, call.operation, among=_API, none=Fault())
-        await asyncio.sleep(fault.delay_seconds)
-        return fault
+    async def _answer_credentials(self, request: Request) -> Response:
+        self.calls.append(Call(CREDENTIALS))
+        await (await meet_fault(self.faults, CREDENTIALS, unnamed=False)).strike(_error)
+        if request.method != "GET" or request.headers.get("authorization") != self.credentials_token:
+            return Response(403, b"Bad token")
+        access_key, token = "ASIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(96)
+        expires = time.time() + self.credentials_seconds
+        self._issued[access_key] = (token, expires)
+        expiration = datetime.fromtimestamp(expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        credentials = {"AccessKeyId": access_key, "SecretAccessKey": secrets.token_hex(20), "Token": token}
+        return as_json({**credentials, "Expiration": expiration})
 
     def _authenticate(self, request: Request) -> None:
-        """Refuse what is not signed with credentials that were issued; the signature itself is not worked out."""
+        """Refuse what is not signed with credentials that were issued; the signature is not worked out."""
         signature = _SIGNATURE.fullmatch(request.headers.get("authorization", ""))
         if signature is None:
-            raise _RefusedError(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
-        issued = self._issued.get(signature["key"])
-        if issued is None or request.headers.get("x-amz-security-token") != issued.token:
-            raise _RefusedError(403, "UnrecognizedClientException", "The security token in the request is invalid.")
-        if issued.expires <= time.time():
-            raise _RefusedError(403, "ExpiredTokenException", "The security token in the request is expired")
+            raise _refused(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
+        token, expires = self._issued.get(signature["key"], ("", 0.0))
+        if not token or request.headers.get("x-amz-security-token") != token:
+            raise _refused(403, "UnrecognizedClientException", "The security token in the request is invalid.")
+        if expires <= time.time():
+            raise _refused(403, "ExpiredTokenException", "The security token in the request is expired")
         if signature["scope"] != f"{self.region}/greengrass":
-            raise _RefusedError(403, "InvalidSignatureException", "The credential has another region or service.")
+            raise _refused(403, "InvalidSignatureException", "The credential has another region or service.")
 
     def _list(self, call: Call, fault: Fault) -> dict[str, Any]:
         size = call.parameters.get("maxResults", str(_MOST_ENTRIES))
@@ -222,18 +165,19 @@ class Cloud:
         rest = (name for name in self.associations.keys() - set(fault.hidden) if name > asked.removeprefix(_AFTER))
         names = heapq.nsmallest(int(size) + 1, rest)
         page = names[: int(size)]
-        answer: dict[str, Any] = {"associatedClientDevices": [self._association(name) for name in page]}
+        stamps = {name: self.associations[name] for name in page}
+        listed = [
+            {"thingName": name} | ({"associationTimestamp": stamp} if stamp is not None else {})
+            for name, stamp in stamps.items()
+        ]
+        answer: dict[str, Any] = {"associatedClientDevices": listed}
         if len(page) < len(names):
             answer["nextToken"] = _AFTER + page[-1]
-        if fault.repeat_token:
-            answer["nextToken"] = asked
         return answer
 
-    def _association(self, name: str) -> dict[str, Any]:
-        timestamp = self.associations[name]
-        return {"thingName": name} | ({} if timestamp is None else {"associationTimestamp": timestamp})
-
     def _batch(self, call: Call, fault: Fault) -> dict[str, Any]:
+        if not 1 <= len(call.entries) <= _MOST_ENTRIES or not all(map(_THING_NAME.fullmatch, call.entries)):
+            raise _invalid("entries", f"must be 1 to {_MOST_ENTRIES} thing names")
         errors = [_error_entry(name, code) for name, code in fault.error_entries.items()]
         for name in [name for name in call.entries if name not in fault.error_entries]:
             if call.operation == ASSOCIATE:
@@ -246,33 +190,54 @@ class Cloud:
         return {"errorEntries": errors}
 
 
-def _thing_names(body: bytes) -> tuple[tuple[str, ...], str]:
-    """Return the batch's names, and what is wrong with them or an empty text."""
-    try:
-        names = tuple(entry["thingName"] for entry in json.loads(body or b"{}").get("entries") or ())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return (), "the request cannot be read"
-    if not 1 <= len(names) <= _MOST_ENTRIES:
-        return names, f"must have between 1 and {_MOST_ENTRIES} members"
-    bad = [name for name in names if not isinstance(name, str) or not _THING_NAME.fullmatch(name)]
-    return names, f"not a thing name: {', '.join(map(str, bad))}" if bad else ""
-
-
 def _error_entry(name: str, code: str) -> dict[str, str]:
     return {"thingName": name, "code": code, "message": f"{name}: {code}"}
 
 
-def _invalid(member: str, problem: str) -> _RefusedError:
-    fields = [{"name": member, "message": problem}]
-    message = f"{member}: {problem}"
-    return _RefusedError(400, "ValidationException", message, reason="FIELD_VALIDATION_FAILED", fields=fields)
+class Shadows:
+    """The named shadows of things, as AWS IoT keeps them: what is published to their `update` topics, merged.
+
+    Attributes:
+        reported: What each shadow reports, by thing and shadow name.
+        rejected: Updates that AWS IoT would have rejected, with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.reported: dict[tuple[str, str], dict[str, Any]] = {}
+        self.rejected: list[tuple[Message, str]] = []
+
+    def take(self, message: Message) -> None:
+        """Carry out an update; other messages are passed over."""
+        if (topic := _SHADOW_UPDATE.fullmatch(message.topic)) is None:
+            return
+        key = topic[1], topic[2]
+        try:
+            merged = _merge(self.reported.get(key, {}), json.loads(message.payload)["state"]["reported"])
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            self.rejected.append((message, f"not an update: {problem!r}"))
+            return
+        if len(json.dumps(merged, separators=(",", ":")).encode()) > _MOST_SHADOW_BYTES:
+            self.rejected.append((message, "the shadow would be too long"))
+        else:
+            self.reported[key] = merged
 
 
-def _json(answer: Mapping[str, Any]) -> Response:
-    headers = {"x-amzn-RequestId": secrets.token_hex(16)}
-    return Response(200, json.dumps(answer).encode(), headers=headers)
+def _invalid(member: str, problem: str) -> Answered:
+    return _refused(400, "ValidationException", f"{member}: {problem}")
 
 
-def _error(status: int, error: str, message: str, **members: Any) -> Response:
-    headers = {"x-amzn-RequestId": secrets.token_hex(16)} | ({"x-amzn-ErrorType": error} if error else {})
-    return Response(status, json.dumps({"message": message, **members}).encode(), headers=headers)
+def _refused(status: int, error: str, message: str) -> Answered:
+    return Answered(_error(status, error, message))
+
+
+def _error(status: int, error: str, message: str, **members: str) -> Response:
+    return as_json({"message": message, **members}, status, **({"x-amzn-ErrorType": error} if error else {}))
+
+
+def _merge(before: Any, update: dict[str, Any]) -> dict[str, Any]:
+    """Maps merge by key, `null` removes one, everything else is replaced."""
+    merged = dict(before) if isinstance(before, dict) else {}
+    merged |= {
+        key: _merge(merged.get(key), value) if isinstance(value, dict) else value for key, value in update.items()
+    }
+    return {key: value for key, value in merged.items() if value is not None}

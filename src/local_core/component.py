@@ -8,16 +8,14 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from local_core.recipe import Phase
+from local_core.recipe import Phase
 
 _STOP_SECONDS = 5.0
+_LOOK_SECONDS = 0.01
 _ERRORS_WITHIN_SECONDS = 3600.0
 _ERRORS_UNTIL_BROKEN = 3
 _STRIPPED = {"PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT", "PYTHONUSERBASE", "ENV", "BASH_ENV"}
@@ -41,15 +39,13 @@ class Component:
 
     Args:
         name: The component's name.
-        phase: Returns a lifecycle phase by name, interpolated anew at each start, or None.
-        environment: Returns the device's environment for one start, with an auth token of its own.
+        phase: Returns a lifecycle phase by name, or None.
+        environment: Returns the device's environment for one start.
         work_dir: The component's current directory.
         log_path: Where stdout and stderr go.
-        user: The numeric user and group that its processes run as; None leaves them as they are.
-        sudo: Start them as the nucleus does, through ``sudo -n -E -H -u … -g … --``.
+        user: The user and group, ``ggc_user:ggc_group``, for which ``sudo`` starts it; empty: as whoever runs the core.
 
     Attributes:
-        state: Where it is in its lifecycle.
         starts: How often ``run`` was started.
     """
 
@@ -61,29 +57,27 @@ class Component:
         environment: Callable[[], Mapping[str, str]],
         work_dir: Path,
         log_path: Path,
-        user: int | None = None,
-        sudo: bool = False,
+        user: str = "",
     ) -> None:
         self.name = name
-        self.state = State.NEW
         self.starts = 0
+        self._states = [State.NEW]
         self._phase = phase
         self._environment = environment
         self._work_dir = work_dir
         self._log_path = log_path
-        self._shell = ["sh", "-c"]
-        self._credentials: dict[str, Any] = {}
-        if sudo:
-            ids = (os.getuid(), os.getgid()) if user is None else (user, user)
-            self._shell = ["sudo", "-n", "-E", "-H", "-u", f"#{ids[0]}", "-g", f"#{ids[1]}", "--", *self._shell]
-        elif user is not None:
-            self._credentials = {"user": user, "group": user, "extra_groups": [], "umask": 0o022}
+        user_name, _, group = user.partition(":")
+        self._sudo = ["sudo", "-n", "-E", "-H", "-u", user_name, "-g", group, "--"] if user else []
         self._installed = ""
         self._stopping = False
         self._errors: deque[float] = deque(maxlen=_ERRORS_UNTIL_BROKEN)
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
-        self._waiters: list[tuple[frozenset[State], asyncio.Future[State]]] = []
+
+    @property
+    def state(self) -> State:
+        """Where it is in its lifecycle."""
+        return self._states[-1]
 
     @property
     def output(self) -> list[str]:
@@ -129,20 +123,16 @@ class Component:
         Raises:
             TimeoutError: If it is in none of them in time; the message ends with its last output.
         """
-        if self.state in states:
-            return self.state
-        reached: asyncio.Future[State] = asyncio.get_running_loop().create_future()
-        waiter = (frozenset(states), reached)
-        self._waiters.append(waiter)
-        try:
-            return await asyncio.wait_for(reached, timeout_seconds)
-        except asyncio.TimeoutError:
-            wanted = ", ".join(state.value for state in states)
-            last = "\n".join(self.output[-20:])
-            message = f"{self.name} is {self.state.value}, not {wanted}; its last output:\n{last}"
-            raise TimeoutError(message) from None
-        finally:
-            self._waiters.remove(waiter)
+        looked, deadline = len(self._states) - 1, time.monotonic() + timeout_seconds
+        while True:
+            for state in self._states[looked:]:
+                if state in states:
+                    return state
+            looked = len(self._states)
+            if time.monotonic() > deadline:
+                wanted, last = ", ".join(states), "\n".join(self.output[-20:])
+                raise TimeoutError(f"{self.name} is {self.state.value}, not {wanted}; its last output:\n{last}")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _supervise(self) -> None:
         while await self._install_and_run() != 0 and not self._stopping:
@@ -172,7 +162,9 @@ class Component:
         environment = {**self._environment(), **phase.environment}
         with self._log_path.open("ab", buffering=0) as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *self._shell,
+                *self._sudo,
+                "sh",
+                "-c",
                 phase.script,
                 cwd=self._work_dir,
                 env={k: v for k, v in environment.items() if k not in _STRIPPED and not k.startswith("LD_")},
@@ -180,7 +172,6 @@ class Component:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self._credentials,
             )
             if self._stopping:
                 self._signal(signal.SIGTERM)
@@ -216,9 +207,5 @@ class Component:
                 os.killpg(self._process.pid, number)
 
     def _set(self, state: State) -> None:
-        if self._stopping and state is not State.FINISHED:
-            return
-        self.state = state
-        for states, reached in self._waiters:
-            if state in states and not reached.done():
-                reached.set_result(state)
+        if not self._stopping or state is State.FINISHED:
+            self._states.append(state)

@@ -26,38 +26,26 @@ class ControlError(RuntimeError):
     """The core refused a call, or no core runs there; the message is for the user."""
 
 
-class ControlServer:
-    """Lets other processes drive a `LocalCore` through ``control.sock`` in its root."""
+async def serve(core: LocalCore) -> asyncio.Server:
+    """Let other processes drive a core through ``control.sock`` in its root, until the server is closed."""
 
-    def __init__(self, core: LocalCore) -> None:
-        self._core = core
-        self._link = core.root / SOCKET_NAME
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen; the socket lies beside the IPC socket, and the root has a link to it."""
-        path = self._core.socket_path.with_name(SOCKET_NAME)
-        self._server = await asyncio.start_unix_server(self._serve, path)
-        self._link.unlink(missing_ok=True)
-        self._link.symlink_to(path)
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._server:
-            self._server.close()
-            self._link.unlink(missing_ok=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(await reader.read())
-            done = attrgetter(request["call"])(self._core)(*request["arguments"])
+            done = attrgetter(request["call"])(core)(*request["arguments"])
             if inspect.isawaitable(done):
                 await done
-            answer = {"ok": True, "status": self._core.status()}
+            answer = {"ok": True, "status": core.status()}
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the user is told
             answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         writer.write(json.dumps(answer).encode())
         writer.close()
+
+    # Beside the IPC socket: the root's path may be too long for one.
+    path, link = core.socket_path.with_name(SOCKET_NAME), core.root / SOCKET_NAME
+    link.unlink(missing_ok=True)
+    link.symlink_to(path)
+    return await asyncio.start_unix_server(answer, path)
 
 
 def ask(root: Path, call: str, *arguments: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ What a test can do, with ``async with LocalCore(root, environment=…) as core``
 - hide or make up events: ``core.broker.suppress_events``, ``.announce("pump", "connected", connected_at=1)``;
 - refuse logins: ``core.broker.refused``, ``.announces_refused``;
 - switch the client list on: ``core.deploy({EMQX: {"merge": core.emqx_api.configuration()}})``; have it fail:
-  ``core.emqx_api.faults.append(HttpFault(operation=CLIENTS, …))``, ``.refuse_tokens()``, ``.before_page``, ``.keys``;
+  ``core.emqx_api.faults.append(Fault(operation=CLIENTS, …))``, ``.refuse_tokens()``, ``.before_page``, ``.keys``;
 - stand for a bridge (``lite=True`` has neither bridge nor broker): ``core.pubsub.subscribe("pruner-probe/+", …)`` and
   ``core.pubsub.publish(Message(topic, payload, "com.example.Mine"))``, or a ``JsonMessage``.
 """
@@ -29,42 +29,38 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import logging
 import os
 import shlex
 import shutil
 import sys
 import tempfile
+import time
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from local_core.bridge import PUBLISHER as BRIDGE
 from local_core.bridge import Bridge
 from local_core.broker import Broker
-from local_core.cloud import Cloud
+from local_core.cloud import Cloud, Shadows
 from local_core.component import Component, State
 from local_core.emqx_api import EmqxApi
 from local_core.ipc import IpcServer
 from local_core.pubsub import Message, PubSub
 from local_core.recipe import Configuration, Phase, as_texts, merge, read_recipe, reset
-from local_core.shadows import Shadows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
 
 __all__ = ["BRIDGE", "EMQX", "EVENTS_TOPIC", "LocalCore"]
 
 EMQX = "aws.greengrass.clientdevices.mqtt.EMQX"
 EVENTS_TOPIC = "client-device-pruner/events"
 
+_LOOK_SECONDS = 0.01
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _EMQX_DEFAULTS: Configuration = {"emqxConfig": {}, "authMode": "enabled", "dockerOptions": "-p 8883:8883"}
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 # What `install` needs where packages come from a mirror.
 _PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_CERT", "PIP_CONFIG_FILE", "SSL_CERT_FILE")
-_log = logging.getLogger(__name__)
 
 
 class LocalCore:
@@ -78,16 +74,13 @@ class LocalCore:
         artifact: The directory that stands for the unpacked artifact; the repository by default.
         environment: A virtual environment that the recipe's ``install`` gets as a further argument, to put it in force
             instead of making one.
-        thing_name: The core device's name.
         presence: Whether the broker is EMQX; else it is Moquette, which tells nothing of itself.
         count_interval_seconds: Time between the broker's counts of connections.
         uptime_interval_seconds: Time between its uptimes.
         mqtt_port: The broker's port; 0 chooses a free one.
         lite: Behave as Greengrass Lite where it differs: no broker, no bridge, and texts for scalars.
-        behind_proxy: Reach the cloud through a proxy alone; only the device's loopback is reached directly.
-        user: The numeric user and group that the component runs as, as ``ggc_user`` on a device; that of the core by
-            default.
-        sudo: Start the component through ``sudo``, as the nucleus does.
+        user: The user and group, ``ggc_user:ggc_group``, for which ``sudo`` starts the component, as on a device;
+            empty: as whoever runs the core.
     """
 
     def __init__(
@@ -97,19 +90,16 @@ class LocalCore:
         recipe: Path | None = None,
         artifact: Path | None = None,
         environment: Path | None = None,
-        thing_name: str = "core-1",
         presence: bool = True,
         count_interval_seconds: float = 60.0,
         uptime_interval_seconds: float = 30.0,
         mqtt_port: int = 0,
         lite: bool = False,
-        behind_proxy: bool = False,
-        user: int | None = None,
-        sudo: bool = False,
+        user: str = "",
     ) -> None:
         self.root = root.resolve()
         self.recipe = read_recipe(recipe or _REPOSITORY / "recipe.yaml", lite=lite)
-        self.thing_name = thing_name
+        self.thing_name = "core-1"
         self.lite = lite
         self.configuration: dict[str, Configuration] = {self.recipe.name: self.recipe.configuration}
         if lite:
@@ -131,7 +121,7 @@ class LocalCore:
         )
         self.emqx_api = EmqxApi(self.broker)
         self.bridge = Bridge(self.pubsub, broker_port=lambda: self.broker.port, iot_core=self._to_iot_core)
-        self.cloud = Cloud(core_device=thing_name)
+        self.cloud = Cloud(core_device=self.thing_name)
         self.component = Component(
             self.recipe.name,
             phase=self._phase,
@@ -139,44 +129,33 @@ class LocalCore:
             work_dir=self.work_dir,
             log_path=self.root / "logs" / f"{self.recipe.name}.log",
             user=user,
-            sudo=sudo,
         )
         self._artifact = (artifact or _REPOSITORY).resolve()
+        self._unpacked = self.root / "packages/artifacts-unarchived" / self.recipe.name / self.recipe.version
         self._ready_environment = environment
-        self._behind_proxy = behind_proxy
         self._user = user
-        self._socket_dir: Path | None = None
-        self._waiters: list[tuple[Callable[[dict[str, Any]], bool], asyncio.Future[dict[str, Any]]]] = []
-
-    @property
-    def socket_path(self) -> Path:
-        """The IPC socket, in a directory of its own because a socket's path must be short."""
-        if self._socket_dir is None:
-            raise RuntimeError("the core is not started")
-        return self._socket_dir / "ipc.socket"
+        # In a directory of its own because a socket's path must be short.
+        self._socket_dir = tempfile.TemporaryDirectory(prefix="core-", dir="/tmp")
+        self.socket_path = Path(self._socket_dir.name) / "ipc.socket"
 
     async def __aenter__(self) -> LocalCore:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         self.pubsub.subscribe(EVENTS_TOPIC, self._keep_event)
         self._lay_out()
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="core-", dir="/tmp"))
         try:
             await self.cloud.start()
             await self._power_on()
         except BaseException:
-            await self.__aexit__(None, None, None)
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         try:
             await self.component.stop()
         finally:
             await self._power_off()
             await self.cloud.stop()
-            if self._socket_dir:
-                shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._socket_dir.cleanup()
 
     async def deploy(self, updates: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Deploy: announce it, update configurations, and start the component if it has not been started.
@@ -211,11 +190,7 @@ class LocalCore:
         await self.component.stop()
 
     async def reboot(self, *, off_seconds: float = 0.0) -> None:
-        """Cut the power of the whole device, and turn it on again.
-
-        Args:
-            off_seconds: How long it stays off.
-        """
+        """Cut the power of the whole device, and turn it on again after that time."""
         ran = self.component.state is not State.NEW
         await self.component.power_off()
         await self._power_off()
@@ -232,8 +207,6 @@ class LocalCore:
             "mqttPort": self.broker.port,
             "bridgeConnected": self.bridge.connected,
             "devices": {name: name in self.broker.connections for name in sorted(self.cloud.associations)},
-            "workDir": str(self.work_dir),
-            "events": str(self.events_path),
         }
 
     async def wait_for_event(
@@ -244,18 +217,16 @@ class LocalCore:
         Raises:
             TimeoutError: If none comes in time; the message lists the types that came.
         """
-        for event in self.events:
-            if wanted(event):
-                return event
-        found: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiters.append((wanted, found))
-        try:
-            return await asyncio.wait_for(found, timeout_seconds)
-        except asyncio.TimeoutError:
-            came = ", ".join(str(event.get("type")) for event in self.events[-20:])
-            raise TimeoutError(f"no such event in {timeout_seconds:g} s; the last were: {came}") from None
-        finally:
-            self._waiters.remove((wanted, found))
+        looked, deadline = 0, time.monotonic() + timeout_seconds
+        while True:
+            for event in self.events[looked:]:
+                if wanted(event):
+                    return event
+            looked = len(self.events)
+            if time.monotonic() > deadline:
+                came = ", ".join(str(event.get("type")) for event in self.events[-20:])
+                raise TimeoutError(f"no such event in {timeout_seconds:g} s; the last were: {came}")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _announce(self, deployment: str) -> None:
         """Ask the components until none of them wants the deployment deferred."""
@@ -278,7 +249,7 @@ class LocalCore:
 
     async def _power_on(self) -> None:
         await self.ipc.start(self.socket_path)
-        if self._user is not None:
+        if self._user:
             self.socket_path.parent.chmod(0o755)
             self.socket_path.chmod(0o666)
         if not self.lite:
@@ -299,30 +270,20 @@ class LocalCore:
         """Lay the artifact where a deployment unpacks it, and give the work directory to the component's user."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         self.events_path.parent.mkdir(parents=True, exist_ok=True)
-        if self._user is not None:
-            for path in (self.work_dir, *self.work_dir.rglob("*")):
-                os.chown(path, self._user, self._user, follow_symlinks=False)
+        if self._user:
+            shutil.chown(self.work_dir, *self._user.split(":"))
         link = self._unpacked / "client-device-pruner"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(self._artifact, target_is_directory=True)
 
-    @property
-    def _unpacked(self) -> Path:
-        return self.root / "packages" / "artifacts-unarchived" / self.recipe.name / self.recipe.version
-
-    @property
-    def _variables(self) -> dict[str, str]:
-        end = "/" if self.lite else ""
-        return {
-            "artifacts:decompressedPath": f"{self._unpacked}{end}",
-            "work:path": f"{self.work_dir}{end}",
-        }
-
     def _phase(self, name: str) -> Phase | None:
         if (described := self.recipe.phases.get(name)) is None:
             return None
-        phase = described.interpolated(self._variables)
+        end = "/" if self.lite else ""
+        phase = described.interpolated(
+            {"artifacts:decompressedPath": f"{self._unpacked}{end}", "work:path": f"{self.work_dir}{end}"}
+        )
         if name == "install" and self._ready_environment:
             argument = shlex.quote(str(self._ready_environment.absolute()))
             phase = dataclasses.replace(phase, script=f"{phase.script.rstrip()} {argument}")
@@ -347,33 +308,14 @@ class LocalCore:
             environment["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = self.cloud.credentials_url
             environment["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = self.cloud.credentials_token
         passed_on = {k: os.environ[k] for k in (*_PROXY_VARIABLES, *_PIP_VARIABLES) if k in os.environ}
-        return {**passed_on, **environment, **(self._proxy_environment() if self._behind_proxy else {})}
-
-    def _proxy_environment(self) -> dict[str, str]:
-        """Return what a nucleus behind a proxy sets: here the cloud itself, which alone knows its name."""
-        proxies = dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), self.cloud.url) | {"NO_PROXY": "localhost"}
-        return {
-            **proxies,
-            **{name.lower(): value for name, value in proxies.items()},
-            "AWS_ENDPOINT_URL_GREENGRASSV2": "http://greengrass.invalid",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.cloud.credentials_url.replace("127.0.0.1", "localhost"),
-        }
+        return {**passed_on, **environment}
 
     def _to_iot_core(self, message: Message) -> None:
         self.iot_core.append(message)
         self.shadows.take(message)
 
     def _keep_event(self, message: Message) -> None:
-        try:
-            event = json.loads(message.payload)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            _log.warning("what was published on %s is no event: %.200r", message.topic, message.payload)
-            return
+        event = json.loads(message.payload)  # what is none is logged by pub/sub
         self.events.append(event)
         with self.events_path.open("ab") as kept:
             kept.write(message.payload + b"\n")
-        for wanted, found in self._waiters:
-            if not found.done() and wanted(event):
-                found.set_result(event)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from local_core.mqtt_client import MqttClient
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
 
 _AT_ONCE = 50
 
@@ -37,9 +33,7 @@ class ClientDevices:
     async def __aenter__(self) -> ClientDevices:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.drop(*self._devices)
 
     async def connect(

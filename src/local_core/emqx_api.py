@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from local_core.http_server import HttpFault, HttpServer, Request, Response, take_fault
+from local_core.broker import Broker
+from local_core.http_server import Fault, HttpServer, Request, Response, as_json, meet_fault
 from local_core.port import hold_port
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from local_core.broker import Broker
 
 LOGIN, CLIENTS, CLIENT = "login", "clients", "client"
 """The operations, for faults: log in, list a page, ask for one client by name."""
 EMPTY_PAGE = json.dumps({"data": [], "meta": {"page": 1, "limit": 1000, "hasnext": False, "count": 0}}).encode()
-"""What an internal failure answers, with 200: `HttpFault(operation=CLIENTS, body=EMPTY_PAGE)`."""
+"""What an internal failure answers, with 200: `Fault(operation=CLIENTS, body=EMPTY_PAGE)`."""
 
 _API = "/api/v5/"
 _PUBLISHED = re.compile(r"(?:-p|--publish)[ =]*(?:[0-9.]+:)?(?P<host>\d+):(?P<container>\d+)(?:/tcp)?(?=\s|$)")
-_MOST_PER_PAGE = 1000
 
 
 class EmqxApi:
@@ -49,7 +44,7 @@ class EmqxApi:
 
     def __init__(self, broker: Broker) -> None:
         self.port = hold_port(self, 0)
-        self.faults: list[HttpFault] = []
+        self.faults: list[Fault] = []
         self.before_page: Callable[[int], None] | None = None
         self.keys: dict[str, str] = {}
         self.token_seconds = 3600.0
@@ -68,10 +63,8 @@ class EmqxApi:
         """Return the EMQX component's configuration that switches the API on, on this core's own port."""
         listener = {"http": {"bind": 18083}}
         dashboard = {"listeners": listener, "default_username": username, "default_password": password}
-        return {
-            "emqxConfig": {"dashboard": dashboard},
-            "dockerOptions": f"-p 8883:8883 -p 127.0.0.1:{self.port}:18083",
-        }
+        options = f"-p 8883:8883 -p 127.0.0.1:{self.port}:18083"
+        return {"emqxConfig": {"dashboard": dashboard}, "dockerOptions": options}
 
     async def start(self, configuration: Mapping[str, Any]) -> None:
         """Make the users anew from EMQX's configuration, and serve if it says so."""
@@ -97,10 +90,7 @@ class EmqxApi:
         self.calls.append(f"{request.method} {request.path}" + (f"?{request.query}" if request.query else ""))
         path = request.path.removeprefix(_API)
         operation = path if path in {LOGIN, CLIENTS} else CLIENT if path.startswith("clients/") else ""
-        fault = take_fault(self.faults, operation, among=frozenset({LOGIN, CLIENTS, CLIENT}), none=HttpFault())
-        await asyncio.sleep(fault.delay_seconds)
-        if fault.replaces_answer:
-            return await fault.answer(_error)
+        await (await meet_fault(self.faults, operation)).strike(_error)
         if operation == LOGIN:
             return self._log_in(request)
         if refusal := self._refusal(request.headers.get("authorization", "")):
@@ -121,7 +111,7 @@ class EmqxApi:
             return _error(401, "BAD_USERNAME_OR_PWD", "Auth failed")
         token = secrets.token_urlsafe(32)
         self._tokens[token] = time.monotonic() + self.token_seconds
-        return _json({"token": token, "version": "5.1.1", "license": {"edition": "opensource"}})
+        return as_json({"token": token, "version": "5.1.1"})
 
     def _refusal(self, authorization: str) -> Response | None:
         """Return what refuses a request, by bearer token or by API key; None lets it pass."""
@@ -142,23 +132,20 @@ class EmqxApi:
             limit, page = int(query.get("limit", "100")), int(query.get("page", "1"))
         except ValueError:
             limit = page = 0
-        if not 1 <= limit <= _MOST_PER_PAGE or page < 1:
-            return _error(400, "BAD_REQUEST", f"limit must be 1 to {_MOST_PER_PAGE}, page at least 1")
+        if not 1 <= limit <= 1000 or page < 1:
+            return _error(400, "BAD_REQUEST", "limit must be 1 to 1000, page at least 1")
         if self.before_page is not None:
             self.before_page(page)
-        live = query.get("conn_state", "connected") == "connected"
-        everybody = list(self._broker.connections.items()) if live else []
+        everybody = list(self._broker.connections.items())
         clients = [_described(*client) for client in everybody[(page - 1) * limit : page * limit]]
-        more = len(everybody) > page * limit
-        return _json(
-            {"data": clients, "meta": {"page": page, "limit": limit, "hasnext": more, "count": len(everybody)}}
-        )
+        meta = {"page": page, "limit": limit, "hasnext": len(everybody) > page * limit, "count": len(everybody)}
+        return as_json({"data": clients, "meta": meta})
 
     def _client(self, client_id: str) -> Response:
         connected_at = self._broker.connections.get(client_id)
         if connected_at is None and client_id not in self._broker.sessions:
             return _error(404, "CLIENTID_NOT_FOUND", "Client ID not found")
-        return _json(_described(client_id, connected_at))
+        return as_json(_described(client_id, connected_at))
 
 
 def _published_port(dashboard: Mapping[str, Any], docker_options: str) -> int | None:
@@ -182,9 +169,5 @@ def _described(client_id: str, connected_at_ms: int | None) -> dict[str, Any]:
     return described
 
 
-def _json(answer: Mapping[str, Any]) -> Response:
-    return Response(200, json.dumps(answer).encode())
-
-
 def _error(status: int, code: str, message: str) -> Response:
-    return Response(status, json.dumps({"code": code, "message": message}).encode())
+    return as_json({"code": code, "message": message}, status)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import secrets
-from typing import TYPE_CHECKING
+import struct
+import time
+from binascii import crc32
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from local_core.eventstream import Decoder, Frame, FramingError, encode
+from botocore.eventstream import EventStreamBuffer, ParserError
+
 from local_core.ipc_operations import APPLICATION_MESSAGE, MODEL, TERMINATE_STREAM, Stream
+from local_core.pubsub import Message, PubSub
 from local_core.recipe import Configuration, changed_paths
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from local_core.pubsub import Message, PubSub
 
 _PING, _PING_RESPONSE, _CONNECT, _CONNECT_ACK, _PROTOCOL_ERROR = range(2, 7)
 _CONNECTION_ACCEPTED = 1
+_OVERHEAD_BYTES = 16
+_INT32, _STRING = 4, 7  # types of headers
 _LITE_REQUEST_LIMIT_BYTES = 10_000
 _log = logging.getLogger(__name__)
 
@@ -28,14 +30,10 @@ _log = logging.getLogger(__name__)
 class IpcServer:
     """Serves local publish/subscribe, IoT Core, configuration and component updates to components.
 
-    Args:
-        pubsub: Where messages come from and go to.
-        configuration: Every component's configuration by name, read at each request and written by updates.
-        iot_core: Receives what components publish to IoT Core: publisher, topic, payload.
-        lite: Refuse what Greengrass Lite refuses, and carry no message over 10,000 bytes.
-
     Attributes:
-        answers: Every answer to an announced deployment: its id, who gave it, for how many milliseconds to defer it.
+        configuration: Every component's configuration by name.
+        lite: Refuse what Greengrass Lite refuses, and carry no message over 10,000 bytes.
+        deployments: Each announced deployment's answers: for how many milliseconds a component wants to defer it.
     """
 
     def __init__(
@@ -43,18 +41,17 @@ class IpcServer:
         pubsub: PubSub,
         *,
         configuration: dict[str, Configuration],
-        iot_core: Callable[[Message], None] | None = None,
+        iot_core: Callable[[Message], None],
         lite: bool = False,
     ) -> None:
         self.pubsub = pubsub
         self.configuration = configuration
-        self.iot_core = iot_core or (lambda _message: None)
+        self.iot_core = iot_core
         self.lite = lite
-        self.deferrals: dict[str, asyncio.Queue[tuple[str, int]]] = {}
-        self.answers: list[tuple[str, str, int]] = []
+        self.deployments: dict[str, dict[str, int]] = {}
         self.running = asyncio.Event()
         self.running.set()
-        self._components_by_token: dict[str, str] = {}
+        self.components_by_token: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -76,17 +73,13 @@ class IpcServer:
         """Return a new auth token that lets a process connect as the component; older ones are refused."""
         self.revoke_tokens(component)
         token = secrets.token_hex(8).upper()
-        self._components_by_token[token] = component
+        self.components_by_token[token] = component
         return token
 
     def revoke_tokens(self, component: str | None = None) -> None:
         """Refuse the tokens of one component, or all, from now on; live connections stay."""
-        kept = {t: c for t, c in self._components_by_token.items() if component not in {None, c}}
-        self._components_by_token = kept
-
-    def component_of(self, token: object) -> str | None:
-        """Return the component to which a token was issued, or None if it is not in force."""
-        return self._components_by_token.get(token) if isinstance(token, str) else None
+        kept = {t: c for t, c in self.components_by_token.items() if component not in {None, c}}
+        self.components_by_token = kept
 
     @property
     def connected(self) -> list[str]:
@@ -94,11 +87,7 @@ class IpcServer:
         return [c.component for c in self._connections if c.component]
 
     def drop_connections(self, *, forget_tokens: bool = False) -> None:
-        """Cut every connection, as a crash of the nucleus does.
-
-        Args:
-            forget_tokens: Also refuse the tokens in force, as after a restart of the IPC daemon.
-        """
+        """Cut every connection, and refuse the tokens in force if they are to be forgotten, as after a restart."""
         if forget_tokens:
             self.revoke_tokens()
         for connection in self._connections:
@@ -139,31 +128,20 @@ class IpcServer:
     async def pre_update(self, deployment_id: str, *, timeout_seconds: float = 60.0) -> dict[str, int]:
         """Announce a deployment to the components that subscribed to updates, and wait for their answers.
 
-        Args:
-            deployment_id: Names the deployment.
-            timeout_seconds: How long to wait for all of them.
-
         Returns:
             The milliseconds for which each component wants it deferred, 0 to go on; without the silent ones.
         """
         streams = self._streams("SubscribeToComponentUpdates")
-        waiting = {stream.connection.component for stream in streams}
-        answers: dict[str, int] = {}
-        queue = self.deferrals[deployment_id] = asyncio.Queue()
+        answers = self.deployments[deployment_id] = {}
         event = {"deploymentId": deployment_id, "isGgcRestarting": False}
         for stream in streams:
             stream.send("ComponentUpdatePolicyEvents", {"preUpdateEvent": event})
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        try:
-            while waiting - answers.keys():
-                left = deadline - asyncio.get_running_loop().time()
-                component, recheck_ms = await asyncio.wait_for(queue.get(), left)
-                answers[component] = recheck_ms
-                self.answers.append((deployment_id, component, recheck_ms))
-        except asyncio.TimeoutError:
-            _log.warning("no answer to the announced deployment from %s", sorted(waiting - answers.keys()))
-        finally:
-            del self.deferrals[deployment_id]
+        deadline = time.monotonic() + timeout_seconds
+        while missing := {stream.connection.component for stream in streams} - answers.keys():
+            if time.monotonic() > deadline:
+                _log.warning("no answer to the announced deployment from %s", sorted(missing))
+                break
+            await asyncio.sleep(0.01)
         return answers
 
     def post_update(self, deployment_id: str) -> None:
@@ -185,8 +163,8 @@ class IpcServer:
         self._connections.add(connection)
         try:
             await connection.serve(reader)
-        except FramingError as error:
-            _log.warning("closing a connection: %s", error)
+        except (ParserError, ValueError, LookupError, struct.error) as error:
+            _log.warning("closing a connection: %r", error)
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -206,24 +184,20 @@ class Connection:
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Take its messages until either end closes."""
-        decoder = Decoder()
+        messages = EventStreamBuffer()
         while data := await reader.read(1 << 16):
-            for frame in decoder.feed(data):
+            messages.add_data(data)
+            for message in messages:
                 await self.server.running.wait()
-                if self._writer.is_closing() or not self._receive(frame):
+                if self._writer.is_closing() or not self._receive(message.headers, message.payload):
                     return
             await self._writer.drain()
 
     def send(self, kind: int, flags: int, stream_id: int, payload: bytes, model: str = "") -> None:
         """Write one message, now or after a thaw."""
-        headers: dict[str, bool | int | bytes | str] = {
-            ":message-type": kind,
-            ":message-flags": flags,
-            ":stream-id": stream_id,
-        }
-        if model:
-            headers |= {":content-type": "application/json", "service-model-type": model}
-        self._held.append(encode(Frame(headers, payload)))
+        headers = {":message-type": kind, ":message-flags": flags, ":stream-id": stream_id}
+        described = {":content-type": "application/json", "service-model-type": model} if model else {}
+        self._held.append(_encode({**headers, **described}, payload))
         if self.server.running.is_set():
             self.flush()
 
@@ -244,18 +218,17 @@ class Connection:
         self.streams.clear()
         self._writer.close()
 
-    def _receive(self, frame: Frame) -> bool:
+    def _receive(self, headers: Mapping[str, Any], payload: bytes) -> bool:
         """Handle one message; False if the connection is to be closed."""
-        headers = {name.lower(): value for name, value in frame.headers.items()}
         kind, stream_id = headers.get(":message-type"), headers.get(":stream-id")
-        if self.server.lite and len(frame.payload) > _LITE_REQUEST_LIMIT_BYTES:
-            _log.warning("a message of %d bytes is too long for Greengrass Lite", len(frame.payload))
+        if self.server.lite and len(payload) > _LITE_REQUEST_LIMIT_BYTES:
+            _log.warning("a message of %d bytes is too long for Greengrass Lite", len(payload))
             return False
         if kind == _CONNECT:
-            self._connect(frame.payload, headers.get(":version"))
+            self._connect(payload, headers.get(":version"))
             return True
         if kind == _PING:
-            self.send(_PING_RESPONSE, 0, 0, frame.payload)
+            self.send(_PING_RESPONSE, 0, 0, payload)
             return True
         if kind == _PING_RESPONSE:
             return True
@@ -267,13 +240,29 @@ class Connection:
             if stream := self.streams.pop(stream_id, None):
                 stream.end()
         elif stream_id not in self.streams:
-            Stream(self, stream_id, str(headers.get("operation", "")).removeprefix(MODEL)).call(frame.payload)
+            Stream(self, stream_id, str(headers.get("operation", "")).removeprefix(MODEL)).call(payload)
         return True
 
     def _connect(self, payload: bytes, version: object) -> None:
         """Accept or refuse; a refused client hangs up by itself, once it has read why."""
-        token = None
-        with contextlib.suppress(ValueError, AttributeError):
-            token = json.loads(payload).get("authToken")
-        self.component = (self.server.component_of(token) or "") if version == "0.1.0" else ""
+        token = json.loads(payload)["authToken"]
+        self.component = self.server.components_by_token.get(token, "") if version == "0.1.0" else ""
         self.send(_CONNECT_ACK, _CONNECTION_ACCEPTED if self.component else 0, 0, b"")
+
+
+def _encode(headers: Mapping[str, int | str], payload: bytes) -> bytes:
+    """Return an event-stream message: lengths and their CRC-32, headers, payload, CRC-32 of all; big-endian.
+
+    botocore reads these messages, and nothing writes them.
+    """
+    head = b"".join(_encode_header(name, value) for name, value in headers.items())
+    lengths = struct.pack("!II", _OVERHEAD_BYTES + len(head) + len(payload), len(head))
+    body = lengths + struct.pack("!I", crc32(lengths)) + head + payload
+    return body + struct.pack("!I", crc32(body))
+
+
+def _encode_header(name: str, value: int | str) -> bytes:
+    start = bytes([len(name.encode())]) + name.encode()
+    if isinstance(value, int):
+        return start + struct.pack("!Bi", _INT32, value)
+    return start + struct.pack("!BH", _STRING, len(value.encode())) + value.encode()

@@ -32,12 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class IpcError(Exception):
-    """An error of the service's model, sent to the client.
-
-    Args:
-        kind: The shape's name, ``UnauthorizedError`` for instance.
-        message: What went wrong.
-    """
+    """An error of the service's model for the client: ``UnauthorizedError`` and a text, for instance."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -218,11 +213,10 @@ def _subscribe_to_configuration_update(stream: Stream) -> dict[str, Any]:
 
 
 def _defer_component_update(stream: Stream) -> dict[str, Any]:
-    deployment = stream.request["deploymentId"]
-    waiting = stream.connection.server.deferrals.get(deployment)
-    if waiting is None:
-        raise IpcError("InvalidArgumentsError", f"no deployment {deployment} waits for an answer")
-    waiting.put_nowait((stream.connection.component, int(stream.request.get("recheckAfterMs") or 0)))
+    answers = stream.connection.server.deployments.get(stream.request["deploymentId"])
+    if answers is None:
+        raise IpcError("InvalidArgumentsError", f"no deployment {stream.request['deploymentId']} was announced")
+    answers[stream.connection.component] = int(stream.request.get("recheckAfterMs") or 0)
     return {}
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class MqttClient:
@@ -45,7 +43,7 @@ class MqttClient:
         self.on_lost: Callable[[], None] = lambda: None
         self._keepalive_seconds = keepalive_seconds
         self._accepted: asyncio.Future[None] | None = None
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._answer: asyncio.Future[None] | None = None
         self._misc: asyncio.TimerHandle | None = None
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id, clean_session=clean, reconnect_on_failure=False
@@ -58,7 +56,7 @@ class MqttClient:
         client.on_socket_unregister_write = self._unregister_write
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_subscribe = lambda _c, _u, packet_id, *_rest: self._answered(packet_id)
+        client.on_subscribe = self._answered
         client.on_message = lambda _c, _u, message: self.on_message(message.topic, bytes(message.payload))
 
     async def connect(self, port: int, *, timeout_seconds: float = 10.0) -> None:
@@ -83,10 +81,9 @@ class MqttClient:
     async def subscribe(self, *topic_filters: str) -> None:
         """Subscribe at QoS 1 and wait for the broker's answer, or for the end of the connection."""
         if topic_filters and self.connected:
-            _, packet_id = self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
-            if packet_id is not None:
-                self._answers[packet_id] = self._loop.create_future()
-                await self._answers[packet_id]
+            self._answer = self._loop.create_future()
+            self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
+            await self._answer
 
     def unsubscribe(self, *topic_filters: str) -> None:
         """End subscriptions; nothing happens when not connected."""
@@ -165,11 +162,9 @@ class MqttClient:
             self._accepted.set_exception(ConnectionResetError("the broker closed the connection"))
         elif self.connected:
             self.connected = False
-            for packet_id in list(self._answers):
-                self._answered(packet_id)
+            self._answered()
             self.on_lost()
 
-    def _answered(self, packet_id: int) -> None:
-        answer = self._answers.pop(packet_id, None)
-        if answer is not None and not answer.done():
-            answer.set_result(None)
+    def _answered(self, *_arguments: object) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)

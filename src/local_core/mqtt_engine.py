@@ -8,44 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.errors import AMQTTError, MQTTError, NoDataError
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.mqtt.publish import PublishPacket
 from amqtt.session import ApplicationMessage
+from paho.mqtt.client import topic_matches_sub as topic_matches
 
-from local_core.pubsub import topic_matches
+if TYPE_CHECKING:
+    from local_core.broker import Broker
 
 _log = logging.getLogger(__name__)
 # amqtt warns of every socket that goes without a word, which is what client devices do all day.
 logging.getLogger("amqtt").setLevel(logging.ERROR)
 
-REPLACED = ("takenover", "discarded")
-"""The reasons of a connection that another one of the same client id ended."""
-
+_REPLACED = ("takenover", "discarded")
+_NOT_AUTHORISED = 135
 _CONNECT_TIMEOUT_SECONDS = 15
 _QUEUE_LIMIT_BYTES = 1 << 20
-
-
-class Owner(Protocol):
-    """What the engine asks and tells the broker."""
-
-    def accepts(self, client_id: str) -> bool:
-        """Tell whether a client may log in."""
-
-    def next_connected_at(self) -> int:
-        """Return a new session's number, in milliseconds since the epoch."""
-
-    def connected(self, connection: Connection) -> None:
-        """A connection began."""
-
-    def disconnected(self, connection: Connection, reason: str) -> None:
-        """A connection ended."""
-
-    def refused_login(self, session: Any) -> None:
-        """A login was refused."""
 
 
 class _Wire(StreamWriterAdapter):  # type: ignore[misc]  # amqtt has no types
@@ -68,14 +51,11 @@ class _Wire(StreamWriterAdapter):  # type: ignore[misc]  # amqtt has no types
 
 
 class _Inbox(asyncio.Queue[ApplicationMessage]):
-    """Hands what a client publishes straight to the engine, so that nothing is left behind when it goes."""
+    """Hands what a client publishes straight on, so that nothing is left behind when it goes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, received: Callable[[ApplicationMessage], None]) -> None:
         super().__init__()
-        self._engine = engine
-
-    def _put(self, item: ApplicationMessage) -> None:
-        self._engine.received(item)
+        self._put = received  # type: ignore[assignment]  # asyncio's hook
 
 
 class _NoPlugins:
@@ -146,20 +126,14 @@ class Connection(BrokerProtocolHandler):  # type: ignore[misc]  # as above
 class Engine:
     """Listens on loopback, with one connection per client id at most.
 
-    Args:
-        owner: The broker.
-        port: TCP port of 127.0.0.1.
-
     Attributes:
         live: The connections by client id.
-        sessions: What is kept by client id, with a connection or without.
-        subscriptions: Each client's filters.
-        retained: The retained messages by topic.
+        sessions: Those by client id, with a connection or, if they are persistent, without.
         most_waiting: While it is a number nothing is delivered, and a client for which more messages than that wait
             is thrown out; None delivers.
     """
 
-    def __init__(self, owner: Owner, port: int) -> None:
+    def __init__(self, owner: Broker, port: int) -> None:
         self.live: dict[str, Connection] = {}
         self.sessions: dict[str, Any] = {}
         self.subscriptions: dict[str, dict[str, None]] = {}
@@ -243,15 +217,16 @@ class Engine:
         client_id = session.client_id
         # MQTT closes after one and a half times the client's keep-alive.
         session.keep_alive *= 1.5
-        session.delivered_message_queue = _Inbox(self)
+        session.delivered_message_queue = _Inbox(self.received)
         connection.attach(session, stream, connection.wire)
-        if not self._owner.accepts(client_id):
+        if client_id in self._owner.refused:
             await connection.mqtt_connack_authorize(authorize=False)
-            self._owner.refused_login(session)
+            if self._owner.announces_refused:
+                self._owner.tell(connection, "connected", connack=_NOT_AUTHORISED)
             return
         replaced = []
         while (older := self.live.get(client_id)) is not None:
-            if not older.ended.is_set() and older.reason not in REPLACED:
+            if not older.ended.is_set() and older.reason not in _REPLACED:
                 older.end("discarded" if session.clean_session else "takenover")
                 replaced.append(older)
             await older.gone.wait()
@@ -261,7 +236,7 @@ class Engine:
             self.subscriptions.pop(client_id, None)
             if kept is not None and not replaced:
                 # EMQX ends a session that outlived its connection a second time, now.
-                self._owner.disconnected(kept.attributes["connection"], "discarded")
+                self._owner.tell(kept.attributes["connection"], "disconnected", reason="discarded")
         session.parent = int(kept is not None and not session.clean_session)
         session.attributes["connection"] = connection
         self.sessions[client_id] = session
@@ -269,9 +244,12 @@ class Engine:
         self.live[client_id] = connection
         try:
             await connection.mqtt_connack_authorize(authorize=True)
-            self._owner.connected(connection)
+            keepalive = int(session.keep_alive / 1.5)
+            fields = {"keepalive": keepalive, "clean_start": session.clean_session, "expiry_interval": 0}
+            self._owner.tell(connection, "connected", **fields)
             for older in replaced:
-                self._owner.disconnected(older, older.reason)
+                self._owner.taken_over()
+                self._owner.tell(older, "disconnected", reason=older.reason)
             await connection.start()
             await connection.ended.wait()
             await connection.stop()
@@ -282,7 +260,7 @@ class Engine:
                 self.subscriptions.pop(client_id, None)
             connection.gone.set()
         # EMQX 5.1 publishes no will for a session that another connection replaced (read, not tried).
-        if connection.reason not in REPLACED and not self._quiet:
+        if connection.reason not in _REPLACED and not self._quiet:
             if session.will_flag and connection.reason != "normal":
                 self.publish(session.will_topic, bytes(session.will_message), retain=bool(session.will_retain))
-            self._owner.disconnected(connection, connection.reason)
+            self._owner.tell(connection, "disconnected", reason=connection.reason)

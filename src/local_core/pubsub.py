@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from paho.mqtt.client import topic_matches_sub as topic_matches
 
 _log = logging.getLogger(__name__)
 
@@ -32,25 +31,6 @@ class JsonMessage(Message):
     """A message that was published as JSON, and is delivered as such; its payload is the text."""
 
 
-def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Tell whether an MQTT topic filter matches a topic.
-
-    Args:
-        topic_filter: May hold ``+`` for one level and ``#`` for all the rest, the parent level included.
-        topic: The topic; one that starts with ``$`` is not matched by a filter that starts with a wildcard.
-    """
-    if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
-        return False
-    wanted = topic_filter.split("/")
-    levels = topic.split("/")
-    for position, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if position == len(levels) or level not in {"+", levels[position]}:
-            return False
-    return len(wanted) == len(levels)
-
-
 class PubSub:
     """Fan-out of messages to subscribers, synchronous and in the order of publication.
 
@@ -71,7 +51,7 @@ class PubSub:
         """Have every message that matches the filter delivered.
 
         Args:
-            topic_filter: As in `topic_matches`.
+            topic_filter: May hold `+` for one level and `#` for all the rest, the parent level included.
             deliver: Called with each message, on the publisher's stack; it must not block.
 
         Returns:

@@ -6,12 +6,10 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Configuration = dict[str, Any]
 
@@ -24,13 +22,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One lifecycle phase.
-
-    Attributes:
-        script: What ``sh`` runs.
-        environment: The recipe's ``Setenv`` for it.
-        timeout_seconds: How long it may take, or None for ever.
-    """
+    """One lifecycle phase: what ``sh`` runs, the recipe's ``Setenv``, and how long it may take, None being for ever."""
 
     script: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -38,21 +30,15 @@ class Phase:
 
     def interpolated(self, variables: Mapping[str, str]) -> Phase:
         """Return the phase with variables such as ``{work:path}`` replaced; unknown ones stay."""
-        environment = {name: _interpolate(text, variables) for name, text in self.environment.items()}
-        return Phase(_interpolate(self.script, variables), environment, self.timeout_seconds)
+        texts = {"": self.script, **self.environment}
+        for name, value in variables.items():
+            texts = {key: text.replace(f"{{{name}}}", value) for key, text in texts.items()}
+        return Phase(texts.pop(""), texts, self.timeout_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a core takes from a recipe, for its own runtime.
-
-    Attributes:
-        name: The component's name.
-        version: Its version.
-        configuration: Its default configuration.
-        dependencies: Names of the components it depends on.
-        phases: Lifecycle phases by lower-case name.
-    """
+    """What a core takes from a recipe for its own runtime; the phases are by lower-case name."""
 
     name: str
     version: str
@@ -71,19 +57,17 @@ def read_recipe(path: Path, *, lite: bool = False) -> Recipe:
     if not isinstance(document, dict) or not document.get("ComponentName"):
         raise RecipeError(f"{path.name} is no recipe: it has no ComponentName")
     # A manifest that names no runtime is for the classic nucleus alone.
-    offered = ({"*", "aws_nucleus_lite"} if lite else {"*", "aws_nucleus_classic", None}, {"linux", "all", "*", None})
-    for manifest in document.get("Manifests") or []:
-        platform = manifest.get("Platform") or {}
-        if platform.get("runtime") in offered[0] and platform.get("os") in offered[1]:
-            break
-    else:
+    runtimes = {"*", "aws_nucleus_lite"} if lite else {"*", "aws_nucleus_classic", None}
+    platforms = [(manifest.get("Platform") or {}, manifest) for manifest in document.get("Manifests") or []]
+    fitting = [m for platform, m in platforms if platform.get("os") == "linux" and platform.get("runtime") in runtimes]
+    if not fitting:
         raise RecipeError(f"{path.name} has no manifest for Linux and {'Greengrass Lite' if lite else 'the nucleus'}")
     return Recipe(
         name=document["ComponentName"],
         version=str(document.get("ComponentVersion", "0.0.0")),
         configuration=(document.get("ComponentConfiguration") or {}).get("DefaultConfiguration") or {},
         dependencies=frozenset(document.get("ComponentDependencies") or {}),
-        phases=_phases(manifest.get("Lifecycle") or {}),
+        phases=_phases(fitting[0].get("Lifecycle") or {}),
     )
 
 
@@ -148,12 +132,6 @@ def _find_key(mapping: Mapping[str, Any], name: str) -> str:
     if name in mapping:
         return name
     return next((key for key in mapping if key.casefold() == name.casefold()), name)
-
-
-def _interpolate(text: str, variables: Mapping[str, str]) -> str:
-    for name, value in variables.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
 
 
 def _phases(lifecycle: Mapping[str, Any]) -> dict[str, Phase]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fakes.waiting import until
-from local_core.bridge import PUBLISHER, Bridge
+from local_core.bridge import Bridge
 from local_core.broker import Broker
 from local_core.mqtt_client import MqttClient
 from local_core.pubsub import Message, PubSub
@@ -32,20 +32,15 @@ class Site:
         self.broker = Broker()
         self.pubsub = PubSub()
         self.local: list[tuple[str, bytes]] = []
-        self.publishers: set[str] = set()
         self.cloud: list[tuple[str, bytes]] = []
         for everything in ("#", "$SYS/#"):
-            self.pubsub.subscribe(everything, self._keep)
+            self.pubsub.subscribe(everything, lambda message: self.local.append((message.topic, message.payload)))
         self.bridge = Bridge(
             self.pubsub,
             broker_port=lambda: self.broker.port,
             iot_core=lambda message: self.cloud.append((message.topic, message.payload)),
         )
         self.bridge.reconnect_seconds = self.bridge.first_backoff_seconds = 0.05
-
-    def _keep(self, message: Message) -> None:
-        self.local.append((message.topic, message.payload))
-        self.publishers.add(message.publisher)
 
     async def up(self, *entries: tuple[str, ...], **others: Any) -> MqttClient:
         """Have the bridge connected with a mapping, and return a client of the broker."""
@@ -72,21 +67,12 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def test_messages_go_from_the_broker_to_publish_subscribe(site: Site) -> None:
-    """An entry carries what matches, under its prefix, in the bridge's name; and nothing else."""
+    """An entry carries what matches, under its prefix, and nothing else."""
     robot = await site.up(("clients/+/telemetry", "LocalMqtt", "Pubsub", "in/"))
     robot.publish("clients/robot/other", b"0")
     robot.publish("clients/robot/telemetry", b"\x00\xff")
     await until(lambda: site.local)
     assert site.local == [("in/clients/robot/telemetry", b"\x00\xff")]
-    assert site.publishers == {PUBLISHER}
-
-
-async def test_the_bridge_is_an_ordinary_client(site: Site) -> None:
-    """It counts among the connections, and is announced under a random or the configured id."""
-    assert site.bridge.client_id.startswith("mqtt-bridge-")
-    await site.up(("$SYS/brokers/+/clients/#", "LocalMqtt", "Pubsub"), clientId="my-bridge")
-    assert set(site.broker.connections) == {"my-bridge", "robot"}
-    await until(lambda: "$SYS/brokers/emqx@127.0.0.1/clients/robot/connected" in dict(site.local))
 
 
 async def test_each_entry_that_matches_gets_each_copy(site: Site) -> None:
@@ -107,23 +93,6 @@ async def test_each_entry_that_matches_gets_each_copy(site: Site) -> None:
     assert [topic for topic, _ in site.local] == ["a/clients/robot/x"] * 2
 
 
-async def test_a_wide_entry_carries_system_messages_once_somebody_subscribes(site: Site) -> None:
-    """`#` alone takes no `$SYS`, but it does take what another entry's subscription brings."""
-    robot = await site.up(("#", "LocalMqtt", "IotCore"))
-    site.broker.publish_system("$SYS/brokers/n/uptime", "1")
-    robot.publish("x", b"")
-    await until(lambda: site.cloud)
-    assert site.cloud == [("x", b"")]
-    site.bridge.configure(mapping(("#", "LocalMqtt", "IotCore"), ("$SYS/brokers/+/uptime", "LocalMqtt", "Pubsub")))
-
-    def arrived() -> bool:
-        site.broker.publish_system("$SYS/brokers/n/uptime", "2")
-        return ("$SYS/brokers/n/uptime", b"2") in site.cloud
-
-    await until(arrived)
-    assert ("$SYS/brokers/n/uptime", b"2") in site.local
-
-
 async def test_a_probe_goes_there_and_back(site: Site) -> None:
     """Out without a prefix, and back in under one; nothing goes round again."""
     await site.up(
@@ -135,38 +104,16 @@ async def test_a_probe_goes_there_and_back(site: Site) -> None:
     assert sorted(topic for topic, _ in site.local[2:]) == [f"client-device-pruner/in/pruner-probe/{n}" for n in (7, 8)]
 
 
-async def test_only_an_exact_entry_receives_the_bridges_own_messages(site: Site) -> None:
-    """A wildcard entry on publish/subscribe does not see what the bridge put there."""
-    robot = await site.up(
-        ("a/x", "LocalMqtt", "Pubsub"),
-        ("b/x", "LocalMqtt", "Pubsub"),
-        ("a/x", "Pubsub", "IotCore"),
-        ("b/+", "Pubsub", "IotCore"),
-    )
-    for topic in ("b/x", "a/x"):
-        robot.publish(topic, b"bridge")
-    await until(lambda: site.cloud)
-    assert site.cloud == [("a/x", b"bridge")]
-    site.pubsub.publish(Message("b/x", b"component", "component"))
-    assert site.cloud[1:] == [("b/x", b"component")]
-
-
-async def test_an_unprefixed_pair_of_exact_entries_loops(site: Site) -> None:
-    """As on the real bridge: one message goes round for ever."""
-    robot = await site.up(("a", "LocalMqtt", "Pubsub"), ("a", "Pubsub", "LocalMqtt"))
-    robot.publish("a", b"round")
-    await until(lambda: len(site.local) > 20)
-
-
 async def test_it_comes_back_with_its_subscriptions_and_what_is_retained(site: Site) -> None:
     """After a lost connection it connects and subscribes again by itself, soon (case 10)."""
     robot = await site.client("robot")
     robot.publish("clients/robot/status", b"online", qos=1, retain=True)
     await site.up(("clients/#", "LocalMqtt", "Pubsub"))
-    for times in (1, 2, 3):
-        await until(lambda times=times: site.local == [("clients/robot/status", b"online")] * times)
-        await site.broker.restart_listener()
-        await until(lambda: not site.bridge.connected)
+    await until(lambda: len(site.local) == 1)
+    await site.broker.restart_listener()
+    await until(lambda: len(site.local) == 2)
+    await site.broker.restart_listener()
+    await until(lambda: site.local == [("clients/robot/status", b"online")] * 3)
 
 
 async def test_the_back_off_doubles_and_starts_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,23 +138,6 @@ async def test_the_back_off_doubles_and_starts_again(site: Site, monkeypatch: py
         await until(lambda: site.bridge.connected)
 
 
-async def test_configuration_changes_subscriptions_while_running(site: Site) -> None:
-    """An entry that goes takes its subscription with it, a new one works at once, on both sides."""
-    robot = await site.up(("old", "LocalMqtt", "Pubsub", "in/"), ("out-old", "Pubsub", "IotCore"))
-    site.bridge.configure(mapping(("new", "LocalMqtt", "Pubsub", "in/"), ("out-new", "Pubsub", "IotCore")))
-
-    def arrived() -> bool:
-        robot.publish("old", b"")
-        robot.publish("new", b"")
-        return ("in/new", b"") in site.local
-
-    await until(arrived)
-    assert ("in/old", b"") not in site.local
-    for topic in ("out-old", "out-new"):
-        site.pubsub.publish(Message(topic, b""))
-    assert site.cloud == [("out-new", b"")]
-
-
 async def test_a_stopped_bridge_carries_nothing_and_can_start_again(site: Site) -> None:
     """Stopping ends the connection properly and the subscriptions; starting brings them back."""
     robot = await site.up(("x", "LocalMqtt", "Pubsub", "in/"), ("y", "Pubsub", "IotCore"))
@@ -223,14 +153,3 @@ async def test_a_stopped_bridge_carries_nothing_and_can_start_again(site: Site) 
     robot.publish("x", b"")
     await until(lambda: ("in/x", b"") in site.local)
     assert site.cloud == [("y", b"")]
-
-
-async def test_nonsense_entries_are_left_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """An entry that cannot work is named in the log, and the others work."""
-    robot = await site.up(("x", "LocalMqtt", "Nowhere"), ("x", "Pubsub", "Pubsub"), ("x", "LocalMqtt", "IotCore"))
-    robot.publish("x", b"")
-    await until(lambda: site.cloud)
-    assert [record.getMessage()[:30] for record in caplog.records] == [
-        "mqttTopicMapping: 0 is left ou",
-        "mqttTopicMapping: 1 is left ou",
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -11,17 +12,19 @@ import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.credentials import ContainerProvider, CredentialResolver
-from botocore.exceptions import ClientError, ConnectionClosedError, CredentialRetrievalError, ReadTimeoutError
+from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 from botocore.utils import ContainerMetadataFetcher
 
-from local_core.cloud import ASSOCIATE, CREDENTIALS, DISASSOCIATE, LIST, Call, Cloud, Fault
+from local_core.cloud import ASSOCIATE, CREDENTIALS, DISASSOCIATE, LIST, Cloud, Shadows
+from local_core.http_server import Fault
+from local_core.pubsub import Message
 
 CORE = "core-1"
 NAMES = [f"thing-{number:03}" for number in range(250)]
 
 
 class Client:
-    """A client that gets its credentials as a component does; it calls from a thread, since the cloud runs in this one."""
+    """A client with the credentials of a component; it calls from a thread, since the cloud runs in this one."""
 
     def __init__(self, cloud: Cloud, **settings: Any) -> None:
         self._cloud = cloud
@@ -132,32 +135,6 @@ async def test_batches_associate_and_disassociate(cloud: Cloud, client: Client) 
     assert cloud.calls[1].entries == ("a", "gone")
 
 
-async def test_what_the_service_refuses(cloud: Cloud) -> None:
-    """Batches and pages outside its limits, tokens of one's own making, another core device."""
-    client = Client(cloud, parameter_validation=False)
-    invalid = (400, "ValidationException")
-    for batch in (NAMES[:101], [], ["n" * 129], ["a b"], ["ok", "b\u00fc"]):
-        assert await refused(client.disassociate(*batch)) == invalid
-    assert await refused(client.page(maxResults=101)) == invalid
-    assert await refused(client.page(nextToken="made-up")) == invalid
-    assert await refused(client.page(core="other")) == (404, "ResourceNotFoundException")
-    client.close()
-
-
-async def test_credentials(cloud: Cloud, client: Client) -> None:
-    """They may not come, have expired, or be used for another region."""
-    cloud.faults.append(Fault(operation=CREDENTIALS, times=None, drop=True))
-    with pytest.raises(CredentialRetrievalError):
-        await client.page()
-    cloud.faults[:] = [Fault(operation=CREDENTIALS, times=None, expired=True)]
-    with pytest.raises(RuntimeError, match="expired"):
-        await client.page()
-    cloud.faults.clear()
-    abroad = Client(cloud, region="us-east-1")
-    assert await refused(abroad.page()) == (403, "InvalidSignatureException")
-    abroad.close()
-
-
 async def test_a_fault_befalls_its_operation_its_number_of_times(cloud: Cloud, client: Client) -> None:
     """Others pass; skipped ones pass; then it strikes, as often as it is told to, and nothing is done."""
     cloud.associate("a")
@@ -189,39 +166,32 @@ async def test_an_answer_that_does_not_come(cloud: Cloud, carried_out: bool) -> 
 
 
 async def test_answers_can_be_wrong(cloud: Cloud, client: Client) -> None:
-    """Garbage with 200, error entries, short lists and pagings that end early (case 2)."""
+    """Garbage with 200, error entries, and a list that is short (case 2)."""
     cloud.associate(*NAMES)
     cloud.faults.append(Fault(body=b"{}"))
     assert "associatedClientDevices" not in await client.page()
-    cloud.faults.append(Fault(without=("nextToken",), hidden=tuple(NAMES[1:200])))
+    cloud.faults.append(Fault(hidden=tuple(NAMES[1:200])))
     page = await client.page()
     assert names(page) == ["thing-000", *NAMES[200:]]
     assert "nextToken" not in page
-    cloud.faults.append(Fault(repeat_token=True))
-    page = await client.page()
-    assert names(await client.page(nextToken=page["nextToken"])) == names(page)
     cloud.faults.append(Fault(error_entries={"thing-000": "AccessDenied", "other": "Odd"}))
     answer = await client.disassociate("thing-000", "thing-001")
     assert {e["thingName"]: e["code"] for e in answer["errorEntries"]} == {"thing-000": "AccessDenied", "other": "Odd"}
     assert {"thing-000", "thing-001"} & cloud.associations.keys() == {"thing-000"}
 
 
-async def test_it_stops_while_requests_hang_and_comes_back_where_it_was(cloud: Cloud, client: Client) -> None:
-    """A stop cuts off what is in progress; the address and the list stay."""
-    arrived = asyncio.Event()
+def test_shadows_merge_what_is_reported() -> None:
+    """By key and level; null removes a key, a list is replaced whole; what AWS IoT rejects changes nothing."""
+    shadows = Shadows()
 
-    async def arrive(_call: Call) -> None:
-        arrived.set()
+    def publish(reported: Any, topic: str = "$aws/things/core-1/shadow/name/status/update") -> None:
+        shadows.take(Message(topic, json.dumps({"state": {"reported": reported}}).encode()))
 
-    cloud.associate("a")
-    cloud.before = arrive
-    cloud.faults.append(Fault(operation=LIST, hang=True, carried_out=True))
-    pending = asyncio.ensure_future(client.page())
-    await arrived.wait()
-    address = cloud.url
-    await cloud.stop()
-    with pytest.raises(ConnectionClosedError):
-        await pending
-    await cloud.start()
-    assert cloud.url == address
-    assert names(await client.page()) == ["a"]
+    publish({"a": {"b": 1, "c": 2}, "list": [1, 2], "gone": 1})
+    publish({"a": {"b": 3}, "list": [4], "gone": None})
+    publish({"other": 1}, "$aws/things/core-1/shadow/update")
+    assert not shadows.rejected
+    publish([1])
+    publish({"x": "y" * 8_192})
+    assert shadows.reported == {("core-1", "status"): {"a": {"b": 3, "c": 2}, "list": [4]}}
+    assert len(shadows.rejected) == 2

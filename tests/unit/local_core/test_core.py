@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import pytest
 
 from fakes.waiting import until
-from local_core.component import State
+from local_core.__main__ import main
+from local_core.control import serve
 from local_core.core import BRIDGE, EMQX, LocalCore
 from local_core.devices import ClientDevices
-from local_core.pubsub import Message
 
-_SOURCES = Path(__file__).resolve().parents[3] / "src"
 _NAME = "community.greengrass.ClientDevicePruner"
 _RECIPE = f"""
 ComponentName: {_NAME}
@@ -134,7 +132,7 @@ async def test_a_component_lives_on_it_as_on_a_device(core: LocalCore) -> None:
     await core.deploy({_NAME: {"reset": ["/greeting"]}})
     assert core.configuration[_NAME]["greeting"] == "hello"
     assert core.component.starts == 1
-    assert [json.loads(line)["type"] for line in core.events_path.read_text().splitlines()][0] == "started"
+    assert json.loads(core.events_path.read_text().splitlines()[0])["type"] == "started"
 
 
 async def test_a_reboot_brings_everything_back(core: LocalCore) -> None:
@@ -148,15 +146,6 @@ async def test_a_reboot_brings_everything_back(core: LocalCore) -> None:
     assert again["pid"] == core.component.pid
     assert (core.broker.port, core.component.starts) == (port, 2)
     assert (core.work_dir / "kept").exists()
-
-
-async def test_waiting_for_an_event_in_vain_lists_what_came(core: LocalCore) -> None:
-    """The error names the last events; what is no JSON is none."""
-    for payload in (b'{"type": "seen"}', b"{", b"[]"):
-        core.pubsub.publish(Message("client-device-pruner/events", payload))
-    assert core.events == [{"type": "seen"}]
-    with pytest.raises(TimeoutError, match="seen"):
-        await core.wait_for_event(_of_type("other"), timeout_seconds=0.1)
 
 
 async def test_emqx_takes_a_new_configuration_as_aws_component_does(core: LocalCore) -> None:
@@ -188,47 +177,28 @@ async def test_lite_is_another_core(make: _Make) -> None:
         assert core.component.starts == 2
 
 
-async def test_behind_a_proxy_only_the_loopback_is_reached_directly(make: _Make) -> None:
-    """The component lists its devices through the proxy, with credentials that did not come through it."""
-    async with make(behind_proxy=True) as core:
-        core.cloud.associate("robot-1")
-        await core.deploy()
-        assert (await core.wait_for_event(_of_type("started")))["names"] == ["robot-1"]
+async def test_other_processes_drive_a_core_by_its_control_socket(
+    core: LocalCore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They call its methods, and get its status or what went wrong."""
+    control = await serve(core)
 
+    async def call(*arguments: str) -> str:
+        await asyncio.to_thread(main, ["--root", str(core.root), "call", *arguments])
+        printed = capsys.readouterr()
+        return printed.out + printed.err
 
-async def test_the_command_line_runs_a_core(tmp_path: Path) -> None:
-    """`start` says where everything is, calls reach it, and SIGINT ends it all."""
-    (tmp_path / "recipe.yaml").write_text(_RECIPE.replace("exec {work:path}/venv/bin/python", "exec sleep 60 #"))
-    command = [sys.executable, "-m", "local_core", "--root", str(tmp_path / "root")]
-    environment = {**os.environ, "PYTHONPATH": str(_SOURCES)}
-
-    def run(*arguments: str) -> Any:
-        done = subprocess.run([*command, *arguments], env=environment, check=False, capture_output=True, text=True)
-        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
-
-    assert "no core runs" in await asyncio.to_thread(run, "call")
-    start = [*command, "start", "--recipe", str(tmp_path / "recipe.yaml"), "--environment", sys.prefix]
-    process = await asyncio.create_subprocess_exec(*start, env=environment, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        assert "is up" in (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        status = await asyncio.to_thread(run, "call", "cloud.associate", "robot-1", "robot-2")
-        assert status["devices"] == {"robot-1": False, "robot-2": False}
-        await asyncio.to_thread(run, "call", "bridge.stop")
-        (tmp_path / "deployment.json").write_text(json.dumps({_NAME: {"merge": {"greeting": "hi"}}}))
-        await asyncio.to_thread(run, "deploy", str(tmp_path / "deployment.json"))
-        for _attempt in range(300):
-            status = await asyncio.to_thread(run, "call")
-            if status["component"] == State.RUNNING.value:
-                break
-        assert (status["component"], status["bridgeConnected"]) == ("RUNNING", False)
-        assert "AttributeError" in await asyncio.to_thread(run, "call", "bridge.fly")
-    finally:
-        process.send_signal(2)
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+    status = json.loads(await call("cloud.associate", "robot-1", "robot-2"))
+    assert (status["devices"], status["component"]) == ({"robot-1": False, "robot-2": False}, "NEW")
+    assert json.loads(await call("bridge.stop"))["bridgeConnected"] is False
+    await call("deploy", json.dumps({_NAME: {"merge": {"greeting": "hi"}}}))
+    await core.wait_for_event(_of_type("started"))
+    assert core.configuration[_NAME]["greeting"] == "hi"
+    assert "AttributeError" in await call("bridge.fly")
+    control.close()
+    core.socket_path.with_name("control.sock").unlink(missing_ok=True)
+    assert "no core runs" in await call()
 
 
 def _connect(port: int) -> None:
-    import socket
-
     socket.create_connection(("127.0.0.1", port)).close()

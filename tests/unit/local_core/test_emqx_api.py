@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import urllib3
 
+from fakes.waiting import until
 from local_core.broker import Broker
 from local_core.emqx_api import CLIENTS, EMPTY_PAGE, EmqxApi
-from local_core.http_server import HttpFault
+from local_core.http_server import Fault
 from local_core.mqtt_client import MqttClient
 
 PAGE = "clients?conn_state=connected&limit=1000&page="
@@ -87,8 +88,7 @@ async def test_it_tells_of_one_client_by_name(site: Site) -> None:
     await site.connect("tool/1")
     gone.drop()
     token = await site.token()
-    while "gone" in site.broker.connections:
-        await asyncio.sleep(0.01)
+    await until(lambda: "gone" not in site.broker.connections)
     assert (await site.ask("clients/tool%2F1", token))[1]["connected"] is True
     assert (await site.ask("clients/gone", token)) == (200, {"clientid": "gone", "connected": False})
     status, answer = await site.ask("clients/nobody", token)
@@ -150,19 +150,11 @@ async def test_it_fails_to_order(site: Site) -> None:
     """A status, an empty list with 200, and clients that come and go between the pages."""
     clients = await site.connect("a", "b", "c")
     token = await site.token()
-    site.api.faults += [HttpFault(operation=CLIENTS, status=503), HttpFault(operation=CLIENTS, body=EMPTY_PAGE)]
+    site.api.faults += [Fault(operation=CLIENTS, status=503), Fault(operation=CLIENTS, body=EMPTY_PAGE)]
     assert (await site.ask(PAGE + "1", token))[0] == 503
     assert (await site.ask(PAGE + "1", token)) == (200, json.loads(EMPTY_PAGE))
 
-    def leave(page: int) -> None:
-        if page == 2:
-            clients[0].drop()
-
-    site.api.before_page = leave
-    first = (await site.ask("clients?limit=1&page=1", token))[1]["data"]
-    await site.ask("clients?limit=1&page=2", token)
-    while "a" in site.broker.connections:
-        await asyncio.sleep(0.01)
-    third = (await site.ask("clients?limit=1&page=2", token))[1]["data"]
-    assert [page[0]["clientid"] for page in (first, third)] == ["a", "c"]
+    site.api.before_page = lambda page: clients[page - 1].drop()
+    pages = [(await site.ask(f"clients?limit=1&page={page}", token))[1]["data"] for page in (1, 2)]
+    assert [page[0]["clientid"] for page in pages] == ["a", "c"]
     assert site.api.calls[-1] == "GET /api/v5/clients?limit=1&page=2"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from local_core.recipe import RecipeError, as_texts, changed_paths, look_up, merge, read_recipe, reset
+from local_core.recipe import merge, read_recipe
 
 _RECIPE = """
 ComponentName: com.example.Test
@@ -28,17 +28,10 @@ Manifests:
 """
 
 
-@pytest.fixture
-def recipe_path(tmp_path: Path) -> Path:
-    """A recipe as a component has it."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text(_RECIPE)
-    return path
-
-
-def test_the_first_manifest_for_this_platform_is_read(recipe_path: Path) -> None:
+def test_the_first_manifest_for_this_platform_is_read(tmp_path: Path) -> None:
     """Defaults, dependencies and phases with their environment come from it; unknown variables stay."""
-    recipe = read_recipe(recipe_path)
+    (tmp_path / "recipe.yaml").write_text(_RECIPE)
+    recipe = read_recipe(tmp_path / "recipe.yaml")
     assert (recipe.name, recipe.version) == ("com.example.Test", "1.2.3")
     assert recipe.configuration == {"limits": {"a": 1}}
     assert recipe.dependencies == {"aws.greengrass.TokenExchangeService"}
@@ -47,17 +40,6 @@ def test_the_first_manifest_for_this_platform_is_read(recipe_path: Path) -> None
     assert run.timeout_seconds is None
     ready = run.interpolated({"work:path": "/w"})
     assert (ready.script, ready.environment) == ("exec run /w {no:such}", {"A": "1", "B": "/w"})
-
-
-def test_lite_needs_a_manifest_that_names_its_runtime(recipe_path: Path) -> None:
-    """One without a runtime is for the classic nucleus; the error says what was looked for."""
-    assert read_recipe(recipe_path, lite=True).phases["install"].script == "make venv"
-    recipe_path.write_text(_RECIPE.replace(', runtime: "*"', ""))
-    with pytest.raises(RecipeError, match="Greengrass Lite"):
-        read_recipe(recipe_path, lite=True)
-    recipe_path.write_text("[]")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
-        read_recipe(recipe_path)
 
 
 @pytest.mark.parametrize(
@@ -75,30 +57,3 @@ def test_merging(base: dict[str, Any], update: dict[str, Any], merged: dict[str,
     before = repr(base)
     assert merge(base, update) == merged
     assert repr(base) == before
-
-
-@pytest.mark.parametrize(
-    ("pointers", "result"),
-    [([""], {"a": 1, "d": 4}), (["/A", "/y", "/none"], {"a": 1}), (["/d"], {"a": 7, "y": 9, "d": 4})],
-)
-def test_resetting(pointers: list[str], result: dict[str, Any]) -> None:
-    """What has a default gets it back, anything else goes; an empty pointer means all."""
-    assert reset({"a": 7, "y": 9}, {"a": 1, "d": 4}, pointers) == result
-
-
-def test_changes_are_told_leaf_by_leaf() -> None:
-    """Added, removed and changed leaves, each with its path."""
-    before = {"a": {"b": 1, "c": 2}, "d": 3, "same": [1]}
-    after = {"a": {"b": 9, "e": {"f": 1}}, "d": 3, "same": [1]}
-    assert set(changed_paths(before, after)) == {("a", "b"), ("a", "c"), ("a", "e")}
-
-
-def test_look_up_folds_case_and_tells_missing_from_null() -> None:
-    """A null is a value; what is not there is `missing`."""
-    assert look_up({"Ab": {"c": None}}, ["aB", "C"], "missing") is None
-    assert look_up({"Ab": 1}, ["ab", "c"], "missing") == "missing"
-
-
-def test_scalars_become_texts_as_on_lite() -> None:
-    """Wherever they are, but for strings, which stay."""
-    assert as_texts({"a": 1, "b": [True, "x", None]}) == {"a": "1", "b": ["true", "x", "null"]}
