@@ -177,7 +177,9 @@ class Core:
         """Put settings in force."""
         self.settings, self.configured = settings, True
         self.presence.use(settings)
-        self._next_coverage = min(self._next_coverage, self.clock.monotonic() + COVERAGE_SECONDS * settings.scale)
+        at = self.clock.monotonic()
+        self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
+        self._next_open = min(self._next_open, at + REOPEN_SECONDS * settings.scale)
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
             self.event(kind, name, **data)
