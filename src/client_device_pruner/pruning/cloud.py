@@ -119,11 +119,9 @@ DEADLINE_SECONDS: Mapping[type[Ready | ListPage | Batch], float] = MappingProxyT
 )
 """How long to wait for the answer to a request, and after `start` for `Ready`, before `kill`.
 
-An attempt takes at most 20 s (5 s to connect, 15 s to read), new credentials 9 s (three attempts of 2 s, and
-the pauses between). So a batch of one attempt takes 29 s; a page of three attempts takes 82 s, with pauses of
-1 and 2 s that the service can lengthen by 5 s each. Getting ready takes 9 s and the import of boto3, up to
-20 s on a small board. The rest is for name servers, second addresses, and answers that trickle in: no
-time-out covers those.
+An attempt takes up to 20 s (5 to connect, 15 to read), of which a batch has one and a page three, with pauses of 13 s;
+new credentials take 9 s, the import of boto3 20 s on a small board. The rest is for name servers, second addresses, and
+answers that trickle in.
 """
 
 
@@ -230,7 +228,7 @@ class CloudChild:
         assert process.stdout is not None  # noqa: S101 - for the type checker
         with process.stdout as replies:
             while line := replies.readline(_LONGEST_LINE):
-                reply = self._decode(line)
+                reply = _decode(line, self._pending)
                 if self._ending.is_set():
                     break
                 if isinstance(reply, CallFailed) and reply.request_id is None:
@@ -250,65 +248,30 @@ class CloudChild:
             message = f"the child process that calls the cloud {end}; standard error in the log tells why"
             self._deliver(CallFailed(None, "crashed", str(status), message))
 
-    def _decode(self, line: bytes) -> Reply:
-        try:
-            reply = _reply(json.loads(line, parse_constant=_refuse_constant), self._pending)
-        except (ValueError, RecursionError):
-            reply = None
-        if reply is None:
-            message = f"not an answer of the child process that calls the cloud: {line[:100]!r}"
-            return CallFailed(None, "garbage", "Protocol", message)
-        return reply
-
 
 def _encode(request: Request) -> bytes:
-    match request:
-        case ListPage(request_id, token):
-            message: dict[str, Any] = {"id": request_id, "op": "list", "nextToken": token}
-        case Batch(request_id, operation, names, issued):
-            message = {"id": request_id, "op": operation, "names": names, "issued": issued}
+    message: dict[str, Any] = {"id": request.request_id}
+    if isinstance(request, ListPage):
+        message |= {"op": "list", "nextToken": request.next_token}
+    else:
+        message |= {"op": request.operation, "names": request.names, "issued": request.issued_seconds}
     return json.dumps(message).encode() + b"\n"
 
 
-def _reply(message: Any, pending: dict[int, Request]) -> Reply | None:
-    """Turn an answer into a reply, or None if the protocol has no such answer to what is pending."""
-    failure = None
-    match message:
-        case {"error": {"kind": str(kind), "code": str(code), "message": str(text)}}:
-            failure = kind, code, text
-    match message:
-        case {"ready": True}:
+def _decode(line: bytes, pending: dict[int, Request]) -> Reply:
+    """A line of the child; one that is no answer to what is pending is a failure of the child."""
+    try:
+        message = json.loads(line)
+        if error := message.get("error"):
+            return CallFailed(message["id"], error["kind"], error["code"], error["message"])
+        if message["id"] is None:
             return Ready()
-        case {"ready": False} | {"id": None} if failure:
-            return CallFailed(None, *failure)
-        case {"id": int(request_id)} if request_id in pending:
-            request = pending.pop(request_id)
-            return CallFailed(request_id, *failure) if failure else _result(request, message.get("ok"))
-    return None
-
-
-def _result(request: Request, result: Any) -> Listed | Batched | None:
-    match request, result:
-        case ListPage(request_id), {"devices": list(devices), "nextToken": str() | None as token}:
-            return Listed(request_id, tuple(map(_association, devices)), token)
-        case Batch(request_id), {"errors": list(errors)}:
-            return Batched(request_id, tuple(map(_entry_error, errors)))
-    return None
-
-
-def _association(device: Any) -> tuple[str, float | None]:
-    match device:
-        case [str(name), float() | int() | None as stamp]:
-            return name, stamp
-    raise ValueError(f"not a client device: {device!r}")
-
-
-def _entry_error(entry: Any) -> EntryError:
-    match entry:
-        case {"thingName": str(name), "code": str(code), "message": str(message)}:
-            return EntryError(name, code, message)
-    raise ValueError(f"not an error of a batch: {entry!r}")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        request, result = pending.pop(message["id"]), message["ok"]
+        if isinstance(request, ListPage):
+            devices = tuple((name, timestamp) for name, timestamp in result["devices"])
+            return Listed(request.request_id, devices, result["nextToken"])
+        errors = tuple(EntryError(e["thingName"], e["code"], e["message"]) for e in result["errors"])
+        return Batched(request.request_id, errors)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        message = f"not an answer of the child process that calls the cloud: {line[:100]!r}"
+        return CallFailed(None, "garbage", "Protocol", message)

@@ -1,18 +1,15 @@
 """The short-lived child process that makes the calls to the cloud, spoken to in JSON lines.
 
-It alone imports boto3, which costs more memory than all the rest and never gives it back. Run as
-`python -m client_device_pruner.pruning.cloud_child --core-device NAME`. It fetches credentials, says that it is ready,
-and then answers each line on standard input with one on standard output, in order, until its input closes:
+It alone imports boto3, which costs more memory than all the rest and never gives it back. It fetches credentials, says
+that it is ready, and then answers each line on standard input with one on standard output until its input closes:
 
-    {"ready": true}   or   {"ready": false, "error": {"kind": …, "code": …, "message": …}}   and the end
+    {"id": null, "ok": {}}   or   {"id": null, "error": {"kind": …, "code": …, "message": …}}   and the end
 
     {"id": 1, "op": "list", "nextToken": null}
     {"id": 1, "ok": {"devices": [["name", 1700000000.5], ["other", null]], "nextToken": null}}
 
     {"id": 2, "op": "disassociate", "names": ["name"], "issued": 1234.5}      (or "associate")
     {"id": 2, "ok": {"errors": [{"thingName": …, "code": …, "message": …}]}}
-
-    {"id": 2, "error": {"kind": …, "code": …, "message": …}}
 """
 
 from __future__ import annotations
@@ -95,47 +92,33 @@ class Cloud:
         for client in (reads, writes):
             client.meta.events.register("before-parse.greengrassv2", _require_object)
 
-    def answer(self, line: bytes) -> Json:
+    def answer(self, request: Json) -> Json:
         """Carry out one request; whatever goes wrong becomes an answer."""
-        identity = None
         try:
-            request = _decode(line)
-            identity = request["id"]
-            return {"id": identity, "ok": self._carry_out(request)}
+            page = request["op"] == "list"
+            return {"id": request["id"], "ok": self._page(request) if page else self._batch(request)}
         except Exception as error:  # noqa: BLE001 - the parent is told, and decides
-            return {"id": identity, "error": describe(error).to_json()}
+            return {"id": request["id"], "error": describe(error).to_json()}
 
-    def _carry_out(self, request: Json) -> Json:
-        match request:
-            case {"op": "list", "nextToken": str() | None as token}:
-                return self._page(token)
-            case {
-                "op": "associate" | "disassociate" as operation,
-                "names": list(names),
-                "issued": int() | float() as issued,
-            }:
-                return self._batch(operation, names, issued)
-        raise _bad_request(f"no such request: {str(request)[:100]}")
-
-    def _page(self, token: str | None) -> Json:
+    def _page(self, request: Json) -> Json:
         self.renew()
-        answer = self._call(self._list, maxResults=_PAGE_ENTRIES, **({} if token is None else {"nextToken": token}))
+        token = {"nextToken": request["nextToken"]} if request["nextToken"] else {}
+        answer = self._call(self._list, maxResults=_PAGE_ENTRIES, **token)
         devices = answer.get("associatedClientDevices")
         following = answer.get("nextToken") or None
         if not isinstance(devices, list) or not isinstance(following, str | None):
             raise _garbage("the answer to a listing holds no list of associated client devices")
         return {"devices": [_association(device) for device in devices], "nextToken": following}
 
-    def _batch(self, operation: str, names: list[Any], issued: float) -> Json:
-        if not 1 <= len(names) <= _PAGE_ENTRIES or not all(isinstance(name, str) and name for name in names):
-            raise _bad_request(f"a batch takes 1 to {_PAGE_ENTRIES} thing names")
+    def _batch(self, request: Json) -> Json:
         # May take seconds, so it comes before the age is judged.
         self.renew()
-        age = time.monotonic() - issued
+        age = time.monotonic() - request["issued"]
         if not 0 <= age <= BATCH_AGE_SECONDS:
             message = f"not sent: the batch was issued {age:.1f} s ago and keeps for {BATCH_AGE_SECONDS:g} s"
             raise CallError("tooOld", "TooOld", message)
-        answer = self._call(self._batches[operation], entries=[{"thingName": name} for name in names])
+        entries = [{"thingName": name} for name in request["names"]]
+        answer = self._call(self._batches[request["op"]], entries=entries)
         return {"errors": [_entry_error(entry) for entry in answer.get("errorEntries", [])]}
 
     def renew(self) -> None:
@@ -207,16 +190,6 @@ def _kind_of_refusal(code: str, status: int) -> str:
     return "garbage" if status < 400 else "refused"
 
 
-def _decode(line: bytes) -> Json:
-    try:
-        request = json.loads(line)
-    except (ValueError, RecursionError):
-        raise _bad_request(f"not JSON: {line[:100]!r}") from None
-    if not isinstance(request, dict) or not isinstance(request.get("id"), int):
-        raise _bad_request(f"a request without an id: {line[:100]!r}")
-    return request
-
-
 def _association(device: Any) -> tuple[str, float | None]:
     match device:
         case {"thingName": str(name), "associationTimestamp": datetime() as stamp} if name:
@@ -232,10 +205,6 @@ def _entry_error(entry: Any) -> Json:
             code, message = str(entry.get("code", "")), str(entry.get("message", ""))
             return {"thingName": name, "code": code, "message": message[:_LONGEST_MESSAGE]}
     raise _garbage(f"the answer to a batch holds an error that names no client device: {entry!r}")
-
-
-def _bad_request(message: str) -> CallError:
-    return CallError("internal", "BadRequest", message)
 
 
 def _garbage(message: str) -> CallError:
@@ -336,11 +305,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             cloud = connect(options.core_device)
         except Exception as error:  # noqa: BLE001 - the parent is told, and decides
-            _write(replies, {"ready": False, "error": describe(error).to_json()})
+            _write(replies, {"id": None, "error": describe(error).to_json()})
             return 1
-        _write(replies, {"ready": True})
+        _write(replies, {"id": None, "ok": {}})
         for line in sys.stdin.buffer:
-            _write(replies, cloud.answer(line))
+            _write(replies, cloud.answer(json.loads(line)))
     return 0
 
 
