@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.app import App, Connected, Edges, Item
+from client_device_pruner.config import bridge
+from client_device_pruner.config.settings import parse
 from client_device_pruner.greengrass.ipc import Message, News
 from client_device_pruner.greengrass.link import IN
 from client_device_pruner.greengrass.queue import Queue
@@ -252,7 +254,8 @@ class CoreDevice:
         if self.ipc is not None and not self.ipc.closed:
             return
         self.ipc = ipc = FakeIpc(self.clock, deliver, report)
-        ipc.configurations[None] = self.settings
+        entries = bridge.required_entries(parse(self.settings))
+        ipc.configurations = {None: self.settings, bridge.BRIDGE: {"mqttTopicMapping": entries}, bridge.EMQX: {}}
         ipc.published = _Published(self)
         queue.put_always(Connected(ipc))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -158,7 +159,11 @@ def test_what_is_gone_goes_in_time(
 ) -> None:
     """I8: within patience, grace period and 2.2 intervals of observed time, and the time of a cycle; not before."""
     threshold, grace, interval = minutes
-    durations = {"offlineThreshold": f"{threshold}m", "gracePeriod": f"{grace * 60}s", "checkInterval": f"{interval}m"}
+    durations: dict[str, Any] = {
+        "offlineThreshold": f"{threshold}m",
+        "gracePeriod": f"{grace * 60}s",
+        "checkInterval": f"{interval}m",
+    }
     core = CoreDevice(tmp_path_factory.mktemp("core"), **durations)
     chosen = itertools.cycle(shifts)
     core.jitter = lambda: next(chosen)
