@@ -121,11 +121,10 @@ class Broker:
         finally:
             self._engine.deliver_waiting()
 
-    def publish_system(self, topic: str, payload: str | bytes) -> None:
+    def publish_system(self, topic: str, payload: str) -> None:
         """Publish under `$SYS` what the broker itself would (QoS 0, not retained), at once."""
-        data = payload.encode() if isinstance(payload, str) else payload
         if self._engine is not None:
-            self._engine.publish(topic, data)
+            self._engine.publish(topic, payload.encode())
 
     def announce(self, client_id: str, event: str, **fields: Any) -> None:
         """Publish an event (`connected` or `disconnected`), a made-up one too: late, twice or out of order.

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, unquote
 from local_core.http_server import Answered, Fault, HttpServer, Request, Response, as_json, meet_fault
 from local_core.pubsub import Message
 
+__all__ = ["ASSOCIATE", "CREDENTIALS", "DISASSOCIATE", "LIST", "Call", "Cloud", "Fault", "Shadows"]
+
 LIST = "ListClientDevicesAssociatedWithCoreDevice"
 ASSOCIATE = "BatchAssociateClientDeviceWithCoreDevice"
 DISASSOCIATE = "BatchDisassociateClientDeviceFromCoreDevice"
@@ -131,11 +133,12 @@ class Cloud:
 
     async def _answer_credentials(self, request: Request) -> Response:
         self.calls.append(Call(CREDENTIALS))
-        await (await meet_fault(self.faults, CREDENTIALS, unnamed=False)).strike(_error)
+        fault = await meet_fault(self.faults, CREDENTIALS, unnamed=False)
+        await fault.strike(_error)
         if request.method != "GET" or request.headers.get("authorization") != self.credentials_token:
             return Response(403, b"Bad token")
         access_key, token = "ASIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(96)
-        expires = time.time() + self.credentials_seconds
+        expires = time.time() + (-60.0 if fault.expired else self.credentials_seconds)
         self._issued[access_key] = (token, expires)
         expiration = datetime.fromtimestamp(expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         credentials = {"AccessKeyId": access_key, "SecretAccessKey": secrets.token_hex(20), "Token": token}

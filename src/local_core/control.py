@@ -48,7 +48,7 @@ async def serve(core: LocalCore) -> asyncio.Server:
     return await asyncio.start_unix_server(answer, path)
 
 
-def ask(root: Path, call: str, *arguments: Any) -> dict[str, Any]:
+def ask(root: Path, call: str, *arguments: Any) -> Any:
     """Have the core that runs at a root call one of its methods, and return its status after that.
 
     Raises:
@@ -65,5 +65,4 @@ def ask(root: Path, call: str, *arguments: Any) -> dict[str, Any]:
             answer = json.load(file)
     if not answer["ok"]:
         raise ControlError(answer["error"])
-    status: dict[str, Any] = answer["status"]
-    return status
+    return answer["status"]

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from local_core.port import hold_port
 
 _log = logging.getLogger(__name__)
-_LONGEST_BODY_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,7 @@ class Fault:
         carried_out: The request has its effect, whatever the answer.
         error_entries: Thing name -> code: refused in a batch; names that were not asked for are answered as well.
         hidden: Names that a list leaves out, with 200.
+        expired: The credentials handed out have expired a minute ago.
     """
 
     operation: str = ""
@@ -92,6 +92,7 @@ class Fault:
     carried_out: bool = False
     error_entries: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    expired: bool = False
 
     async def strike(self, error: Callable[[int, str, str], Response]) -> None:
         """Raise what replaces the proper answer, if anything does; `error` makes one of status, code and message."""
@@ -199,7 +200,5 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     length = int(headers.get("content-length", "0"))
-    if not 0 <= length <= _LONGEST_BODY_BYTES:
-        raise ValueError(f"a body of {length} bytes is not accepted")
     url = urlsplit(target)
     return Request(method, url.path, url.query, headers, await reader.readexactly(length))

@@ -117,11 +117,9 @@ class IpcServer:
         self.configuration[component] = configuration
         changes = list(changed_paths(before, configuration))
         for stream in self._streams("SubscribeToConfigurationUpdate"):
-            watched = stream.request.get("keyPath") or []
-            if stream.request["componentName"] != component:
-                continue
-            for path in changes:
-                if [key.casefold() for key in path[: len(watched)]] == [key.casefold() for key in watched]:
+            watched = [key.casefold() for key in stream.request["keyPath"]]
+            for path in changes if stream.request["componentName"] == component else ():
+                if [key.casefold() for key in path[: len(watched)]] == watched:
                     event = {"componentName": component, "keyPath": list(path)}
                     stream.send("ConfigurationUpdateEvents", {"configurationUpdateEvent": event})
 

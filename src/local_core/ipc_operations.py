@@ -52,13 +52,12 @@ def is_allowed(access_control: Any, service: str, operation: str, resource: str)
     policies = access_control.get(service) if isinstance(access_control, Mapping) else None
     return any(
         {operation, "*"} & set(policy.get("operations") or ())
-        and any(_glob(pattern).fullmatch(resource) for pattern in policy.get("resources") or ())
+        and any(
+            re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), resource, re.DOTALL)
+            for pattern in policy.get("resources") or ()
+        )
         for policy in (policies or {}).values()
     )
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
 class Stream:
