@@ -139,14 +139,12 @@ class Cycle:
         """Whether a list can be believed: at least half of what was expected, or the same in three cycles in a row."""
         core = self._core
         expected = core.devices.associated_count - len(core.journal.open_intents())
-        before, times, cycle_id = core.kept("implausible", ("", 0, ""))
-        if len(listed) * 2 >= expected:
-            now = ("", 0, "")
-        else:
+        before, times = core.kept("implausible", ("", 0))
+        now = ("", 0)
+        if len(listed) * 2 < expected:
             fingerprint = new_plan_id(listed)
-            repeated = times + (cycle_id != self.cycle_id) if before == fingerprint else 1
-            now = (fingerprint, repeated, self.cycle_id)
-        if now != (before, times, cycle_id):
+            now = (fingerprint, times + 1 if before == fingerprint else 1)
+        if now != (before, times):
             core.keep(implausible=now)
         if not now[1] or now[1] >= BELIEVED_AFTER:
             core.guards.release("list")

@@ -145,22 +145,23 @@ def _set_up(connection: sqlite3.Connection) -> None:
 
 
 def _open(path: Path, core_device: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
-    _refuse_newer(_written_version(path))
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
     connection = sqlite3.connect(path, timeout=5, isolation_level=None)
     try:
         _set_up(connection)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            message = f"a newer version wrote it: schema {version}, this version knows {SCHEMA_VERSION}"
+            raise NewerSchema(message)  # noqa: TRY301 - one handler closes for all
+        path.chmod(0o600)
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         # Where the file system has no shared memory, SQLite stays with its roll-back journal.
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        _refuse_newer(version)
         if version == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version < SCHEMA_VERSION:
-            raise _Unusable(f"an older version wrote it (schema {version})")  # noqa: TRY301 - one handler closes for all
+            raise _Unusable(f"an older version wrote it (schema {version})")  # noqa: TRY301 - as above
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise _Unusable("the integrity check failed")  # noqa: TRY301 - as above
         owner = get_meta(connection, "core")
@@ -173,22 +174,6 @@ def _open(path: Path, core_device: str, read: Callable[[sqlite3.Connection], obj
         connection.close()
         raise
     return connection
-
-
-def _written_version(path: Path) -> int:
-    """The schema version in the file's header, read without SQLite, which would write to the file; 0 if unknown."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(64)
-    except OSError:
-        return 0
-    # SQLite's file format: a magic text, and the user version at offset 60, big-endian.
-    return int.from_bytes(header[60:64], "big") if header.startswith(b"SQLite format 3\0") else 0
-
-
-def _refuse_newer(version: int) -> None:
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(f"a newer version wrote it: schema {version}, this version knows {SCHEMA_VERSION}")
 
 
 @contextmanager
