@@ -254,6 +254,7 @@ class App:
                 self._link.answer_deployment(deployment_id, at, busy=self._scheduler.batch_in_flight)
             case ipc.ConfigurationChanged():
                 self._deployed.changed(item, at)
+                self._shadow.deployed()
             case ipc.Configuration():
                 self._deployed.take(item, at)
 

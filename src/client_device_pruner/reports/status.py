@@ -127,3 +127,8 @@ class Shadow:
     def forget(self) -> None:
         """What was sent last did not arrive: it is sent again."""
         self._sent = ""
+
+    def deployed(self) -> None:
+        """Something was deployed: if what was sent last was refused, it is sent again at once."""
+        if not self._sent:
+            self._next = float("-inf")
