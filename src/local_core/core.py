@@ -134,13 +134,13 @@ class LocalCore:
         self._unpacked = self.root / "packages/artifacts-unarchived" / self.recipe.name / self.recipe.version
         self._ready_environment = environment
         self._user = user
-        # In a directory of its own because a socket's path must be short.
-        self._socket_dir = tempfile.TemporaryDirectory(prefix="core-", dir="/tmp")
-        self.socket_path = Path(self._socket_dir.name) / "ipc.socket"
+        self.socket_path = Path()
 
     async def __aenter__(self) -> LocalCore:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         self.pubsub.subscribe(EVENTS_TOPIC, self._keep_event)
         self._lay_out()
+        # In a directory of its own because a socket's path must be short.
+        self.socket_path = Path(tempfile.mkdtemp(prefix="core-", dir="/tmp")) / "ipc.socket"
         try:
             await self.cloud.start()
             await self._power_on()
@@ -155,7 +155,7 @@ class LocalCore:
         finally:
             await self._power_off()
             await self.cloud.stop()
-            self._socket_dir.cleanup()
+            shutil.rmtree(self.socket_path.parent, ignore_errors=True)
 
     async def deploy(self, updates: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Deploy: announce it, update configurations, and start the component if it has not been started.

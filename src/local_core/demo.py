@@ -6,16 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from amqtt.errors import BrokerError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.rule import Rule
@@ -24,16 +22,11 @@ from rich.text import Text
 
 from local_core.component import State
 from local_core.core import BRIDGE, LocalCore
-from local_core.demo_story import DEVICES, MAPPING, NOTICE_SECONDS, SETTINGS, THRESHOLD_SECONDS, Stage, StoryError, tell
+from local_core.demo_story import DEVICES, GRACE_SECONDS, MAPPING, SETTINGS, THRESHOLD_SECONDS, Stage, StoryError, tell
 from local_core.devices import ClientDevices, DeviceError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 REPORT = Path("build/demo-report.html")
 """Where the report page of the run is kept, below the current directory."""
-STORY_SECONDS = 55.0
-"""The story ends after so long, whatever happens: with the tear-down, within a minute."""
 _INSTALL_SECONDS = 120.0
 _REFRESH_SECONDS = 0.25
 _REPORT_SECONDS = 30.0
@@ -109,14 +102,12 @@ class Screen:
                 look.thought,
                 "yes" if look.associated else Text("none", "bold"),
             )
-        clock = stage.clock()
-        if clock is None:
+        observed = stage.observed()
+        if observed is None:
             return Group(table)
-        state = "goes" if clock.vouching else "stands still"
-        line = Text(
-            f"clock of the emqx source: {clock.seconds:.1f} s, {state}", "green" if clock.vouching else "yellow"
-        )
-        return Group(table, line)
+        passes = "passes" if observed.passes else "stands still"
+        line = f"observed time: {observed.seconds:.1f} s, {passes}"
+        return Group(table, Text(line, "green" if observed.passes else "yellow"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(highlight=False)
     try:
         asyncio.run(_run(options.environment, console))
-    except (StoryError, DeviceError, BrokerError, OSError) as error:
+    except (StoryError, DeviceError, OSError) as error:
         console.print(Text(f"\nThe story did not come out as told: {error}", "bold red"))
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -158,9 +149,7 @@ async def _run(environment: Path | None, console: Console) -> None:
             try:
                 await _play(stage, screen)
             except StoryError:
-                screen.say(
-                    "\nThe last that the component wrote:\n" + "\n".join(list(stage.core.component.output)[-10:])
-                )
+                screen.say("\nThe last that the component wrote:\n" + "\n".join(stage.core.component.output[-10:]))
                 raise
             await asyncio.to_thread(_keep_report, stage.core.work_dir, screen)
     _say_what_next(screen)
@@ -169,16 +158,16 @@ async def _run(environment: Path | None, console: Console) -> None:
 def _introduce(screen: Screen) -> None:
     screen.chapter("ClientDevicePruner: the main job, on an embedded local core")
     screen.say(
-        "A client device that is provably gone loses its association with the core; one that lives never does."
+        "A client device that is gone loses its association with the core device; one that lives never does."
         " Here the component runs from its own recipe, with a real MQTT broker, a bridge, and a stand-in for the"
         " cloud. Days are seconds here (allowShortDurations):"
         f" offlineThreshold is {THRESHOLD_SECONDS:g} s instead of 30 days,"
-        f" noticePeriod {NOTICE_SECONDS:g} s instead of 1 day, and a cycle runs every second instead of every 6 hours."
+        f" gracePeriod {GRACE_SECONDS:g} s instead of 1 day, and a cycle runs every second instead of every 6 hours."
     )
 
 
 async def _set_up(environment: Path | None, root: Path, screen: Screen, stack: AsyncExitStack) -> Stage:
-    """Start a core that runs the component and hears its broker, and devices that can connect to it."""
+    """Start a core that runs the component, and devices that can connect to it."""
     core = None
     if environment is None:
         with screen.working("Installing the component as its recipe says (pip; it may take 20 s or more) ..."):
@@ -192,17 +181,13 @@ async def _set_up(environment: Path | None, root: Path, screen: Screen, stack: A
 
 
 async def _play(stage: Stage, screen: Screen) -> None:
-    with screen.working("Waiting until the component hears the broker ..."):
-        # Its clock goes once two counts of the broker have come all the way and matched.
+    with screen.working("Waiting until the component observes ..."):
         await stage.until(
-            "the component hears the broker",
-            lambda: stage.events("cycle") and (clock := stage.clock()) and clock.vouching,
+            "the component observes",
+            lambda: stage.events("cycle") and (observed := stage.observed()) and observed.passes,
         )
-    try:
-        async with screen.watching(stage):
-            await asyncio.wait_for(tell(stage, screen), STORY_SECONDS)
-    except asyncio.TimeoutError:
-        raise StoryError(f"It was not over after {STORY_SECONDS:g} s; is this machine very busy?") from None
+    async with screen.watching(stage):
+        await tell(stage, screen)
 
 
 async def _installed(root: Path, stack: AsyncExitStack) -> LocalCore | None:
@@ -221,7 +206,8 @@ async def _installed(root: Path, stack: AsyncExitStack) -> LocalCore | None:
 
 
 def _core(root: Path, environment: Path | None) -> LocalCore:
-    core = LocalCore(root, environment=environment, count_interval_seconds=0.5, uptime_interval_seconds=0.5)
+    # No uptimes: at this scale one that comes half a second late looks like a restart of the broker.
+    core = LocalCore(root, environment=environment, count_interval_seconds=0.5, uptime_interval_seconds=3600.0)
     core.cloud.associate(*DEVICES)
     return core
 
@@ -233,23 +219,8 @@ async def _deploy(core: LocalCore) -> None:
 def _keep_report(work_dir: Path, screen: Screen) -> None:
     """Write the report page of the run, by the component's own command, to where it outlives the core."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "client_device_pruner",
-        "report",
-        str(REPORT.absolute()),
-        "--work-dir",
-        str(work_dir),
-    ]
-    written = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_REPORT_SECONDS,
-    )
+    command = [str(work_dir / "pruner"), "report", str(REPORT.absolute())]
+    written = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_REPORT_SECONDS)
     screen.chapter("The run at a glance")
     if written.returncode:
         raise StoryError(f"The report page could not be written: {written.stderr.strip()}")
@@ -260,25 +231,21 @@ def _keep_report(work_dir: Path, screen: Screen) -> None:
 
 
 def _say_what_next(screen: Screen) -> None:
-    entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in MAPPING.items())
     screen.chapter("Next: the same on a core device of yours")
     screen.say(
         "1. Set bucket and region in gdk-config.json, then:\n"
         "     gdk component build && gdk component publish\n"
-        "2. Allow the core's token exchange role\n"
-        "     greengrass:ListClientDevicesAssociatedWithCoreDevice\n"
-        "     greengrass:BatchDisassociateClientDeviceFromCoreDevice\n"
-        "     greengrass:BatchAssociateClientDeviceWithCoreDevice (to undo it)\n"
-        "3. Deploy community.greengrass.ClientDevicePruner, at first with this update:\n"
-        '     {"dryRun": true}\n'
-        "4. List the bridge in the same deployment,\n"
-        f"     {BRIDGE}\n"
-        "   and merge the mapping that this demo ran with:"
+        "2. Let the core devices list their client devices: deploy the stack deploy/template.yaml.\n"
+        "3. Fill in deploy/deployment-dry-run.json, and deploy it to a group of one core device. It has the\n"
+        "   component with dryRun, EMQX with its API, and the entries that this demo's bridge ran with:"
     )
+    entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in MAPPING.items())
     screen.paste(f'{{"mqttTopicMapping": {{\n{entries}}}}}')
     screen.say(
-        "5. Follow its events on local pub/sub, client-device-pruner/events. Name what\n"
-        "   must always stay in protectedClients. Then deploy it with dryRun false."
+        "4. Ask the core device:\n"
+        "     sudo /greengrass/v2/work/community.greengrass.ClientDevicePruner/pruner status\n"
+        "   It says what is heard, what is missing, and how many devices could be removed.\n"
+        "5. Name what must always stay in protectedDevices, then deploy deploy/deployment-live.json."
     )
 
 
