@@ -1,0 +1,110 @@
+"""Undo: by the command, by itself when a device returns, and at once when it returns in the last moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from e2e.trial import QUICK, Trial, failing
+from local_core.cloud import ASSOCIATE, DISASSOCIATE, Call
+
+pytestmark = [pytest.mark.e2e]
+
+
+async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> None:
+    """The running component does it within 60 s, a stopped one when it runs again; a dry run restores as well."""
+    lost = ("lamp-1", "lamp-2", "lamp-3", "lamp-4")
+    limits = {"maxPerCycle": 2, "approvalPercent": 100, "maxPercentPerDay": 100}
+    await trial.watch("alive", *lost, **QUICK, limits=limits)
+    await trial.devices.drop(*lost)
+    cycles = {(await trial.event("disassociated", name))["cycleId"]: name for name in lost}
+    # From here on nothing goes again.
+    await trial.deploy(**QUICK, limits=limits, dryRun=True)
+    await trial.event("configuration", changed=["dryRun"])
+
+    code, _output, errors = await trial.pruner("restore", "alive")
+    assert code == 1
+    assert "alive is not there to restore" in errors
+    by_name, by_cycle = next(iter(cycles.values())), list(cycles)[-1]
+    code, output, _errors = await trial.pruner("restore", by_name, "--json")
+    assert json.loads(output) == {"queued": True, "names": [by_name], "running": True}
+    assert (await trial.event("restored", by_name))["requestedBy"] == "command"
+
+    code, output, errors = await trial.pruner("restore", "--cycle", by_cycle, "--json")
+    assert code == 0, errors
+    of_cycle = json.loads(output)["names"]
+    for name in of_cycle:
+        await trial.event("restored", name)
+    assert trial.associated == {"alive", by_name, *of_cycle}
+
+    await trial.core.stop_component()
+    code, output, _errors = await trial.pruner("restore", "--all")
+    assert code == 0
+    assert "The component does not run: it will be done when it does." in output
+    assert trial.associated != {"alive", *lost}
+    trial.core.start_component()
+    await trial.until(lambda: trial.associated == {"alive", *lost}, "the rest is restored")
+    code, history, _errors = await trial.pruner("history", by_name, "--json")
+    assert [one["type"] for one in json.loads(history)] == ["marked", "disassociated", "restored"]
+
+
+async def test_a_device_that_returns_is_restored_if_that_is_wanted(trial: Trial) -> None:
+    """`returned` says so; with `restoreOnReturn` false it is only said, and the command still restores it."""
+    await trial.watch("alive", "lamp-1", "lamp-2", **QUICK)
+    await trial.devices.drop("lamp-1", "lamp-2")
+    for name in ("lamp-1", "lamp-2"):
+        await trial.event("disassociated", name)
+
+    await trial.devices.connect("lamp-1")
+    returned = await trial.event("returned", "lamp-1")
+    assert returned["willRestore"]
+    assert returned["disassociatedAt"]
+    assert (await trial.event("restored", "lamp-1"))["requestedBy"] == "return"
+    assert trial.associated == {"alive", "lamp-1"}
+
+    await trial.deploy(**QUICK, restoreOnReturn=False)
+    told = await trial.event("configuration", changed=["restoreOnReturn"])
+    assert told["protectionEnded"] == ["restoreOnReturn ended: a device that comes back is not associated again"]
+    await trial.devices.connect("lamp-2")
+    assert not (await trial.event("returned", "lamp-2"))["willRestore"]
+    await trial.cycles(2)
+    assert trial.associated == {"alive", "lamp-1"}
+    assert (await trial.pruner("restore", "lamp-2"))[0] == 0
+    assert (await trial.event("restored", "lamp-2"))["requestedBy"] == "command"
+    await trial.known(3)
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "denied"])
+async def test_a_return_in_the_last_moment_is_undone_at_once(trial: Trial, allowed: bool) -> None:
+    """It connects while the call is under way: associated again, or, if the role may not, that is said until it may."""
+    await trial.watch("alive", "late", **QUICK)
+    first = trial.core.cloud.associations["late"]
+    heard = asyncio.Event()
+    trial.core.pubsub.subscribe("client-device-pruner/in/$SYS/brokers/+/clients/late/connected", lambda _: heard.set())
+
+    async def connect_meanwhile(call: Call) -> None:
+        if call.operation == DISASSOCIATE:
+            trial.core.cloud.before = None
+            await trial.devices.connect("late")
+            await heard.wait()
+
+    trial.core.cloud.before = connect_meanwhile
+    denied = failing(trial, ASSOCIATE, status=403, error="AccessDeniedException")
+    with contextlib.nullcontext() if allowed else denied:
+        await trial.devices.drop("late")
+        if not allowed:
+            failed = await trial.event("failed", "late")
+            assert "greengrass:BatchAssociateClientDeviceWithCoreDevice" in failed["remedy"]
+            await trial.event("disassociated", "late")
+            await trial.cycles(2)
+            assert len(trial.of_type("failed")) == 1
+        else:
+            await trial.event("restored", "late")
+    assert (await trial.event("restored", "late"))["requestedBy"] == "lastMoment"
+    assert trial.associated == {"alive", "late"}
+    assert trial.core.cloud.associations["late"] != first
+    await trial.known(2)
+    assert trial.batches == [("late",)]
