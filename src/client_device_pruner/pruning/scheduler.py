@@ -98,7 +98,7 @@ class Scheduler:
             if self._job is not None:
                 core.attempt(self._job.tick, at)
                 if not self._job.over:
-                    return min(self._next_cycle, self._job.deadline)
+                    return self._job.deadline
                 self._ended(at)
             elif self._restores.due and core.store.connection is not None:
                 self._begin(self._restores.steps(), at)
