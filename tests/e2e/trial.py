@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_core.cloud import DISASSOCIATE
+from local_core.cloud import DISASSOCIATE, Call
+from local_core.component import State
 from local_core.core import BRIDGE, LocalCore
 from local_core.devices import ClientDevices
+from local_core.http_server import Fault
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPONENT = "community.greengrass.ClientDevicePruner"
@@ -42,6 +44,8 @@ TRIAL: dict[str, Any] = {
     "massLoss": {"minDevices": 1000},
 }
 """Thresholds as short as a slow machine allows, and no guard that a handful of devices would set off."""
+QUICK: dict[str, Any] = {"offlineThreshold": "5s", "gracePeriod": "0s", "presence": {"probeInterval": "0.5s"}}
+"""For tests in which each living device has a session: one without is gone, and goes, after half the time."""
 
 MakeTrial = Callable[..., Awaitable["Trial"]]
 
@@ -55,18 +59,24 @@ class Trial:
 
     # Doing
 
-    async def deploy(self, mapping: dict[str, dict[str, str]] | None = None, **settings: Any) -> None:
-        """Deploy the trial's settings with changes, and the bridge's mapping where there is a bridge."""
+    async def deploy(
+        self, mapping: dict[str, dict[str, str]] | None = None, *, listens: bool = True, **settings: Any
+    ) -> None:
+        """Deploy the trial's settings with changes, and the bridge's mapping where there is a bridge.
+
+        Returns when the component `listens`: a cycle has ended.
+        """
         updates: dict[str, Any] = {COMPONENT: {"merge": {**TRIAL, **settings}}}
         if not self.core.lite:
             updates[BRIDGE] = {"merge": {"mqttTopicMapping": MAPPING if mapping is None else mapping}}
         await self.core.deploy(updates)
+        if listens:
+            await self.event("cycle", complete=True)
 
     async def watch(self, *names: str, **settings: Any) -> None:
         """Associate these devices, deploy, connect them, and wait until they are known to be present."""
         self.core.cloud.associate(*names)
         await self.deploy(**settings)
-        await self.event("cycle", complete=True)
         await self.devices.connect(*names)
         await self.known(len(names))
 
@@ -101,19 +111,22 @@ class Trial:
         """Wait until what is asked again and again is true, and return it; `what` says what did not come."""
         end = asyncio.get_running_loop().time() + seconds
         while not (answer := reached()):
-            assert asyncio.get_running_loop().time() < end, f"{what}: not in {seconds:g} s\n{self.last_words()}"
+            in_time = asyncio.get_running_loop().time() < end and self.core.component.state is not State.BROKEN
+            assert in_time, f"{what}: not in {seconds:g} s\n{self.last_words()}"
             await asyncio.sleep(0.05)
         return answer
 
     async def status(self, reached: Callable[[dict[str, Any]], Any] = bool, what: str = "a status") -> dict[str, Any]:
         """Ask `pruner status --json` until it is as wanted, and return it."""
         end = asyncio.get_running_loop().time() + WAIT_SECONDS
+        await self.until((self.core.work_dir / "pruner").exists, "the command")
         while True:
             code, answer, _error = await self.pruner("status", "--json")
             status: dict[str, Any] = json.loads(answer) if code == 0 else {}
             if status and reached(status):
                 return status
-            assert asyncio.get_running_loop().time() < end, f"{what}: not in time; the last status: {status}"
+            in_time = asyncio.get_running_loop().time() < end and self.core.component.state is not State.BROKEN
+            assert in_time, f"{what}: not in time; the last status: {status}\n{self.last_words()}"
             await asyncio.sleep(0.2)
 
     async def observes(self, seconds: float) -> None:
@@ -160,14 +173,27 @@ class Trial:
         """The names that are associated now."""
         return set(self.core.cloud.associations)
 
+    def calls(self, operation: str) -> list[Call]:
+        """The calls of that operation so far."""
+        return [call for call in self.core.cloud.calls if call.operation == operation]
+
     @property
     def batches(self) -> list[tuple[str, ...]]:
         """The names of each disassociation call so far."""
-        return [call.entries for call in self.core.cloud.calls if call.operation == DISASSOCIATE]
+        return [call.entries for call in self.calls(DISASSOCIATE)]
 
     def last_words(self) -> str:
         """The latest events and log lines, for a test that fails."""
-        return "\n".join([*map(str, self.core.events[-10:]), *self.core.component.output[-20:]])
+        lines = [line for line in self.core.component.output if '"message": "cycle"' not in line]
+        return "\n".join([*lines[-20:], str(self.of_type("cycle")[-1:])])
+
+
+@contextlib.contextmanager
+def failing(trial: Trial, operation: str, *, times: int | None = None, **fault: Any) -> Iterator[None]:
+    """Have the cloud fail in this operation while the block runs, or so many times; see `Fault`."""
+    trial.core.cloud.faults.append(Fault(operation=operation, times=times, **fault))
+    yield
+    trial.core.cloud.faults.clear()
 
 
 @contextlib.asynccontextmanager
