@@ -22,7 +22,7 @@ from client_device_pruner.presence.sessions import Sessions, Uptime
 
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
-"""A count that is late by less says nothing of the broker, which sends one each minute (DESIGN, model 2)."""
+"""A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
 
 
@@ -158,7 +158,8 @@ class Presence:
         if kind == "connected" and event.get("connack", 0) != 0:
             return
         device = self.devices.get(name)
-        self._sight(device, kind)
+        # Not `kind` itself: it is a text of its own for each event.
+        self._sight(device, "connected" if kind == "connected" else "disconnected")
         self.counts.event(received)
         if kind == "connected":
             self.sessions.connected(device, session_id, received)
@@ -300,7 +301,7 @@ class Presence:
         if gone := sorted(self._unmapped & {"clients", "count"}):
             what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
             return Input(in_use=True, alive=False, reason=f"the bridge no longer maps {what}", remedy=_EVENTS_OFF)
-        limit = max(3 * settings.presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS * settings.scale)
+        limit = max(3 * settings.presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS)
         if self._count_in_use and (self.counts.heard_at is None or at - self.counts.heard_at > limit):
             return Input(
                 in_use=True, alive=False, reason="the broker's connection count stays away", remedy=_EVENTS_OFF
