@@ -78,7 +78,6 @@ class Cycle:
         self._core = core
         self._plans = plans
         self._failures = failures
-        self._sent = 0
         self._requests = count(1)
 
     def steps(self) -> Steps:
@@ -168,7 +167,6 @@ class Cycle:
         for intent in done:
             self.disassociated += 1
             core.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
-            core.watched.add(intent.name)
         for intent in not_done:
             self.in_flight.pop(intent.name, None)
         ours = {intent.name for intent in intents}
@@ -214,7 +212,6 @@ class Cycle:
             wall=core.clock.wall(),
             running_seconds=core.running_seconds(),
         )
-        self._sent += len(intents)
         self.in_flight.update({intent.name: intent for intent in intents})
         core.watched.update(self.in_flight)
         reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
@@ -242,7 +239,7 @@ class Cycle:
         devices = [core.devices.by_name[verdict.name] for verdict in batch if verdict.name in core.devices.by_name]
         verdicts = [core.judge(device) for device in devices if device.associated]
         plan = self._plans.plan([verdict for verdict in verdicts if verdict.state is State.DUE])
-        return list(plan.take[: max(0, core.settings.limits.max_per_cycle - self._sent)])
+        return list(plan.take)
 
     def _forget(self, intents: Sequence[Intent]) -> None:
         """Take that the cloud did not carry these out."""
@@ -284,7 +281,6 @@ def associate(
         errors = {error.thing_name: error for error in reply.errors}
         for intent in part:
             requested_by = intent.restore_for or "command"
-            core.watched.discard(intent.name)
             if intent.name in errors:
                 core.journal.want([intent], None)
                 failures.refused(errors[intent.name], cycle_id, ASSOCIATE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.decisions.guards import Hold
@@ -104,13 +104,8 @@ class Failures:
     def cycle_went_well(self) -> None:
         """A cycle came to its end without a failure: the next failure is news again."""
         self.in_a_row, self.latest = 0, None
-        devices = self._core.devices.by_name
-        # What is said of a single device is not said again while it is so.
-        self._said = {key for key in self._said if key[2] in devices}
-
-    def forget(self, operation: str, names: Collection[str]) -> None:
-        """These devices are tried anew: a failure is news again."""
-        self._said = {key for key in self._said if key[0] != operation or key[2] not in names}
+        # An entry that is refused in each cycle is not said again.
+        self._said = {key for key in self._said if key[0] == DISASSOCIATE and key[2]}
 
     def _is_news(self, operation: str, kind: str, name: str) -> bool:
         key = (operation, kind, name)

@@ -130,7 +130,6 @@ class Restores:
     def _want(self, intents: Sequence[Intent], requested_by: str) -> None:
         if intents:
             self._core.journal.want(intents, requested_by)
-            self._failures.forget(ASSOCIATE, {intent.name for intent in intents})
             self.due = True
 
 

@@ -219,6 +219,26 @@ def test_a_sighting_in_flight_restores_at_once(known: KnownDevices) -> None:
     core.check_audit()
 
 
+def test_a_sighting_in_flight_outlives_a_crash(known: KnownDevices) -> None:
+    """A device that spoke once while the batch call was under way is associated again by the next run."""
+    core = known("gone", "alive")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    core.cloud.held = True
+    while not core.cloud.batches():
+        core.run(1)
+        core.cloud.release()
+        core.turn()
+    core.speak("gone")
+    core.turn()
+    core.die()
+    core.cloud.held = False
+    core.run_until(lambda: core.of_type("restored"), 1_200)
+
+    assert core.of_type("restored", "gone") == [{"requestedBy": "lastMoment"}]
+    core.check_audit()
+
+
 def test_a_dry_run_says_what_it_would_do(known: KnownDevices) -> None:
     """It calls no batch, and journals nothing."""
     core = known("gone", "alive", dryRun=True)

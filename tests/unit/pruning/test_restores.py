@@ -15,7 +15,7 @@ def disassociated(core: CoreDevice, *names: str) -> CoreDevice:
     for name in names:
         core.disconnect(name)
         core.run(60)
-    core.run_until(lambda: len(core.of_type("disassociated")) == len(names), 9_000)
+    core.run_until(lambda: len(core.of_type("disassociated")) == len(names), 200_000)
     return core
 
 
@@ -35,6 +35,21 @@ def test_requests_have_their_kinds(known: KnownDevices) -> None:
     assert core.cloud.associations.keys() == {"alive", *GONE}
     assert {data["requestedBy"] for data in core.of_type("restored")} == {"command"}
     assert not core.rows("SELECT * FROM requests")
+
+
+def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: KnownDevices) -> None:
+    """Within a minute, though the next cycle is hours away."""
+    core = disassociated(known("gone", "alive", offlineThreshold="13h", checkInterval="6h"), "gone")
+    core.cloud.held = True
+    core.request("restore", {"names": ["gone"]})
+    core.run(3)
+    core.die()
+    core.cloud.held = False
+    assert not core.cloud.count("associate")
+    core.run(60)
+
+    assert core.cloud.associations.keys() == {"alive", "gone"}
+    assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
 
 
 @pytest.mark.parametrize("argument", [None, 5, {"names": "x"}, {"all": False}, "no plan"])
