@@ -43,7 +43,7 @@ class Component:
         environment: Returns the device's environment for one start.
         work_dir: The component's current directory.
         log_path: Where stdout and stderr go.
-        user: The user and group, ``ggc_user:ggc_group``, for which ``sudo`` starts it; empty: as whoever runs the core.
+        user: The user and group, ``ggc_user:ggc_group``, for which ``sudo`` starts it; empty: as the core itself.
 
     Attributes:
         starts: How often ``run`` was started.

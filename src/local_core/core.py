@@ -80,7 +80,7 @@ class LocalCore:
         mqtt_port: The broker's port; 0 chooses a free one.
         lite: Behave as Greengrass Lite where it differs: no broker, no bridge, and texts for scalars.
         user: The user and group, ``ggc_user:ggc_group``, for which ``sudo`` starts the component, as on a device;
-            empty: as whoever runs the core.
+            empty: as the core itself.
     """
 
     def __init__(

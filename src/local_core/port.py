@@ -11,10 +11,10 @@ _OWNERS: weakref.WeakSet[object] = weakref.WeakSet()
 def hold_port(owner: object, port: int) -> int:
     """Bind a port, without listening, until its owner is no more; once is enough.
 
-    While its server is stopped nobody else is given the port, and whoever connects is refused.
+    While its server is stopped nobody else is given the port, and a client that connects is refused.
 
     Args:
-        owner: who listens there, with the address reused (`SO_REUSEADDR`).
+        owner: What listens there, with the address reused (`SO_REUSEADDR`).
         port: 0 chooses a free one.
 
     Returns:
