@@ -51,7 +51,7 @@ class Journal:
         self.connection = connection
 
     def budget(self, associated: int, running_seconds: float) -> Budget:
-        """What the current window has left; a new window begins with the associated devices of this moment."""
+        """What the current window has left; a new window begins with the devices that are associated now."""
         window = get_meta(self.connection, "budget", {"number": -1})
         number = int(running_seconds // WINDOW_SECONDS)
         # A crash can take back some running time: a window never comes twice.
