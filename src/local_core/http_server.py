@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from local_core.port import hold_port
+from local_core.port import hold_port, stop_listening
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class HttpServer:
         """Stop listening and cut off every connection, requests in progress included."""
         if self._server is None:
             return
-        self._server.close()
+        await stop_listening(self._server)
         cut = list(self._connections)
         for connection in cut:
             connection.cancel()

@@ -16,6 +16,7 @@ from typing import Any
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from local_core.ipc_operations import APPLICATION_MESSAGE, MODEL, TERMINATE_STREAM, Stream
+from local_core.port import stop_listening
 from local_core.pubsub import Message, PubSub
 from local_core.recipe import Configuration, changed_paths
 
@@ -62,8 +63,8 @@ class IpcServer:
     async def stop(self) -> None:
         """Close the socket and every connection."""
         if self._server:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await stop_listening(server)
         self.running.set()
         while self._connections:
             self.drop_connections()

@@ -18,6 +18,8 @@ from amqtt.mqtt.publish import PublishPacket
 from amqtt.session import ApplicationMessage
 from paho.mqtt.client import topic_matches_sub as topic_matches
 
+from local_core.port import stop_listening
+
 if TYPE_CHECKING:
     from local_core.broker import Broker
 
@@ -158,9 +160,8 @@ class Engine:
         """Stop listening and cut every connection, without an event or a will; sessions are kept."""
         self._quiet = True
         if self._server is not None:
-            self._server.close()
-            self._server = None
-        await asyncio.sleep(0)  # lets sockets that were just accepted show up
+            server, self._server = self._server, None
+            await stop_listening(server)
         while self._wires:
             for wire in self._wires.values():
                 wire.abort()
