@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong with a configuration or a permission.
-
-    Attributes:
-        finding: what is wrong, and what it costs.
-        remedy: JSON to merge into the configuration of the component that `finding` names, or a sentence.
-    """
+    """What is wrong and what it costs, and a remedy: a sentence, or JSON for the component that `finding` names."""
 
     finding: str
     remedy: str
