@@ -100,7 +100,7 @@ class WrittenState:
         verdicts = {name: json.dumps(verdict) for name, verdict in self.verdicts.items()}
         with closing(self.connect()) as connection, transaction(connection) as write:
             save_devices(write, self.devices.values(), (), lambda device: self.since.get(device.name))
-            save_verdicts(write, verdicts)
+            save_verdicts(write, verdicts.items())
             set_meta(write, status=self.status, **self.meta)
 
     def connect(self) -> sqlite3.Connection:

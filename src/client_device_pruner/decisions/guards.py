@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -237,4 +236,6 @@ def member(device: Device) -> str:
 
 def new_plan_id(members: Iterable[str]) -> str:
     """A short id made of the members, so that the same plan gets the same id."""
+    import hashlib  # rarely needed, and OpenSSL takes a megabyte
+
     return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:10]

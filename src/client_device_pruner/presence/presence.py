@@ -223,7 +223,11 @@ class Presence:
         self._heard.clear()
         self.stamp()
         self._pending.clear()
-        return self.sessions.probe_returned(self.observed.seconds)
+        restarted = self.sessions.probe_returned(self.observed.seconds)
+        if restarted:
+            # What was counted before, or beside sessions that had ended, tells nothing of now.
+            self.counts.gap()
+        return restarted
 
     def _silence(self, name: str) -> float:
         device = self.devices.by_name.get(name)

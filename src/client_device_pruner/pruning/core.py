@@ -95,7 +95,7 @@ class Core:
         self._loaded = False
         self._facts: Facts | None = None
         self.counts: Counter[State] = Counter()
-        self._verdicts: dict[str, str | None] = {}
+        self._untold: set[str] = set()
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
         self._next_open = self._started
@@ -295,11 +295,11 @@ class Core:
             devices,
             names,
             since=lambda device: None if facts.is_present(device) else device.silent_since,
-            verdicts=self._verdicts,
+            verdicts=((name, self._document(name, facts)) for name in sorted(self._untold)),
             meta={**meta, "presence": presence, "running": self.running_seconds()},
         )
         self._written_seconds = presence["observedSeconds"]
-        self._verdicts = {}
+        self._untold.clear()
         self.guards.release("database")
 
     def close(self, status: dict[str, Any]) -> None:
@@ -339,12 +339,14 @@ class Core:
 
     def _tell(self, devices: Iterable[Device], facts: Facts, tally: Tally | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""
+        wall = self.clock.wall()
         for device in devices:
             before = _STATES[(device.told & _STATE_MASK) - 1] if device.told else None
             if not device.associated:
                 if before is not None:
                     self.counts[before] -= 1
-                    device.told, self._verdicts[device.name] = 0, None
+                    device.told = 0
+                    self._untold.add(device.name)
                 continue
             verdict = judge(device, self.settings, facts)
             if tally is not None:
@@ -353,14 +355,21 @@ class Core:
             if told == device.told:
                 continue
             device.told = told
-            hint = self.presence.hint(device.name)
-            document = explain.document(verdict, device, self.settings, facts, hint)
-            self._verdicts[device.name] = json.dumps(document, separators=(",", ":"))
+            self._untold.add(device.name)
             if verdict.state is not before:
                 self.counts[verdict.state] += 1
                 if before is not None:
                     self.counts[before] -= 1
-                self.store.note(self.clock.wall(), device.name, verdict.state.value)
+                self.store.note(wall, device.name, verdict.state.value)
+
+    def _document(self, name: str, facts: Facts) -> str | None:
+        """The verdict to be stored; made as it is written, since those of 100,000 devices would take 50 MB."""
+        device = self.devices.by_name.get(name)
+        if device is None or not device.associated:
+            return None
+        verdict = judge(device, self.settings, facts)
+        document = explain.document(verdict, device, self.settings, facts, self.presence.hint(name))
+        return json.dumps(document, separators=(",", ":"))
 
 
 def _parse_or_default(document: Any) -> Settings:

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +155,8 @@ def _open(path: Path, core_device: str, read: Callable[[sqlite3.Connection], obj
             raise NewerSchema(message)  # noqa: TRY301 - one handler closes for all
         path.chmod(0o600)
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        # A row is read once, at the start: what SQLite keeps of the file (2 MB by default) is of little use.
+        connection.execute("PRAGMA cache_size = -256")
         # Where the file system has no shared memory, SQLite stays with its roll-back journal.
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -273,7 +275,7 @@ class Store:
         names: Collection[str],
         *,
         since: Callable[[Device], float | None],
-        verdicts: Mapping[str, str | None],
+        verdicts: Iterable[tuple[str, str | None]],
         meta: Mapping[str, Any],
     ) -> None:
         """Write in one transaction; what was refused stays changed.
@@ -282,7 +284,7 @@ class Store:
             devices: `names` of them are written, and what is `removed` goes.
             names: whose rows to write; afterwards they are neither `changed` nor `urgent`.
             since: the observed seconds at which a device's silence began; None while it is present.
-            verdicts: the verdict documents that changed, as JSON; None removes one.
+            verdicts: names with their verdict documents that changed, as JSON; None removes one.
             meta: single values that changed.
 
         Raises:
@@ -304,7 +306,9 @@ class Store:
             raise
         devices.changed.difference_update(names)
         devices.urgent.difference_update(names)
-        devices.removed.clear()
+        for emptied in (devices.changed, devices.urgent):
+            if not emptied:
+                emptied.clear()  # which gives its memory back
         self._history.clear()
         self._timeline.clear()
         self.fault = ""

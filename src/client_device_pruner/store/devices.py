@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from sys import intern
 from typing import Any
 
 from client_device_pruner.presence.devices import Device
@@ -51,7 +52,9 @@ def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
     for row in connection.execute("SELECT * FROM devices"):
         device = Device(_checked(row["name"], _TEXT, optional=False))
         for attribute, (kind, optional) in _FIELDS.items():
-            setattr(device, attribute, _checked(row[_COLUMN[attribute]], kind, optional=optional))
+            value = _checked(row[_COLUMN[attribute]], kind, optional=optional)
+            if value != getattr(device, attribute):  # most are as by default, and share those objects
+                setattr(device, attribute, intern(value) if kind is _TEXT else value)
         devices[device.name] = device
     return devices
 
@@ -88,8 +91,16 @@ def save_devices(
     )
 
 
-def save_verdicts(write: sqlite3.Connection, verdicts: Mapping[str, str | None]) -> None:
-    """Write these verdict documents (JSON), and delete those that are None."""
-    write.executemany("DELETE FROM verdicts WHERE name = ?", [(name,) for name, text in verdicts.items() if not text])
-    rows = [(name, text) for name, text in verdicts.items() if text]
-    write.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", rows)
+def save_verdicts(write: sqlite3.Connection, verdicts: Iterable[tuple[str, str | None]]) -> None:
+    """Write these verdict documents (JSON) by name, and delete those that are None."""
+    removed = []
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for name, text in verdicts:
+            if text is None:
+                removed.append((name,))
+            else:
+                yield name, text
+
+    write.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", documents())
+    write.executemany("DELETE FROM verdicts WHERE name = ?", removed)

@@ -258,7 +258,7 @@ class Trial:
     def commit(self, **meta: Any) -> None:
         """Commit what changed."""
         self.store.commit(
-            self.devices, sorted(self.devices.changed), since=lambda device: device.seen_at, verdicts={}, meta=meta
+            self.devices, sorted(self.devices.changed), since=lambda device: device.seen_at, verdicts=(), meta=meta
         )
 
 
@@ -273,7 +273,7 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
         devices,
         ["pump-7"],
         since=lambda _device: 4.0,
-        verdicts={"pump-7": '{"state":"marked"}'},
+        verdicts=[("pump-7", '{"state":"marked"}')],
         meta={"presence": [1]},
     )
 
@@ -288,7 +288,7 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
     assert store.pending_rows == 0
 
     devices.removed.add("pump-7")
-    store.commit(devices, sorted(devices.changed), since=lambda _device: None, verdicts={"pump-7": None}, meta={})
+    store.commit(devices, sorted(devices.changed), since=lambda _device: None, verdicts=[("pump-7", None)], meta={})
     with closing(read_only(path)) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("devices", "verdicts")]  # noqa: S608
         assert counts == [0, 0]
