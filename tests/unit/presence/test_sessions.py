@@ -110,6 +110,30 @@ def test_a_restart_of_the_broker_ends_what_was_heard_before() -> None:
     assert site.device("pump-1").then is None
 
 
+def test_a_restart_of_the_broker_makes_every_count_from_before_it_worthless() -> None:
+    """Nobody was connected then, so for all that are away only the bridge's connection was unnamed.
+
+    Counts between the restart and the uptime that tells of it are made up with sessions that had ended.
+    """
+    site = Site()
+    site.uptime(1_000)
+    for name in ("left", "pump-1", "pump-2"):
+        site.connected(name, 10)
+    site.minutes(10)
+    site.disconnected("left", 10)
+    site.clock.advance(5)
+    site.count(1)
+    assert site.presence.facts(site.clock.now).unnamed == site.device("left").then == -1
+    site.uptime(30)
+    site.probe()
+    assert site.device("left").then is None
+    assert site.presence.facts(site.clock.now).unnamed is None
+    site.count(3)
+    site.probe()
+    assert site.presence.facts(site.clock.now).unnamed == 3
+    assert site.device("left").then is None
+
+
 def test_a_late_uptime_is_no_restart() -> None:
     """What counts is the last uptime before a probe comes back, within a minute."""
     site = Site()
