@@ -53,7 +53,7 @@ class Listing:
         if not source.on:
             self.in_use, self.latest, self._failure = False, None, ""
 
-    def take(self, answer: ClientList, is_known_open: Callable[[str], bool]) -> frozenset[str] | None:
+    def take(self, answer: ClientList, is_known_open: Callable[[str], bool]) -> bool:
         """Take an answer, unless it cannot be believed.
 
         Args:
@@ -61,16 +61,15 @@ class Listing:
             is_known_open: whether a name is the bridge's, or has a session that was open before the call and still is.
 
         Returns:
-            The names that were on the list before and are not any more; None if the answer is not believed.
+            Whether it was taken.
         """
         if not self._source.on:
-            return None
+            return False
         if not any(map(is_known_open, answer.names)):
             self._failure = "the list names neither the bridge nor a session that is known to be open"
-            return None
-        before = self.latest.names if self.latest else frozenset()
+            return False
         self.latest, self._failure, self.in_use = answer, "", True
-        return before - answer.names
+        return True
 
     def failed(self, reason: str) -> None:
         """The list could not be had."""

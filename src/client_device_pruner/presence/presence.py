@@ -88,7 +88,7 @@ class Presence:
         self._messages = Messages(presence.message_topics, presence.ignored_payloads)
         if not presence.connection_events and (self._events_in_use or self._count_in_use):
             self._events_in_use = self._count_in_use = False
-            self.sessions.forget()
+            self.sessions.forget(self.observed.seconds)
             self.counts = Counts(self.devices)
             self.counts.scale = settings.scale
 
@@ -111,7 +111,9 @@ class Presence:
 
     def use_list(self, source: ListSource) -> None:
         """Take over where the client list comes from; one that is switched off is forgotten."""
+        before = self._present_names()
         self._listing.use(source)
+        self._date_absent(before)
 
     # What is heard
 
@@ -178,16 +180,25 @@ class Presence:
             open_before = device is not None and device.session and device.session_since < answer.began
             return open_before or fnmatchcase(name, self._bridge_ids)
 
-        gone = self._listing.take(answer, is_known_open)
-        if gone is None:
+        before = self._present_names()
+        if not self._listing.take(answer, is_known_open):
             return
-        for name in gone:
-            if device := self.devices.by_name.get(name):
-                device.present_until = self.observed.seconds
-                self.devices.touch(device)
+        self._date_absent(before)
         for name in answer.names:
             if name in self.devices.by_name or not self._listed_once:
                 self._sight(self.devices.get(name), "clientList")
+
+    def _present_names(self) -> frozenset[str]:
+        if self._listing.in_use:
+            return self._listing.latest.names if self._listing.latest else frozenset()
+        return frozenset(device.name for device in self.devices.by_name.values() if device.session)
+
+    def _date_absent(self, before: frozenset[str]) -> None:
+        """What was present, by the list or by its session, and is not any more, was present until now."""
+        for name in before - self._present_names():
+            if device := self.devices.by_name.get(name):
+                device.present_until = self.observed.seconds
+                self.devices.touch(device)
 
     def list_failed(self, failure: ClientListFailed) -> None:
         """The client list could not be had."""

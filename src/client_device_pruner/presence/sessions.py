@@ -136,9 +136,11 @@ class Sessions:
             if device.session and not device.associated and device.announced < 2:
                 self._end_unheard(device, observed_seconds)
 
-    def forget(self) -> None:
-        """Connection events are switched off: forget all that they told."""
+    def forget(self, observed_seconds: float) -> None:
+        """Connection events are switched off: forget all that they told, but that a session was open until now."""
         for device in self._devices.by_name.values():
+            if device.session:
+                device.present_until = observed_seconds
             if device.session or device.announced or device.ended_id is not None or device.then is not None:
                 device.session, device.session_id, device.ended_id = False, None, None
                 device.announced, device.then, device.keepalive = 0, None, True

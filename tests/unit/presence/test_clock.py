@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from client_device_pruner.presence.clock import DAY_SECONDS, ObservedClock, Shares
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.devices import HALF_YEAR_SECONDS
 from client_device_pruner.presence.listing import ListSource
@@ -266,3 +267,23 @@ def test_retained_messages_are_pointed_out() -> None:
         site.minutes(60)
     assert "clients/pump-7/status" in site.presence.hint("pump-7")
     assert site.presence.hint("pump-9") == ""
+
+
+def test_what_was_present_by_another_input_was_present_until_now() -> None:
+    """Switching an input on or off makes nobody silent for the time that it was connected."""
+    site = Site()
+    site.associate("pump-7", "lamp-1")
+    site.connected("pump-7", 1)
+    site.connected("lamp-1", 2)
+    site.probe()
+    site.days(40)
+    site.list("lamp-1")
+    assert site.verdict("pump-7").silent_seconds == 0
+    site.minutes(5)
+    assert site.verdict("pump-7").silent_seconds < 600
+    site.days(1)
+    site.list("lamp-1")
+    site.presence.use_list(ListSource(on=False))
+    site.settings = Site({"presence": {"connectionEvents": False}}).settings
+    site.presence.use(site.settings)
+    assert site.verdict("lamp-1").silent_seconds < 600
