@@ -213,7 +213,7 @@ class App:
         at = self._clock.monotonic()
         match item:
             case ipc.Message(topic, payload, received):
-                if not self._link.take(topic, payload, received):
+                if not self._link.take(topic, received):
                     self._core.presence.take(topic.removeprefix(IN), payload, received)
             case Overflow(messages):
                 LOGGER.warning(

@@ -109,14 +109,11 @@ class FakeIpc:
     def subscribe(self, topic: str) -> None:
         """See `Ipc`."""
         self.subscribed += 1
+        self.subscriptions.clear()
         if self._answered("SubscribeToTopic", topic):
             self.subscriptions.append(topic)
             self.alive = True
             self.tell(Subscribed(topic))
-
-    def unsubscribe(self) -> None:
-        """See `Ipc`."""
-        self.subscriptions.clear()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """See `Ipc`."""

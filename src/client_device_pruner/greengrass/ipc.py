@@ -1,4 +1,5 @@
 """The edge to Greengrass: one connection, asynchronous calls, and callbacks that only put into the queue."""
+# ruff: noqa: D102 - `Ipc` tells what the methods of `GreengrassIpc` do
 
 from __future__ import annotations
 
@@ -89,10 +90,7 @@ class Ipc(Protocol):
     """What the component asks of Greengrass; every answer arrives as news."""
 
     def subscribe(self, topic: str) -> None:
-        """Subscribe to a filter on local pub/sub, our own messages included."""
-
-    def unsubscribe(self) -> None:
-        """Close all subscriptions, whatever state they are in."""
+        """Subscribe to a filter on local pub/sub, our own messages included, in place of the last subscription."""
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish a binary message on local pub/sub: one of JSON can end subscriptions on Lite (case 27)."""
@@ -117,21 +115,18 @@ class Ipc(Protocol):
 
 
 class GreengrassIpc:
-    """The connection, through the unmodified SDK.
+    """The connection, through the unmodified SDK; making one raises whatever the SDK does when it cannot connect.
 
-    Args:
-        deliver: takes messages of the subscription, which may be dropped; called on the network's thread.
-        report: takes all other news; called on the network's thread, or on the caller's.
-
-    Raises:
-        Exception: whatever the SDK raises when it cannot connect.
+    `deliver` takes messages of the subscription, which may be dropped, on the network's thread; `report` takes all
+    other news, on that thread or the caller's.
     """
 
     def __init__(self, deliver: Callable[[Message], None], report: Callable[[News], None]) -> None:
         self._deliver = deliver
         self._report = report
         self._closed = False
-        self._subscriptions: list[Any] = []
+        self._stream: Any = None
+        self._subscription = 0
         # The SDK's objects refer to one another: a lost connection keeps a thread until the collector finds it.
         gc.collect()
         connection = connect(lifecycle_handler=_Lifecycle(self), timeout=CONNECT_SECONDS)
@@ -140,116 +135,82 @@ class GreengrassIpc:
         self._client = GreengrassCoreIPCClientV2(client=connection, executor=None)
 
     def subscribe(self, topic: str) -> None:
-        """See `Ipc`."""
-        deliver = self._deliver
+        self._subscription += 1
+        subscription = self._subscription
+        if self._stream is not None:
+            with contextlib.suppress(Exception):
+                self._stream.close()
 
         def on_event(event: Any) -> None:
-            at = time.monotonic()
-            binary = event.binary_message
+            at, binary = time.monotonic(), event.binary_message
             if binary is not None:
-                deliver(Message(binary.context.topic, binary.message or b"", at))
+                self._deliver(Message(binary.context.topic, binary.message or b"", at))
             elif event.json_message is not None:
                 text = json.dumps(event.json_message.message)
-                deliver(Message(event.json_message.context.topic, text.encode(), at))
-
-        operation: Any = None
+                self._deliver(Message(event.json_message.context.topic, text.encode(), at))
 
         def on_closed() -> None:
             # One that we closed ourselves is no news.
-            if operation in self._subscriptions:
+            if subscription == self._subscription:
                 self.report(StreamClosed(topic))
 
-        def call() -> Future[Any]:
-            nonlocal operation
-            future, operation = self._client.subscribe_to_topic_async(
-                topic=topic,
-                receive_mode=model.ReceiveMode.RECEIVE_ALL_MESSAGES,
-                on_stream_event=on_event,
-                on_stream_error=self._keep_open,
-                on_stream_closed=on_closed,
-            )
-            self._subscriptions.append(operation)
-            started: Future[Any] = future
-            return started
-
-        self._start("SubscribeToTopic", topic, call, lambda _answer: self.report(Subscribed(topic)))
-
-    def unsubscribe(self) -> None:
-        """See `Ipc`."""
-        ended, self._subscriptions = self._subscriptions, []
-        for operation in ended:
-            with contextlib.suppress(Exception):
-                operation.close()
+        self._stream = self._start(
+            "SubscribeToTopic",
+            topic,
+            self._client.subscribe_to_topic_async,
+            done=lambda _answer: self.report(Subscribed(topic)),
+            topic=topic,
+            receive_mode=model.ReceiveMode.RECEIVE_ALL_MESSAGES,
+            on_stream_event=on_event,
+            on_stream_error=_keep_open,
+            on_stream_closed=on_closed,
+        )
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """See `Ipc`."""
         message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
-        self._start(
-            "PublishToTopic",
-            topic,
-            lambda: self._client.publish_to_topic_async(topic=topic, publish_message=message),
-        )
+        call = self._client.publish_to_topic_async
+        self._start("PublishToTopic", topic, call, topic=topic, publish_message=message)
 
     def publish_to_iot_core(self, topic: str, payload: bytes) -> None:
-        """See `Ipc`."""
-        self._start(
-            "PublishToIoTCore",
-            topic,
-            lambda: self._client.publish_to_iot_core_async(
-                topic_name=topic, qos=model.QOS.AT_LEAST_ONCE, payload=payload
-            ),
-        )
+        qos, call = model.QOS.AT_LEAST_ONCE, self._client.publish_to_iot_core_async
+        self._start("PublishToIoTCore", topic, call, topic_name=topic, qos=qos, payload=payload)
 
     def read_configuration(self, component: str | None) -> None:
-        """See `Ipc`."""
         self._start(
             "GetConfiguration",
             component or "",
-            lambda: self._client.get_configuration_async(component_name=component, key_path=[]),
-            lambda answer: self.report(Configuration(component, answer.value, "")),
-            lambda error: self.report(Configuration(component, None, _explain(error))),
+            self._client.get_configuration_async,
+            done=lambda answer: self.report(Configuration(component, answer.value, "")),
+            failed=lambda error: self.report(Configuration(component, None, _explain(error))),
+            component_name=component,
+            key_path=[],
         )
 
     def follow_configuration(self, component: str | None) -> None:
-        """See `Ipc`."""
         self._start(
             "SubscribeToConfigurationUpdate",
             component or "",
-            lambda: self._client.subscribe_to_configuration_update_async(
-                component_name=component,
-                key_path=[],
-                on_stream_event=lambda _event: self.report(ConfigurationChanged(component)),
-                on_stream_error=self._keep_open,
-            )[0],
+            self._client.subscribe_to_configuration_update_async,
+            component_name=component,
+            key_path=[],
+            on_stream_event=lambda _event: self.report(ConfigurationChanged(component)),
+            on_stream_error=_keep_open,
         )
 
     def follow_deployments(self) -> None:
-        """See `Ipc`."""
-
         def on_event(event: Any) -> None:
             if event.pre_update_event is not None:
                 self.report(PreUpdate(event.pre_update_event.deployment_id or ""))
 
-        self._start(
-            "SubscribeToComponentUpdates",
-            "",
-            lambda: self._client.subscribe_to_component_updates_async(
-                on_stream_event=on_event, on_stream_error=self._keep_open
-            )[0],
-        )
+        call = self._client.subscribe_to_component_updates_async
+        self._start("SubscribeToComponentUpdates", "", call, on_stream_event=on_event, on_stream_error=_keep_open)
 
     def defer(self, deployment_id: str, milliseconds: int) -> None:
-        """See `Ipc`."""
-        self._start(
-            "DeferComponentUpdate",
-            deployment_id,
-            lambda: self._client.defer_component_update_async(
-                deployment_id=deployment_id, recheck_after_ms=milliseconds
-            ),
-        )
+        call = self._client.defer_component_update_async
+        answer: dict[str, Any] = {"deployment_id": deployment_id, "recheck_after_ms": milliseconds}
+        self._start("DeferComponentUpdate", deployment_id, call, **answer)
 
     def close(self) -> None:
-        """See `Ipc`."""
         self._closed = True
         with contextlib.suppress(Exception):
             self._client.close().result(1.0)
@@ -263,11 +224,13 @@ class GreengrassIpc:
         self,
         operation: str,
         resource: str,
-        call: Callable[[], Future[Any]],
-        done: Callable[[Any], None] | None = None,
+        call: Callable[..., Any],
+        *,
+        done: Callable[[Any], None] = lambda _answer: None,
         failed: Callable[[BaseException], None] | None = None,
-    ) -> None:
-        """Begin a call; whatever goes wrong, now or later, becomes news."""
+        **arguments: Any,
+    ) -> Any:
+        """Begin a call, and give its stream if it has one; whatever goes wrong, now or later, becomes news."""
 
         def refused(error: BaseException) -> None:
             unauthorized = isinstance(error, model.UnauthorizedError)
@@ -275,22 +238,19 @@ class GreengrassIpc:
 
         def finished(future: Future[Any]) -> None:
             error = future.exception()
-            if error is not None:
-                (failed or refused)(error)
-            elif done is not None:
+            if error is None:
                 done(future.result())
+            else:
+                (failed or refused)(error)
 
         try:
-            future = call()
+            started = call(**arguments)
         except Exception as error:  # noqa: BLE001 - a closed connection raises what it likes
             (failed or refused)(error)
-        else:
-            future.add_done_callback(finished)
-
-    @staticmethod
-    def _keep_open(_error: Exception) -> bool:
-        # A payload that the SDK cannot parse must not end the watch.
-        return False
+            return None
+        future, stream = started if isinstance(started, tuple) else (started, None)
+        future.add_done_callback(finished)
+        return stream
 
 
 class _Lifecycle(LifecycleHandler):
@@ -302,6 +262,11 @@ class _Lifecycle(LifecycleHandler):
 
     def on_error(self, _error: Exception) -> bool:
         return True
+
+
+def _keep_open(_error: Exception) -> bool:
+    """A payload that the SDK cannot parse must not end the watch."""
+    return False
 
 
 def _explain(error: BaseException) -> str:

@@ -49,17 +49,9 @@ class _Probe:
 class Link:
     """Sends through the connection while there is one, finds out what has died, and renews it.
 
-    All times are monotonic seconds.
-
-    Args:
-        connect: begins to connect; the outcome comes as news.
-        give_up: ends the process so that the nucleus starts it anew, if that has not happened too often.
-        on_return: called with (sent, received) when a probe came back before its successor was due.
-        on_gap: called with the reason when a probe was lost, or the subscription or the connection began anew.
-
-    Attributes:
-        trouble: empty while probes come back, else which part fails and what comes next.
-        trouble_since: when that began.
+    All times are monotonic seconds. `connect` begins to connect, and the outcome comes as news; `give_up` ends the
+    process, if that has not happened too often; `on_return` gets (sent, received) when a probe came back before its
+    successor was due, and `on_gap` the reason when one was lost, or the subscription or the connection began anew.
     """
 
     def __init__(
@@ -71,28 +63,24 @@ class Link:
         on_gap: Callable[[str], None],
     ) -> None:
         self.trouble = ""
+        """Empty while probes come back, else which part fails and what comes next."""
         self.trouble_since = 0.0
-        self._connect = connect
-        self._give_up = give_up
-        self._on_return = on_return
-        self._on_gap = on_gap
-        self._interval = 60.0
-        self._scale = 1.0
-        self._run, self._number = os.urandom(4).hex(), 0
+        self._connect, self._give_up = connect, give_up
+        self._on_return, self._on_gap = on_return, on_gap
+        self._interval, self._scale = 60.0, 1.0
         self._probe, self._extra = _Probe(), _Probe()
-        self._lost_probes = 0
+        self._lost_probe = False
         self._ipc: Ipc | None = None
         self._no_connection = ""
         self._failed_attempts = 0
         self._connect_at = _NEVER
         self._subscribed = False
         self._subscribe_at = _NEVER
-        self._self_test = ""
-        self._echoed = False
+        self._testing = self._echoed = False
         self._deadline = _NEVER
         self._remedies = 0
         self._deferred = ("", 0.0)
-        self._refusals: dict[tuple[str, str], Finding | None] = {}
+        self._refusals: dict[tuple[str, str], Finding] = {}
 
     def use(self, probe_interval_seconds: float, scale: float) -> None:
         """Take the settings: the probe interval, and what the fixed times are multiplied by."""
@@ -107,7 +95,6 @@ class Link:
         self._failed_attempts, self._connect_at = 0, _NEVER
         ipc.follow_deployments()
         self._subscribe(at)
-        self._settle(at)
 
     def lost(self, reason: str, at: float, refused: bool = False) -> None:
         """Heed that the connection ended, or that an attempt to connect failed (`refused`)."""
@@ -117,7 +104,6 @@ class Link:
         self._failed_attempts += refused
         again = self._failed_attempts > 1
         self._connect_at = at + self._fixed(RETRY_SECONDS if again else RECONNECT_SECONDS)
-        self._settle(at)
         if again:
             # After a restart of the nucleus the token of this process is void: only a new process can connect.
             self._give_up(f"no connection to Greengrass: {reason}")
@@ -129,38 +115,34 @@ class Link:
         self._on_gap("a new subscription")
         if self._remedies:
             self._send_self_test(at)
-        self._send_probe(at)
-        self._settle(at)
+        self._probe = self._send_probe(at)
 
     def stream_closed(self, topic: str, at: float) -> None:
         """Heed that Greengrass ended the subscription."""
         self._subscribed, self._deadline = False, _NEVER
         self._subscribe_at = at + self._fixed(RECONNECT_SECONDS)
         self._on_gap(f"the subscription to {topic} was closed")
-        self._settle(at)
 
     def refused(self, refused: Refused, at: float) -> None:
-        """Say once what Greengrass refuses; a missing permission stays among the findings."""
+        """Say what Greengrass refuses; a missing permission is said once, and stays among the findings."""
         key = (refused.operation, _granted(refused.resource))
+        fields = {"operation": refused.operation, "resource": refused.resource, "error": refused.error}
+        if not refused.unauthorized:
+            _LOGGER.info("a call to Greengrass failed", extra={"fields": fields})
+        elif key not in self._refusals:
+            remedy = permission(*key)
+            finding = f"Greengrass refuses {refused.operation} on {key[1]}: a permission is missing"
+            self._refusals[key] = Finding(finding, remedy)
+            _LOGGER.error("a permission is missing", extra={"fields": {**fields, "remedy": remedy}})
         if refused.operation == "SubscribeToTopic" and refused.unauthorized:
             # Neither a new connection nor a new process has a permission that is missing.
             self._deadline, self._subscribe_at = _NEVER, at + self._interval
-        if key not in self._refusals:
-            fields = {"operation": refused.operation, "resource": refused.resource, "error": refused.error}
-            self._refusals[key] = None
-            if refused.unauthorized:
-                fields["remedy"] = permission(*key)
-                text = f"Greengrass refuses {refused.operation} on {key[1]}: a permission is missing"
-                self._refusals[key] = Finding(text, fields["remedy"])
-            level = logging.INFO if _can_be_done_without(*key) else logging.ERROR
-            _LOGGER.log(level, "Greengrass refused a call", extra={"fields": fields})
-        self._settle(at)
 
     def deployed(self) -> None:
-        """Forget the refusals that a deployment could end: it is to be seen again whether they last."""
+        """Forget the refusals, which a deployment could end: it is to be seen again whether they last."""
         if ("SubscribeToTopic", _granted(_FILTER)) in self._refusals:
             self._subscribe_at = -_NEVER
-        self._refusals = {key: None for key in self._refusals if _can_be_done_without(*key)}
+        self._refusals.clear()
 
     def close(self) -> None:
         """End the connection."""
@@ -171,12 +153,11 @@ class Link:
 
     # Messages
 
-    def take(self, topic: str, payload: bytes, received: float) -> bool:
+    def take(self, topic: str, received: float) -> bool:
         """Take a message if it is a probe, a heartbeat or a self-test; True if so."""
         if topic == SELF_TEST:
-            if payload.decode(errors="replace") == self._self_test != "":
-                self._self_test, self._echoed, self._deadline, self._remedies = "", True, _NEVER, 0
-                self._settle(received)
+            if self._testing:
+                self._testing, self._echoed, self._deadline, self._remedies = False, True, _NEVER, 0
             return True
         if not topic.startswith(IN + PROBE):
             return False
@@ -192,8 +173,8 @@ class Link:
                 return  # its successor was due: it counts as lost
             self._on_return(probe.sent_at, received)
         probe.returned = True
-        self._lost_probes = self._remedies = 0
-        self._self_test, self._deadline = "", _NEVER
+        self._lost_probe = self._testing = False
+        self._remedies, self._deadline = 0, _NEVER
         self._refusals.pop(("PublishToTopic", _granted(PROBE)), None)
         if self.trouble:
             _LOGGER.info("the probe comes back again", extra={"fields": {"after": self.trouble}})
@@ -201,33 +182,28 @@ class Link:
 
     def send_extra(self, at: float) -> str:
         """Send a probe between the regular ones; what was sent before it is processed once it has returned."""
-        self._extra = self._new(at)
-        self.publish(PROBE + self._extra.id, b"probe")
+        self._extra = self._send_probe(at)
         return self._extra.id
 
     def returned(self, probe_id: str) -> bool:
         """Whether the latest extra probe is this one, and came back."""
         return self._extra.id == probe_id and self._extra.returned
 
-    def _send_probe(self, at: float) -> None:
-        self._probe = self._new(at)
-        self.publish(PROBE + self._probe.id, b"probe")
+    def _send_probe(self, at: float) -> _Probe:
+        probe = _Probe(os.urandom(8).hex(), at, returned=False)
+        self.publish(PROBE + probe.id, b"probe")
+        return probe
 
     def _send_self_test(self, at: float) -> None:
-        self._self_test, self._deadline = self._new(at).id, at + self._fixed(SELF_TEST_SECONDS)
-        self.publish(SELF_TEST, self._self_test.encode())
-
-    def _new(self, at: float) -> _Probe:
-        self._number += 1
-        return _Probe(f"{self._run}-{self._number}", at, returned=False)
+        self._testing, self._deadline = True, at + self._fixed(SELF_TEST_SECONDS)
+        self.publish(SELF_TEST, b"")
 
     # What is due
 
     def tick(self, at: float) -> float:
         """Do what is due: connect, subscribe, send the probe, find out where one was lost, and renew what died.
 
-        Returns:
-            When it wants to be called next; infinity if only news can change anything.
+        Returns when it wants to be called next; infinity if only news can change anything.
         """
         if at >= self._connect_at:
             self._connect_at = _NEVER
@@ -236,11 +212,11 @@ class Link:
             self._subscribe(at)
         if self._subscribed and at >= self._probe.sent_at + self._interval:
             if not self._probe.returned:
-                self._lost_probes += 1
+                self._lost_probe = True
                 self._on_gap("a probe did not come back")
-                if not self._self_test:
+                if not self._testing:
                     self._send_self_test(at)
-            self._send_probe(at)
+            self._probe = self._send_probe(at)
         if at >= self._deadline:
             self._renew(at)
         self._settle(at)
@@ -249,15 +225,14 @@ class Link:
 
     def _subscribe(self, at: float) -> None:
         if self._ipc is not None:
-            self._ipc.unsubscribe()
-            self._subscribed, self._echoed, self._self_test = False, False, ""
+            self._subscribed = self._echoed = self._testing = False
             self._subscribe_at, self._deadline = _NEVER, at + self._fixed(SELF_TEST_SECONDS)
             self._ipc.subscribe(_FILTER)
 
     def _renew(self, at: float) -> None:
         """Take the next remedy: neither the answer to the subscription nor the self-test came in time."""
-        self._deadline, self._self_test, self._echoed = _NEVER, "", False
-        if self._refusals.get(("PublishToTopic", _granted(SELF_TEST))):
+        self._deadline, self._testing, self._echoed = _NEVER, False, False
+        if ("PublishToTopic", _granted(SELF_TEST)) in self._refusals:
             return  # it was never sent
         self._remedies += 1
         if self._remedies == 1:
@@ -269,7 +244,6 @@ class Link:
             self._connect()
         else:
             self._connect_at = at + self._fixed(RETRY_SECONDS)
-            self._settle(at)
             self._give_up("the subscription to local pub/sub stays dead, also on a new connection")
 
     def _fixed(self, seconds: float) -> float:
@@ -280,12 +254,10 @@ class Link:
     def _settle(self, at: float) -> None:
         """Say what fails, if that changed; only a probe that comes back ends it."""
         trouble = self._explain()
-        if trouble == self.trouble:
-            return
-        if not self.trouble:
-            self.trouble_since = at
-        self.trouble = trouble
-        _LOGGER.warning("nothing is observed", extra={"fields": {"reason": trouble}})
+        if trouble != self.trouble:
+            self.trouble_since = self.trouble_since if self.trouble else at
+            self.trouble = trouble
+            _LOGGER.warning("nothing is observed", extra={"fields": {"reason": trouble}})
 
     def _explain(self) -> str:
         if self._no_connection:
@@ -299,35 +271,31 @@ class Link:
         if self._remedies or self._subscribe_at < _NEVER:
             what = "the connection" if self._remedies > 1 else "it"
             return f"the subscription to local pub/sub is dead: {what} is made anew"
-        if self._lost_probes and self._echoed:
-            return (
-                "the probe reaches local pub/sub but does not come back from the broker: the bridge, its mapping or the"
-                " broker does not work (without a bridge: what echoes the probe in its place)"
-            )
-        if self._lost_probes:
+        if self._lost_probe and self._echoed:
+            why = "the bridge, its mapping or the broker does not work (without a bridge: what echoes in its place)"
+            return f"the probe reaches local pub/sub but does not come back from the broker: {why}"
+        if self._lost_probe:
             return "a probe did not come back: it is found out where it was lost"
         return "the probe has not come back yet" if self.trouble else ""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The permissions that are missing, with the JSON that grants them."""
-        return tuple(finding for finding in self._refusals.values() if finding)
+        return tuple(self._refusals.values())
 
     # Calls
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """Publish on local pub/sub; False if there is no connection."""
-        if self._ipc is None:
-            return False
-        self._ipc.publish(topic, payload)
-        return True
+        if self._ipc is not None:
+            self._ipc.publish(topic, payload)
+        return self._ipc is not None
 
     def publish_to_iot_core(self, topic: str, payload: bytes) -> bool:
         """Publish to AWS IoT Core; False if there is no connection to Greengrass."""
-        if self._ipc is None:
-            return False
-        self._ipc.publish_to_iot_core(topic, payload)
-        return True
+        if self._ipc is not None:
+            self._ipc.publish_to_iot_core(topic, payload)
+        return self._ipc is not None
 
     def read_configuration(self, component: str | None, follow: bool = False) -> None:
         """Ask for a component's configuration (None: our own), and to be told when it changes."""
@@ -348,13 +316,6 @@ class Link:
 def _granted(resource: str) -> str:
     """The resource of the recipe's policy that covers a topic, or the topic itself."""
     return next((f"{prefix}*" for prefix in ("client-device-pruner/", PROBE) if resource.startswith(prefix)), resource)
-
-
-def _can_be_done_without(operation: str, component: str) -> bool:
-    """Whether all goes on without a call: Greengrass Lite has no such deployments, and neither bridge nor EMQX."""
-    return operation == "SubscribeToComponentUpdates" or (
-        operation == "SubscribeToConfigurationUpdate" and component != ""
-    )
 
 
 def permission(operation: str, resource: str) -> str:

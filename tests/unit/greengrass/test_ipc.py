@@ -109,8 +109,7 @@ def test_messages_arrive_as_bytes(client: Client, news: list[News]) -> None:
 
 
 def test_only_an_end_that_is_not_ours_is_news(edge: GreengrassIpc, client: Client, news: list[News]) -> None:
-    """Greengrass closed the subscription, or we did."""
-    edge.unsubscribe()
+    """Greengrass closed the subscription, or a new one of ours took its place."""
     edge.subscribe("in/#")
     assert news == [Subscribed("in/#")]
     client.streams[1].close()

@@ -71,8 +71,8 @@ class Site:
         """Hand one piece of news to the link."""
         at = self.clock.now
         match news:
-            case Message(topic, payload, received):
-                self.link.take(topic, payload, received)
+            case Message(topic, _, received):
+                self.link.take(topic, received)
             case Subscribed(topic):
                 self.link.subscribed(topic, at)
             case StreamClosed(topic):
@@ -133,10 +133,10 @@ def test_a_late_probe_is_no_return(site: Site) -> None:
     site.ipc.carries_probe = False
     site.run(60)
     probe = IN + site.ipc.last_probe
-    assert site.link.take(probe, b"", site.clock.now + 60.1)
+    assert site.link.take(probe, site.clock.now + 60.1)
     assert len(site.returns) == 1
-    assert site.link.take(probe, b"", site.clock.now + 1)
-    assert site.link.take(probe, b"", site.clock.now + 2)
+    assert site.link.take(probe, site.clock.now + 1)
+    assert site.link.take(probe, site.clock.now + 2)
     assert len(site.returns) == 2
 
 
@@ -144,17 +144,17 @@ def test_a_heartbeat_counts_as_the_return_of_the_probe(site: Site) -> None:
     """A publisher that cannot echo tells with it that it works; one that was received earlier tells nothing."""
     site.ipc.carries_probe = False
     site.run(60)
-    assert site.link.take(HEARTBEAT, b"", site.clock.now - 0.1)
+    assert site.link.take(HEARTBEAT, site.clock.now - 0.1)
     assert len(site.returns) == 1
-    assert site.link.take(HEARTBEAT, b"", site.clock.now + 20)
+    assert site.link.take(HEARTBEAT, site.clock.now + 20)
     assert site.returns[1:] == [(site.clock.now, site.clock.now + 20)]
 
 
 def test_what_is_not_the_link_s(site: Site) -> None:
     """Other messages are left to others; probes of another process are taken and count for nothing."""
-    assert not site.link.take(f"{IN}clients/pump-7/telemetry", b"1", site.clock.now)
-    assert site.link.take(f"{IN}{PROBE}another-1", b"", site.clock.now)
-    assert site.link.take(SELF_TEST, b"another-2", site.clock.now)
+    assert not site.link.take(f"{IN}clients/pump-7/telemetry", site.clock.now)
+    assert site.link.take(f"{IN}{PROBE}another-1", site.clock.now)
+    assert site.link.take(SELF_TEST, site.clock.now)
     assert len(site.returns) == 1
 
 
@@ -163,7 +163,7 @@ def test_an_extra_probe(site: Site) -> None:
     site.ipc.carries_probe = False
     first = site.link.send_extra(site.clock.now)
     assert not site.link.returned(first)
-    site.link.take(HEARTBEAT, b"", site.clock.now + 1)
+    site.link.take(HEARTBEAT, site.clock.now + 1)
     assert site.link.returned(first)
     site.ipc.carries_probe = True
     second = site.link.send_extra(site.clock.now)
