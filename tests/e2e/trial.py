@@ -127,7 +127,7 @@ class Trial:
                 return status
             in_time = asyncio.get_running_loop().time() < end and self.core.component.state is not State.BROKEN
             assert in_time, f"{what}: not in time; the last status: {status}\n{self.last_words()}"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)  # each costs a process
 
     async def observes(self, seconds: float) -> None:
         """Wait until so many more seconds of observed time have passed."""
