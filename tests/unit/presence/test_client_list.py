@@ -338,10 +338,12 @@ class TestLogin:
         assert isinstance(caller.fetch(login_to(emqx)), ClientList)
 
     def test_a_token_that_is_never_accepted(self, emqx: Emqx, caller: Caller) -> None:
-        """One new login, not more."""
+        """One new login a call, not more."""
         emqx.answers["/clients"] = _document(401, {"code": "BAD_TOKEN"})
 
         assert "401 BAD_TOKEN" in reason_of(caller.fetch(login_to(emqx)))
+        assert emqx.requests.count("POST /api/v5/login") == 1
+        caller.fetch(login_to(emqx))
         assert emqx.requests.count("POST /api/v5/login") == 2
 
     def test_another_login_is_used_at_once(self, emqx: Emqx, caller: Caller) -> None:
