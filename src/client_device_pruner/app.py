@@ -132,7 +132,7 @@ class App:
         self._stopping = False
         self._status = 0
         self._started = clock.monotonic()
-        self._blind = False
+        self._blind = self._observing = False
         self._asked: Access | None = None
         self._next_list = float("inf")
 
@@ -285,6 +285,10 @@ class App:
             core.guards.hold(Hold("notObserving", f"no time has been observed since {wall}: {reason}", remedy))
         else:
             core.guards.release("notObserving")
+        observing = core.presence.observed.since_wall is not None
+        if observing != self._observing:
+            self._observing = observing
+            core.hurry()
         if blind != self._blind:
             self._blind = blind
             core.store.note(core.clock.wall(), None, "notObserving" if blind else "observing")

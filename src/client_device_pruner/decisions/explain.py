@@ -135,7 +135,7 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
             return "The broker's client list does not name it."
         case Evidence.CONNECTION_COUNT:
             return (
-                f"The broker has {facts.unnamed} connections that cannot be named, not more than the {then} when it"
+                f"The broker has {_connections(facts.unnamed)} that cannot be named, not more than the {then} when it"
                 " left: none of them can be this device."
             )
         case Evidence.RHYTHM:
@@ -151,9 +151,9 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
             return f"Nothing shows that it is gone: {facts.count_problem}."
         case Missing.UNNAMED:
             return (
-                f"Nothing shows that it is gone: the broker has {facts.unnamed} connections that cannot be named, and"
-                f" there were {then} when it left. One of them may be this device. The broker's client list would tell:"
-                " switch it on in the EMQX component (see presence.clientList.url)."
+                f"Nothing shows that it is gone: the broker has {_connections(facts.unnamed)} that cannot be named,"
+                f" where it had {then} when the device left. One of them may be this device. The broker's client list"
+                " would tell: switch it on in the EMQX component (see presence.clientList.url)."
             )
         case Missing.FEW_MESSAGES:
             return (
@@ -178,6 +178,10 @@ def _next(verdict: Verdict, settings: Settings) -> str:
     if verdict.evidence is None:
         return ""
     return f"It is gone in {{left}}, unless it is seen; then it is marked, and after {grace} disassociated."
+
+
+def _connections(number: int | None) -> str:
+    return "1 connection" if number == 1 else f"{number} connections"
 
 
 def _text(seconds: float | None) -> str:

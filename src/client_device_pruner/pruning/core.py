@@ -158,7 +158,7 @@ class Core:
             LOGGER.warning(kind, extra={"fields": {"thingName": name, **data}})
             return
         self._events.event(self.settings, kind, name, **data)
-        self._hurry()
+        self.hurry()
 
     def mark(self, device: Device, verdict: Verdict) -> None:
         """A device is gone: its grace period begins."""
@@ -183,7 +183,7 @@ class Core:
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
             self.event(kind, name, **data)
-        self._hurry()
+        self.hurry()
 
     def begin_grace_periods_anew(self, reason: str) -> None:
         """Take every mark off: what protected the devices has changed."""
@@ -258,7 +258,7 @@ class Core:
         if self.store.connection is None and at >= self._next_open:
             self.attempt(self.open)
         if self.devices.urgent:
-            self._hurry()
+            self.hurry()
         return at >= self.next_commit
 
     @property
@@ -309,7 +309,8 @@ class Core:
             self.commit(status=status)
             self.store.close()
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
+        """Have the status, and what must not wait, written within a second."""
         self._next_urgent = min(self._next_urgent, self.clock.monotonic() + URGENT_SECONDS * self.settings.scale)
 
     # The verdicts

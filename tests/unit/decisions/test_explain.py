@@ -44,7 +44,7 @@ def test_a_silent_device_with_evidence() -> None:
     """When it was last seen and by what, what shows that it is gone, and when."""
     text = _text(_left())
     assert "last seen {lastSeen} ago, when the broker announced that it disconnected" in text
-    assert "1 connections that cannot be named, not more than the 1 when it left" in text
+    assert "1 connection that cannot be named, not more than the 1 when it left" in text
     assert "It is gone in {left}, unless it is seen; then it is marked, and after a grace period of 1d" in text
 
 
@@ -54,7 +54,7 @@ def test_what_is_missing_is_named_with_what_would_help() -> None:
     site.counts = 3
     site.minutes(12)
     text = _text(site)
-    assert "3 connections that cannot be named, and there were 1 when it left" in text
+    assert "3 connections that cannot be named, where it had 1 when the device left" in text
     assert "presence.clientList.url" in text
 
 
