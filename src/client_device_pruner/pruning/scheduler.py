@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from client_device_pruner.config.settings import Settings
 from client_device_pruner.decisions.policy import State
-from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, ListPage, Ready, Reply
+from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, Ready, Reply
 from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
 from client_device_pruner.pruning.failures import Failures
 from client_device_pruner.pruning.plans import Plans
@@ -253,15 +253,12 @@ class _Job:
 
     def _reply(self, at: float) -> Reply | None:
         """The answer to what was asked, or that the child is gone; None while it is waited for."""
-        awaited = self._step.request_id if isinstance(self._step, (ListPage, Batch)) else None
-        while not self._replies.empty():
-            reply = self._replies.get()
-            if reply.request_id in (awaited, None):
-                return reply
+        if not self._replies.empty():
+            return self._replies.get()
         if at < self.deadline:
             return None
         self._cloud.kill()
-        return CallFailed(awaited, "unreachable", "Deadline", "no answer in time: the call was given up")
+        return CallFailed(None, "unreachable", "Deadline", "no answer in time: the call was given up")
 
     def close(self) -> None:
         """End the child; what was begun stays journalled."""

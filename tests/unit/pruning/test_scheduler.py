@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from client_device_pruner.config.settings import parse
 from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, ListPage, Ready
 from client_device_pruner.pruning.scheduler import next_delay_seconds
-from fakes.core_device import CoreDevice, KnownDevices
+from fakes.core_device import CoreDevice, Fuse, KnownDevices
 
 
 def listings(core: CoreDevice) -> list[float]:
@@ -45,6 +46,31 @@ def test_cycles_that_fail_are_followed_by_longer_and_longer_delays(known: KnownD
     core.run_until(lambda: core.cloud.count("list") == 6, 7_200)
 
     assert [round(after - before) for before, after in itertools.pairwise(listings(core))] == [30, 60, 120, 240, 600]
+
+
+class FullDisk(Fuse):
+    """Refuses the first commit after a list."""
+
+    def point(self, label: str) -> None:
+        """See `Fuse`."""
+        listed = bool(self.passed) and self.passed[-1] == "list carried out"
+        if label != "answered":
+            self.passed.append(label)
+        if label == "COMMIT" and listed and not self.dead:
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_cycle_that_the_state_file_breaks_off_comes_again_soon(tmp_path: Path) -> None:
+    """The guard `database` holds meanwhile, and the back-off is that of any failure."""
+    core = CoreDevice(tmp_path, FullDisk())
+    core.cloud.associate("alive")
+    core.run_until(lambda: core.cloud.count("list") == 2, 3_600)
+    held = core.of_type("held")
+    core.stop()
+
+    assert {data["guard"] for data in held} == {"database"}
+    first, second = listings(core)
+    assert second - first == 30
 
 
 @pytest.mark.parametrize("listed", [False, True])
