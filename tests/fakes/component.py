@@ -22,6 +22,7 @@ from client_device_pruner.config.settings import SettingsRefused, parse
 from client_device_pruner.greengrass.ipc import Message
 from client_device_pruner.greengrass.link import PROBE
 from client_device_pruner.greengrass.queue import Queue
+from client_device_pruner.presence.client_list import Answer
 from client_device_pruner.reports.events import TYPE_PREFIX
 from client_device_pruner.store.database import read_only
 from fakes.client_list import FakeClientLists
@@ -102,8 +103,8 @@ class World:
         self.clock.now = BOOT_SECONDS
 
     def true_time(self, monotonic: float) -> float:
-        """When a reading of this boot's monotonic clock is, or will be."""
-        return monotonic + self._booted
+        """When a reading of this boot's monotonic clock is, or will be; never too early by a rounding."""
+        return monotonic + self._booted + 1e-6
 
     def _move(self, when: float) -> None:
         self.now = max(self.now, when)
@@ -153,6 +154,7 @@ class Component:
         list_failure: why the client list cannot be had; empty while it can.
         call_seconds: how long each answer of the cloud takes; 0: it comes within the call.
         disk_full: nothing can be written to the state file.
+        on_taken: called with each message and each answer of the client list that reached it.
         events: all that it published.
         exits: when it ended by itself, to be started anew.
         wake_at: when it wants to be woken, in true time.
@@ -177,6 +179,7 @@ class Component:
         self.lists: FakeClientLists | None = None
         self.to_broker: Callable[[str, bytes], object] | None = None
         self.refuse_connection = self.list_failure = ""
+        self.on_taken: Callable[[object], object] = lambda _item: None
         self.call_seconds = 0.0
         self.disk_full = False
         self.events: list[Event] = []
@@ -256,7 +259,7 @@ class Component:
             return
         self.wake_at = min(self.wake_at, self.world.true_time(wake))
         if self.cloud.held and len(self.cloud.calls) + self.cloud.starts != called:
-            self.world.after(self.call_seconds, self.cloud.release)
+            self.world.after(self.call_seconds, self._answer)
         self._collect_events()
         at, times = self._busy
         self._busy = (self.world.now, times + 1 if at == self.world.now else 0)
@@ -311,6 +314,7 @@ class Component:
         def deliver(message: Message) -> None:
             queue.put(message, len(message.topic) + len(message.payload) + 200)
             self._notice(self._burst)
+            self.on_taken(message)
 
         self.ipc = BridgedIpc(self.world.clock, deliver, self._noticed(queue.put_always))
         self.ipc.configurations = self._configurations
@@ -322,8 +326,25 @@ class Component:
         self._children = [FakeCloudChild(self.cloud, self._noticed(deliver))]
         return self._children[0]
 
+    def _answer(self) -> None:
+        """The cloud's answers arrive; the process may die of one."""
+        try:
+            self.cloud.release()
+        except Killed:
+            died = True
+        else:
+            died = False
+        if died:
+            self.kill()
+
     def _client_lists(self, deliver: Callable[[Any], None]) -> FakeClientLists:
-        self.lists = FakeClientLists(self._noticed(deliver), self.world.clock.monotonic)
+        notice = self._noticed(deliver)
+
+        def answer(item: Answer) -> None:
+            notice(item)
+            self.on_taken(item)
+
+        self.lists = FakeClientLists(answer, self.world.clock.monotonic)
         self.lists.connected, self.lists.failure = self.connected, self.list_failure
         return self.lists
 

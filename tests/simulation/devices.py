@@ -1,0 +1,290 @@
+"""Client devices and strangers that really live: they connect, speak, die, move, are replaced, or stay away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING
+
+from simulation.rates import BLIPS, DAY, FATES, HOUR, KEEPALIVES, LIFETIME, MINUTE, STYLES, YEAR
+
+if TYPE_CHECKING:
+    from simulation.site import Site
+
+Life = Iterator[float]
+"""What somebody does; yields how long it waits until it goes on, in seconds."""
+
+
+def dice(*what: object) -> Random:
+    """A stream of chances of its own, the same each time."""
+    return Random("/".join(map(str, what)))
+
+
+def drawn(rng: Random, table: tuple[tuple[str, float, str], ...]) -> str:
+    """One of a table, by its weights."""
+    return rng.choices([row[0] for row in table], [row[1] for row in table])[0]
+
+
+class Client:
+    """Whoever connects to the broker.
+
+    Attributes:
+        wants: whether it means to be connected now.
+        last_contact: true time when it was last connected, or published; None if never.
+    """
+
+    def __init__(self, site: Site, name: str, style: str) -> None:
+        self.site = site
+        self.name = name
+        self.style = style
+        self.rng = dice(site.seed, name)
+        self.wants = False
+        self.keepalive = 60
+        self.announced = True
+        self.last_contact: float | None = None
+        self.begun = 0.0
+
+    def live(self, life: Life) -> None:
+        """Go on with a life, step by step."""
+
+        def step() -> None:
+            pause = next(life, None)
+            if pause is not None:
+                self.site.world.after(max(0.1, pause), step)
+
+        step()
+
+    def arrive(self) -> None:
+        """Connect, as soon as the broker lets it."""
+        self.wants = True
+        self._try()
+
+    def leave(self) -> None:
+        """Disconnect in good order."""
+        self.wants = False
+        self._touch()
+        self.site.broker.disconnect(self.name, announced=self.announced)
+
+    def lost(self) -> None:
+        """The connection died under it: it comes back after some time of its own."""
+        self._touch()
+        if self.wants:
+            self.site.world.after(self.rng.choice((self.rng.uniform(0.3, 10), self.rng.uniform(5, 200))), self._try)
+
+    def blip(self) -> None:
+        """The connection breaks, and it comes back, half of the time before the broker has noticed."""
+        if self.connected and self.wants:
+            if self.rng.random() < 0.5:
+                self._try(anew=True)
+            else:
+                self.site.broker.disconnect(self.name, "tcp_closed", announced=self.announced)
+                self.lost()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has it connected."""
+        return self.name in self.site.broker.sessions
+
+    def _try(self, *, anew: bool = False) -> None:
+        if not self.wants or (self.connected and not anew):
+            return
+        if self.site.broker.connect(self.name, keepalive=self.keepalive, announced=self.announced):
+            self._touch()
+        else:
+            self.site.world.after(self.rng.uniform(1, 60), self._try)
+
+    def _touch(self) -> None:
+        self.last_contact = self.site.world.now
+
+
+class Device(Client):
+    """A device that is associated with the core.
+
+    Attributes:
+        alive: whether it lives on this core.
+        fate: what became of it; empty while it lives.
+        died: true time of that.
+        heard: whether anything of it ever reached the component.
+        associated_at: when it was associated first.
+        silenced: whether a mute one has lost its voice.
+    """
+
+    def __init__(self, site: Site, name: str) -> None:
+        rng = dice(site.seed, name, "style")
+        super().__init__(site, name, drawn(rng, STYLES))
+        self.keepalive = rng.choices([row[0] for row in KEEPALIVES], [row[1] for row in KEEPALIVES])[0]
+        self.alive = True
+        self.fate = ""
+        self.died: float | None = None
+        self.heard = self.silenced = False
+        self.associated_at = site.world.now
+        self.cloud_connected = rng.random() < 1 / 3
+
+    def begin(self, late_seconds: float) -> None:
+        """Begin to live after so long; some never come."""
+        if self.style == "never":
+            return
+        world = self.site.world
+        world.after(late_seconds, lambda: self.live(LIVES[self.style](self)))
+        world.after(late_seconds + HOUR + self.rng.expovariate(1 / LIFETIME), self.die)
+        if self.style not in ("daily", "weekly"):
+            self.site.world.after(late_seconds, lambda: self.live(_blips(self)))
+
+    def speak(self) -> None:
+        """Publish, if it is connected."""
+        if self.alive and self.connected:
+            self._touch()
+            self.site.spoke(self.name)
+
+    def die(self, fate: str = "") -> None:
+        """It is gone for good from this core."""
+        if not self.alive:
+            return
+        self.fate = fate or drawn(self.rng, FATES)
+        self.alive = self.wants = False
+        self.died = self.site.world.now
+        self.site.say(f"{self.name} ({self.style}) is gone: {self.fate}")
+        if self.fate in ("closed", "moved"):
+            self.site.broker.disconnect(self.name)
+        else:
+            self.site.broker.vanish(self.name, self.keepalive)
+        self.site.died(self)
+
+    def vanish(self, seconds: float) -> None:
+        """It is out of reach, without a word, and comes back."""
+        self.wants = False
+        self.site.broker.vanish(self.name, self.keepalive)
+        self.site.world.after(seconds, self.arrive)
+
+    def arrive(self) -> None:
+        """Connect, as soon as the broker lets it."""
+        if self.alive:
+            super().arrive()
+
+
+def _speaks(every: float, spread: float = 0.1) -> Callable[[Device], Life]:
+    def life(device: Device) -> Life:
+        device.arrive()
+        while device.alive:
+            yield every * device.rng.uniform(1 - spread, 1 + spread)
+            device.speak()
+
+    return life
+
+
+def _silent(device: Device) -> Life:
+    device.arrive()
+    while device.alive:
+        yield device.rng.uniform(7, 28) * DAY
+        device.speak()
+
+
+def _flapping(device: Device) -> Life:
+    while device.alive:
+        device.arrive()
+        yield device.rng.uniform(1, 120)
+        device.speak()
+        yield device.rng.expovariate(1 / (4 * HOUR))
+        device.vanish(device.rng.expovariate(1 / HOUR))
+        yield device.rng.expovariate(1 / HOUR)
+
+
+def _visits(every: float, spread: float) -> Callable[[Device], Life]:
+    def life(device: Device) -> Life:
+        while device.alive:
+            device.arrive()
+            yield device.rng.uniform(1, 30)
+            device.speak()
+            stays = device.rng.uniform(5, 300)
+            yield stays
+            if device.alive:
+                device.leave()
+            yield every + device.rng.uniform(-spread, spread)
+
+    return life
+
+
+def _seasonal(device: Device) -> Life:
+    yield device.rng.uniform(0, 60) * DAY
+    while device.alive:
+        device.arrive()
+        season = device.rng.uniform(60, 150) * DAY
+        while season > 0 and device.alive:
+            pause = 2 * HOUR * device.rng.uniform(0.9, 1.1)
+            season -= pause
+            yield pause
+            device.speak()
+        if device.alive:
+            device.leave()
+        yield device.rng.uniform(40, 100) * DAY
+
+
+def _mute(device: Device) -> Life:
+    speaks_for = device.rng.uniform(20, 150) * DAY
+    device.arrive()
+    while device.alive and speaks_for > 0:
+        pause = HOUR * device.rng.uniform(0.9, 1.1)
+        speaks_for -= pause
+        yield pause
+        device.speak()
+    device.silenced = True
+
+
+def _blips(client: Client) -> Life:
+    while True:
+        yield client.rng.expovariate(BLIPS / YEAR)
+        if isinstance(client, Device) and not client.alive:
+            return
+        client.blip()
+
+
+LIVES: dict[str, Callable[[Device], Life]] = {
+    "everySecond": _speaks(10 * MINUTE),
+    "hourly": _speaks(HOUR),
+    "sixHourly": _speaks(6 * HOUR),
+    "silent": _silent,
+    "flapping": _flapping,
+    "daily": _visits(DAY, 2 * HOUR),
+    "weekly": _visits(7 * DAY, 12 * HOUR),
+    "seasonal": _seasonal,
+    "mute": _mute,
+}
+
+
+class Stranger(Client):
+    """A client that is not associated: a dashboard, a tool, a component of the core."""
+
+    def __init__(self, site: Site, name: str, style: str) -> None:
+        super().__init__(site, name, style)
+        self.announced = not style.startswith("hidden")
+        self._starts = 0
+
+    def begin(self) -> None:
+        """Begin to live."""
+        self.live(self._at_work() if self.style.lower().endswith("tool") else self._stays())
+
+    def _stays(self) -> Life:
+        self.live(_blips(self))
+        while True:
+            self.arrive()
+            yield self.rng.expovariate(1 / (30 * DAY))
+            self.leave()
+            yield self.rng.uniform(1, 300)
+
+    def _at_work(self) -> Life:
+        every = DAY if self.style == "hiddenTool" else 2 * DAY
+        first = self.name
+        while True:
+            yield self.rng.expovariate(1 / every)
+            self._starts += 1
+            self.name = f"{first}-{self._starts}"
+            self.site.clients[self.name] = self
+            self.arrive()
+            yield self.rng.choice((self.rng.uniform(60, HOUR), self.rng.uniform(HOUR, 9 * HOUR)))
+            if self.rng.random() < 0.1:
+                self.wants = False
+                self.site.broker.vanish(self.name)
+                yield 2 * MINUTE
+            else:
+                self.leave()
+            del self.site.clients[self.name]

@@ -1,0 +1,249 @@
+"""What goes wrong on a site, when, and for how long: drawn from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from client_device_pruner.greengrass.link import IN
+from simulation.devices import dice
+from simulation.rates import DAY, DIES_WITH_POWER, FAULTS, HOUR, YEAR
+
+if TYPE_CHECKING:
+    from simulation.site import Site
+
+
+def plan(site: Site) -> None:
+    """Let every kind of fault happen at random times."""
+    for name, rate in FAULTS.items():
+        _next(site, name, rate.per_year * site.stress, dice(site.kind, site.seed, name))
+
+
+def _next(site: Site, name: str, per_year: float, rng: Random) -> None:
+    def happen() -> None:
+        site.judge.figures.faults[name] += 1
+        site.say(f"fault: {name}")
+        _WHAT[name](site, rng)
+        _next(site, name, per_year, rng)
+
+    site.world.after(rng.expovariate(per_year / YEAR), happen)
+
+
+def bridge_restarts(site: Site, rng: Random) -> None:
+    """The bridge is away for seconds or minutes; what cut it off may make some devices reconnect meanwhile."""
+    _lose_bridge(site, rng, rng.choice((rng.uniform(0, 30), rng.uniform(0, 30), rng.uniform(30, 600))))
+
+
+def bridge_broken(site: Site, rng: Random) -> None:
+    """The bridge is away for hours or days."""
+    _lose_bridge(site, rng, rng.uniform(HOUR, 4 * DAY))
+
+
+def _lose_bridge(site: Site, rng: Random, seconds: float) -> None:
+    if not site.broker.bridge_up:
+        return
+    site.broker.lose_bridge(seconds)
+    for device in [device for device in site.devices.values() if device.connected and rng.random() < 0.05]:
+        site.world.after(rng.uniform(0, min(seconds, 60.0)), device.blip)
+
+
+def broker_restarts(site: Site, rng: Random) -> None:
+    """The broker restarts; devices and bridge come back each in its own time."""
+    if site.broker.up:
+        site.broker.restart(rng.uniform(0.5, 40))
+
+
+def listener_restarts(site: Site, _rng: Random) -> None:
+    """All connections die, and the uptime goes on."""
+    if site.broker.up:
+        site.broker.restart_listener()
+
+
+def storm(site: Site, rng: Random) -> None:
+    """All devices reconnect within a second, and the broker throws the bridge out."""
+    if not site.broker.up:
+        return
+    for device in [device for device in site.devices.values() if device.connected]:
+        site.world.after(rng.uniform(0, 1), device.blip)
+    site.world.after(rng.uniform(0, 0.5), lambda: site.broker.lose_bridge(-0.7))
+
+
+def power_cut(site: Site, rng: Random) -> None:
+    """The whole site is without power for a while."""
+    _power_cut(site, rng, rng.uniform(20, 12 * HOUR))
+
+
+def off_for_weeks(site: Site, rng: Random) -> None:
+    """The core is off for weeks; its devices live on."""
+    _power_cut(site, rng, rng.uniform(10, 70) * DAY)
+
+
+def _power_cut(site: Site, rng: Random, seconds: float) -> None:
+    if not site.powered or not site.broker.up:
+        return
+    site.powered = False
+    site.kill_component(None)
+    for device in list(site.devices.values()):
+        if rng.random() < DIES_WITH_POWER:
+            site.world.after(rng.uniform(0, seconds), lambda device=device: device.die("power"))  # type: ignore[misc]
+    site.broker.go_down()
+
+    def boots() -> None:
+        site.powered = True
+        site.world.reboot()
+        if rng.random() < 0.4:
+            # No battery behind the clock: it is wrong until somebody tells the time.
+            site.set_clock_error(rng.choice((-3 * YEAR, -YEAR, -40 * DAY)))
+            site.world.after(rng.uniform(60, DAY), lambda: site.set_clock_error(0.0))
+        site.world.after(rng.uniform(1, 60), site.broker.come_up)
+        site.world.after(rng.uniform(1, 90), site.start_component)
+
+    site.world.after(seconds, boots)
+
+
+def clock_jumps(site: Site, rng: Random) -> None:
+    """The wall clock is set wrong, and right again later."""
+    site.set_clock_error(rng.choice((-20 * YEAR, -YEAR, -HOUR, HOUR, 45 * DAY, YEAR, 10 * YEAR)))
+    site.world.after(rng.uniform(60, 3 * DAY), lambda: site.set_clock_error(0.0))
+
+
+def killed(site: Site, rng: Random) -> None:
+    """The component is killed, and started again."""
+    if site.component.running:
+        site.kill_component(rng.choice((rng.uniform(2, 60), rng.uniform(60, HOUR))))
+
+
+def dies_at_a_call(site: Site, rng: Random) -> None:
+    """The component will die at one of the next points of its calls to the cloud."""
+    site.fuse = rng.randint(1, 12)
+
+
+def upgraded(site: Site, rng: Random) -> None:
+    """The component is ended properly, and its new version started."""
+    site.component.stop()
+    site.world.after(rng.uniform(10, 300), site.start_component)
+
+
+def subscription_dies(site: Site, _rng: Random) -> None:
+    """Local pub/sub stops to deliver, without a word."""
+    if site.component.ipc:
+        site.component.ipc.drop()
+
+
+def nucleus_restarts(site: Site, rng: Random) -> None:
+    """The connection to the nucleus breaks; for a while there is none."""
+    if site.component.ipc:
+        site.component.refuse_connection = "the nucleus restarts"
+        site.component.ipc.disconnect()
+        site.world.after(rng.uniform(5, 200), lambda: setattr(site.component, "refuse_connection", ""))
+
+
+def overflow(site: Site, rng: Random) -> None:
+    """A flood fills the queue, and what devices do meanwhile is dropped."""
+    if site.broker.up and site.broker.bridge_up and site.component.running:
+        for _message in range(20_001):
+            site.component.hear(f"{IN}flood", b"")
+        for device in [device for device in site.devices.values() if device.connected and rng.random() < 0.1]:
+            device.blip()
+
+
+def cloud_fails(site: Site, rng: Random) -> None:
+    """The cloud throttles, fails, or its answers are lost; sometimes it lists all the same."""
+    kind = rng.choice(("throttled", "server", "lost", "unreachable", "credentials", "accessDenied"))
+    operations = ("disassociate", "associate") + (("list",) if rng.random() < 0.6 else ())
+    lost = kind == "lost"
+    for operation in operations:
+        site.component.cloud.fail(operation, "server" if lost else kind, carried_out=lost, times=10_000)
+    site.world.after(rng.uniform(60, 2 * DAY), site.component.cloud.faults.clear)
+
+
+def cloud_lies(site: Site, rng: Random) -> None:
+    """The list of associations is short for some hours."""
+    cloud, share = site.component.cloud, rng.choice((0.0, 0.5, 0.9))
+    cloud.hidden.update(name for name in site.devices if rng.random() >= share)
+    site.world.after(rng.uniform(HOUR, 13 * HOUR), cloud.hidden.clear)
+
+
+def cloud_refuses(site: Site, rng: Random) -> None:
+    """The cloud refuses one device, for some days."""
+    name, refusing = rng.choice(sorted(site.devices)), site.component.cloud.refusing
+    refusing[name] = "InternalError"
+    site.world.after(rng.uniform(1, 20) * DAY, lambda: refusing.pop(name, None))
+
+
+def list_fails(site: Site, rng: Random) -> None:
+    """EMQX' HTTP API does not answer."""
+    site.component.fail_lists("503")
+    site.world.after(rng.uniform(HOUR, 3 * DAY), lambda: site.component.fail_lists(""))
+
+
+def disk_full(site: Site, rng: Random) -> None:
+    """Nothing can be written."""
+    site.component.disk_full = True
+    site.world.after(rng.uniform(60, 12 * HOUR), lambda: setattr(site.component, "disk_full", False))
+
+
+def many_leave(site: Site, rng: Random) -> None:
+    """A hall is closed: a third of the devices go within two days."""
+    for name in rng.sample(sorted(site.devices), len(site.devices) // 3):
+        if site.devices[name].style != "never":
+            site.world.after(rng.uniform(0, 2 * DAY), site.devices[name].die)
+
+
+def associated_anew(site: Site, rng: Random) -> None:
+    """Somebody takes devices off the list, and puts them back."""
+    for name in rng.sample(sorted(site.devices), 2):
+        if site.devices[name].alive and site.take_off(name):
+            site.world.after(rng.uniform(60, 2 * DAY), lambda name=name: site.component.cloud.associate(name))  # type: ignore[misc]
+
+
+def configured(site: Site, rng: Random) -> None:
+    """Somebody deploys other settings, and takes them back later."""
+    usual: dict[str, Any] = {
+        "offlineThreshold": "30d",
+        "protectedDevices": [],
+        "dryRun": False,
+        "gracePeriod": "1d",
+        "checkInterval": "6h",
+    }
+    key, value = rng.choice(
+        (
+            ("offlineThreshold", "45d"),
+            ("offlineThreshold", "20d"),
+            ("protectedDevices", ["d1*"]),
+            ("dryRun", True),
+            ("gracePeriod", "3d"),
+            ("checkInterval", "3h"),
+            ("checkInterval", "often"),
+        )
+    )
+    site.judge.threshold_changed(key, value)
+    site.component.configure({key: value})
+    site.world.after(rng.uniform(1, 40) * DAY, lambda: site.component.configure({key: usual[key]}))
+
+
+_WHAT: dict[str, Callable[[Site, Random], None]] = {
+    "bridge restarts": bridge_restarts,
+    "bridge broken": bridge_broken,
+    "broker restarts": broker_restarts,
+    "listener restarts": listener_restarts,
+    "storm": storm,
+    "power cut": power_cut,
+    "core off for weeks": off_for_weeks,
+    "clock jumps": clock_jumps,
+    "killed": killed,
+    "dies at a call": dies_at_a_call,
+    "upgraded": upgraded,
+    "subscription dies": subscription_dies,
+    "nucleus restarts": nucleus_restarts,
+    "overflow": overflow,
+    "cloud fails": cloud_fails,
+    "cloud lies": cloud_lies,
+    "cloud refuses": cloud_refuses,
+    "list fails": list_fails,
+    "disk full": disk_full,
+    "many leave": many_leave,
+    "associated anew": associated_anew,
+    "configured": configured,
+}

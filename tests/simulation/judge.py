@@ -1,0 +1,177 @@
+"""The judge knows the truth: who was cut off while connected, and how many of the dead went, after how long."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from simulation.rates import DAY, MARGIN, THRESHOLD, YEAR
+
+if TYPE_CHECKING:
+    from simulation.devices import Device
+    from simulation.site import Site
+
+GONE, NEVER, CONNECTED, EARLY, AWAY, MUTE = (
+    "dead, moved or replaced",
+    "never came",
+    "connected (FALSE)",
+    "alive, away for less than its threshold (FALSE)",
+    "alive, away for longer than its threshold",
+    "connected, but mute, where the broker says nothing (apart)",
+)
+FALSE = (CONNECTED, EARLY)
+
+
+@dataclass(slots=True)
+class Cut:
+    """A device that was cut off though it is connected, or about to be.
+
+    Attributes:
+        restored: whether it was associated again by the component.
+        sighted: whether anything of it was heard since.
+    """
+
+    kind: str
+    seed: int
+    name: str
+    style: str
+    day: float
+    verdict: str
+    restored: bool = False
+    sighted: bool = False
+
+
+@dataclass(slots=True)
+class Figures:
+    """What sites came to."""
+
+    sites: int = 0
+    device_years: float = 0.0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    cuts: list[Cut] = field(default_factory=list)
+    eligible: int = 0
+    removed: int = 0
+    days: list[float] = field(default_factory=list)
+    left: Counter[str] = field(default_factory=Counter)
+    left_styles: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    baselines: dict[str, Counter[str]] = field(default_factory=dict)
+    observed: list[float] = field(default_factory=list)
+    turns: int = 0
+
+    def add(self, other: Figures) -> None:
+        """Add those of another site."""
+        for name in self.__slots__:
+            mine, more = getattr(self, name), getattr(other, name)
+            if isinstance(mine, dict) and not isinstance(mine, Counter):
+                for key, tally in more.items():
+                    mine[key] = mine.get(key, Counter()) + tally
+            else:
+                setattr(self, name, mine + more)
+
+    @property
+    def false_connected(self) -> list[Cut]:
+        """Those that were cut off while connected."""
+        return [cut for cut in self.cuts if cut.verdict == CONNECTED]
+
+
+class Judge:
+    """Judges one site; what happens is reported to it as it happens."""
+
+    def __init__(self, site: Site) -> None:
+        self.figures = Figures(sites=1)
+        self._site = site
+        self._carried = 0
+        self._removed: dict[str, float] = {}
+        self._by_others: set[str] = set()
+        self._cut: dict[str, Cut] = {}
+        self._shortest = THRESHOLD
+
+    # The truth
+
+    def lives(self, name: str) -> bool:
+        """Whether a device that once came lives on this core."""
+        device = self._site.devices[name]
+        return device.alive and device.last_contact is not None
+
+    def verdict(self, device: Device) -> str:
+        """What the truth says of taking a device off now."""
+        if not device.alive:
+            return GONE
+        if device.last_contact is None:
+            return NEVER
+        if device.connected or device.wants:
+            return MUTE if device.silenced and self._site.kind == "messages" else CONNECTED
+        return EARLY if self._site.world.now - device.last_contact < self._shortest else AWAY
+
+    def threshold_changed(self, key: str, value: object) -> None:
+        """Somebody deployed another threshold; a shorter one counts from now on."""
+        if key == "offlineThreshold" and value == "20d":
+            self._shortest = 20 * DAY
+
+    # What happens
+
+    def disassociated(self) -> None:
+        """The cloud carried disassociations out that the component asked for."""
+        site = self._site
+        for carried in site.component.cloud.carried[self._carried :]:
+            device = site.devices[carried.name]
+            verdict = self.verdict(device)
+            self.figures.verdicts[verdict] += 1
+            self._removed.setdefault(device.name, site.world.now)
+            site.say(f"{device.name} ({device.style}) is disassociated: {verdict}")
+            if verdict in FALSE:
+                cut = Cut(site.kind, site.seed, device.name, device.style, site.world.now / DAY, verdict)
+                self.figures.cuts.append(cut)
+                self._cut[device.name] = cut
+        self._carried = len(site.component.cloud.carried)
+
+    def heard(self, device: Device) -> None:
+        """Something of a device reached the component."""
+        if device.name in self._cut:
+            self._cut[device.name].sighted = True
+
+    def taken_off(self, name: str) -> None:
+        """Somebody else took an association off."""
+        self._by_others.add(name)
+
+    def finish(self) -> None:
+        """Count up at the end."""
+        site, figures = self._site, self.figures
+        associated = site.component.cloud.associations
+        for cut in self._cut.values():
+            cut.restored = cut.name in associated
+        verdicts = self._verdicts()
+        for device in site.devices.values():
+            gone_at = self._removed.get(device.name, site.end) if device.name not in associated else site.end
+            figures.device_years += (gone_at - device.associated_at) / YEAR
+            if device.died is None or not device.heard or device.name in self._by_others:
+                continue
+            if device.died > site.end - MARGIN:
+                continue
+            figures.eligible += 1
+            if device.name not in associated:
+                figures.removed += 1
+                figures.days.append(max(0.0, self._removed[device.name] - device.died) / DAY)
+            else:
+                why = verdicts.get(device.name, "it is not known")
+                figures.left[why] += 1
+                figures.left_styles[device.style] += 1
+                site.say(f"{device.name} ({device.style}, {device.fate}) is left: {why}")
+        figures.baselines = site.baselines.tallies
+        figures.turns = site.component.turns
+        observed = site.component.kept("presence")["observedSeconds"]
+        figures.observed.append(observed / site.end)
+
+    def _verdicts(self) -> dict[str, str]:
+        """Why each device is still there, in the component's own words, without figures."""
+        rows = self._site.component.rows("SELECT name, verdict FROM verdicts")
+        found = {}
+        for row in rows:
+            verdict = json.loads(row["verdict"])
+            text = " ".join(verdict["sentences"]) or "nothing is said"
+            found[row["name"]] = f"{verdict['state']}: " + re.sub(r"\d+(\.\d+)?", "N", text)[:300]
+        return found

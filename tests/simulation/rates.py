@@ -1,0 +1,105 @@
+"""How sites, devices and strangers are mixed, and how often what goes wrong: each figure with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
+YEAR = 365.25 * DAY
+
+KINDS = ("clientList", "events+messages", "events", "messages")
+"""EMQX with its HTTP API; EMQX and what devices publish; EMQX alone; Moquette and what devices publish."""
+
+THRESHOLD = 30 * DAY
+"""`offlineThreshold`, as it is by default."""
+MARGIN = 45 * DAY
+"""Who died later than so long before the end is not counted: patience, grace period and cycles need that long."""
+
+DEVICES = (8, 128)
+"""Sites have so many devices, spread evenly over the powers of two between: few large ones, many small ones."""
+LIFETIME = 2 * YEAR
+"""How long devices live, on average: short, so that a year holds enough deaths."""
+
+STYLES = (
+    # style, of a hundred devices, why so many
+    ("everySecond", 10, "controllers; told once a probe interval, since what comes between two probes is one sighting"),
+    ("hourly", 20, "meters and sensors on mains"),
+    ("sixHourly", 12, "meters that save traffic"),
+    ("silent", 12, "actuators that are commanded, and say a word in one to four weeks"),
+    ("flapping", 6, "bad radio: gone and back some times a day"),
+    ("daily", 14, "on batteries: comes, says a word and goes"),
+    ("weekly", 8, "on small batteries"),
+    ("seasonal", 6, "irrigation, heating: there for months, away for months"),
+    ("mute", 6, "an update took its telemetry away: it stays connected without a word"),
+    ("never", 6, "associated in advance, or dead before the component came: the backlog"),
+)
+
+FATES = (
+    # fate, of a hundred deaths, why so many
+    ("power", 55, "the broker notices by keepalive, if it is there then"),
+    ("closed", 15, "switched off in good order"),
+    ("replaced", 15, "a new one is associated, the old one's association stays"),
+    ("moved", 15, "it lives on another core; a third of these associations are taken off by somebody"),
+)
+
+KEEPALIVES = ((60, 50), (300, 30), (1200, 17), (0, 3))
+"""Keepalive in seconds, of a hundred devices: most libraries have 60; 0 is what some embedded ones do (case 12)."""
+
+BLIPS = 12.0
+"""A connection breaks so often in a year by itself (a flapping one all the time); half come back as a takeover."""
+
+STRANGERS = (
+    # kind, chance that a site has one, and once more that it has a second; why
+    ("dashboard", 0.7, "announced, always there, restarts monthly"),
+    ("tool", 0.6, "a new id at each start, some times a week, for minutes or hours; a tenth ends without a word"),
+    ("hidden", 0.35, "never announced, always there, restarts monthly: a component of the core, another listener"),
+    ("hiddenTool", 0.2, "never announced, on working days"),
+)
+
+RETAINS, REPLAYED = 0.2, 3
+"""Share of the sites where brokers kept what some devices published, and of how many devices, dead ones too, the bridge
+gets it again when it reconnects (case 10)."""
+LOSSES = (0.0, 0.0, 1e-4, 1e-3)
+"""Chance of a site's single messages to be lost: local networks lose next to none, a busy broker some (QoS 0)."""
+DOUBLED, LATE, LATE_SECONDS = 0.01, 0.02, 4.0
+"""EMQX' events come twice and out of order, a known limitation."""
+STRESS = (0.1, 0.3, 1.0, 2.0)
+"""A site's faults come so many times as often as below: few sites are bad, most are calm."""
+DIES_WITH_POWER = 0.01
+"""Chance that a device does not survive a power cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often in a year, and why that often."""
+
+    per_year: float
+    why: str
+
+
+FAULTS = {
+    "bridge restarts": Rate(18, "its certificate rotates each week, networks and deployments do the rest"),
+    "bridge broken": Rate(1.5, "hours to days: a deployment with a mistake"),
+    "broker restarts": Rate(6, "updates and crashes; down for up to 40 s, the bridge comes when its back-off lets it"),
+    "listener restarts": Rate(3, "each change of EMQX' configuration"),
+    "storm": Rate(1, "all devices reconnect within a second, and EMQX throws the bridge out (case 35)"),
+    "power cut": Rate(4, "up to half a day"),
+    "core off for weeks": Rate(0.5, "plants close"),
+    "clock jumps": Rate(3, "no battery, wrong time servers, people"),
+    "killed": Rate(4, "out of memory, upgrades of the nucleus"),
+    "dies at a call": Rate(4, "the same at the worst time: around its calls to the cloud"),
+    "upgraded": Rate(3, "new versions"),
+    "subscription dies": Rate(2, "silently, as on Greengrass Lite"),
+    "nucleus restarts": Rate(3, "its own upgrades"),
+    "overflow": Rate(2, "a storm of messages fills the queue"),
+    "cloud fails": Rate(8, "throttling, outages, credentials"),
+    "cloud lies": Rate(2, "a list that is short for some hours (case 2)"),
+    "cloud refuses": Rate(1, "one entry, for days"),
+    "list fails": Rate(2, "the HTTP API is away for hours or days"),
+    "disk full": Rate(2, "logs"),
+    "many leave": Rate(0.5, "a hall is closed: a third go within two days"),
+    "associated anew": Rate(3, "somebody takes associations off and puts them back"),
+    "configured": Rate(2, "other settings for some days or weeks"),
+}
+OPERATOR = 7 * DAY
+"""A person looks at the plan that waits so often, asks the plant, and approves it if all of it is really gone."""

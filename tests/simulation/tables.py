@@ -1,0 +1,135 @@
+"""What sites came to, for people and for machines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from simulation.baselines import IN_MEMORY, INDEX, PERSISTED
+from simulation.judge import AWAY, EARLY, FALSE, GONE, MUTE, NEVER, Cut, Figures
+
+
+def at(share: float, values: Sequence[float]) -> float:
+    """The value below which that share of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """The figures of a run, for machines."""
+    wrong = figures.false_connected
+    return {
+        "sites": figures.sites,
+        "deviceYears": round(figures.device_years, 1),
+        "eligible": figures.eligible,
+        "removed": figures.removed,
+        "removedPercent": round(100 * figures.removed / max(1, figures.eligible), 1),
+        "falseConnected": len(wrong),
+        "falseConnectedRestored": sum(cut.restored for cut in wrong if cut.sighted),
+        "falseConnectedSightedSince": sum(cut.sighted for cut in wrong),
+        "falseAway": figures.verdicts[EARLY],
+        "muteConnected": figures.verdicts[MUTE],
+        "awayLonger": figures.verdicts[AWAY],
+        "daysMedian": round(at(0.5, figures.days), 1),
+        "days90": round(at(0.9, figures.days), 1),
+    }
+
+
+def tables(kinds: Mapping[str, Figures]) -> str:
+    """Everything that a run of many sites came to."""
+    whole = Figures()
+    for figures in kinds.values():
+        whole.add(figures)
+    lines = ["Dead removed, and connected devices cut off", ""]
+    header = (
+        "kind",
+        "sites",
+        "device-years",
+        "dead",
+        "removed",
+        "",
+        "days, median",
+        "90 %",
+        "connected cut off",
+        "/1,000",
+    )
+    lines += _columns([header, *(_row(name, figures) for name, figures in kinds.items())])
+    lines += ["", "Taken off, by the truth", ""]
+    verdicts = (GONE, NEVER, AWAY, MUTE, *FALSE)
+    lines += _columns(
+        [
+            ("truth", *kinds),
+            *((verdict, *(str(figures.verdicts[verdict]) for figures in kinds.values())) for verdict in verdicts),
+            ("observed share of the time", *(_share(figures) for figures in kinds.values())),
+        ]
+    )
+    lines += ["", "Connected devices cut off, each with its site", ""]
+    lines += [_cut_line(cut) for cut in whole.cuts] or ["  none"]
+    for name, figures in kinds.items():
+        lines += ["", f"Dead that stayed on {name}, in the component's own words", ""]
+        lines += [f"  {number:4} {why}" for why, number in figures.left.most_common(8)] or ["  none"]
+    lines += ["", "What simpler rules would have done on the same sites: connected devices cut off in 1,000", ""]
+    lines += _columns([("rule", *kinds, "dead removed"), *_baselines(kinds, whole)])
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: Figures) -> tuple[str, ...]:
+    wrong = len(figures.false_connected)
+    return (
+        name,
+        str(figures.sites),
+        f"{figures.device_years:,.0f}",
+        str(figures.eligible),
+        str(figures.removed),
+        f"{100 * figures.removed / max(1, figures.eligible):.1f} %",
+        f"{at(0.5, figures.days):.1f}",
+        f"{at(0.9, figures.days):.1f}",
+        str(wrong),
+        f"{1000 * wrong / max(1.0, figures.device_years):.2f}",
+    )
+
+
+def _cut_line(cut: Cut) -> str:
+    replay = f'make simulate ARGS="--kind {cut.kind} --seed {cut.seed}"'
+    after = _after(cut.sighted, cut.restored)
+    return f"  {cut.kind} {cut.style} {cut.name}, day {cut.day:.1f}, {cut.verdict}, {after}: {replay}"
+
+
+def _after(sighted: bool, restored: bool) -> str:
+    if not sighted:
+        return "not sighted since"
+    return "restored when it was sighted" if restored else "SIGHTED AND NOT RESTORED"
+
+
+def _share(figures: Figures) -> str:
+    return f"{100 * sum(figures.observed) / max(1, len(figures.observed)):.1f} %"
+
+
+def _baselines(kinds: Mapping[str, Figures], whole: Figures) -> Iterable[tuple[str, ...]]:
+    yield (
+        "this component",
+        *(f"{1000 * len(figures.false_connected) / max(1.0, figures.device_years):.1f}" for figures in kinds.values()),
+        str(whole.verdicts[GONE]),
+    )
+    for rule in (IN_MEMORY, PERSISTED, INDEX):
+        false = [
+            sum(figures.baselines[rule][verdict] for verdict in FALSE if rule in figures.baselines)
+            for figures in kinds.values()
+        ]
+        rates = (
+            f"{1000 * n / max(1.0, figures.device_years):.1f}" for n, figures in zip(false, kinds.values(), strict=True)
+        )
+        yield (rule, *rates, str(whole.baselines.get(rule, Counter())[GONE]))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if not n else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
