@@ -113,7 +113,7 @@ async def test_a_heartbeat_does_for_a_publisher_that_cannot_echo(make_trial: Mak
         heard.clear()
         await trial.event("held", guard="notObserving")
         status = await trial.status(lambda status: status["guards"])
-        assert "what echoes the probe in its place" in status["guards"][0]["reason"]
+        assert "without a bridge: what echoes" in status["guards"][0]["reason"]
         assert any("heartbeat" in one["remedy"] for one in status["doctor"])
         await trial.cycles(5)
         assert trial.associated == {"alive"}

@@ -91,9 +91,7 @@ async def test_without_a_permission_the_doctor_has_the_json_that_grants_it(
     await trial.core.deploy({COMPONENT: {"merge": json.loads(found["remedy"])}})
     await trial.until(lambda: seen(trial), "what the permission grants")
     await trial.status(lambda status: found not in status["doctor"] and not status["guards"], "all is well")
-    logged = [line for line in trial.log() if line["message"] == "Greengrass refused a call"]
-    assert [(line["level"], line["operation"], line["remedy"]) for line in logged] == [
-        ("ERROR", operation, found["remedy"])
-    ]
+    logged = [line["level"] for line in trial.log() if found["remedy"] in line.values()]
+    assert logged == ["ERROR"]
     assert trial.core.component.state is State.RUNNING
     assert trial.core.component.starts == 1
