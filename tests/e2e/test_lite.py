@@ -37,7 +37,7 @@ def speaking(trial: Trial, heard: set[str], *, heartbeat: bool = False) -> Abstr
     return meanwhile(speak())
 
 
-async def test_a_trial_with_two_settings(make_trial: MakeTrial) -> None:
+async def test_a_life_with_two_settings(make_trial: MakeTrial) -> None:
     """Case 21: texts for numbers, evidence `rhythm`, a restart with each deployment that loses nothing."""
     trial = await make_trial(lite=True)
     trial.core.cloud.associate("alive", "dead", "later")
