@@ -1,0 +1,143 @@
+"""The broker's client list over HTTP: what it shows, what is not believed, and what happens when it stays away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.trial import COMPONENT, Trial
+from local_core.core import EMQX
+from local_core.emqx_api import CLIENT, CLIENTS, EMPTY_PAGE, LOGIN
+from local_core.http_server import Fault
+
+pytestmark = [pytest.mark.e2e]
+
+PASSWORD = "correct-horse-battery"
+PRESENCE: dict[str, Any] = {"probeInterval": "1s", "clientList": {"interval": "1s"}}
+
+
+async def test_a_token_that_is_refused_in_the_middle(trial: Trial) -> None:
+    """Case 37: one new login, and the call again; nothing is lost by it, and the dead one goes."""
+    await watch(trial, "dead", "silent")
+    await trial.devices.drop("dead")
+    await trial.observes(2.0)
+    logins = trial.core.emqx_api.calls.count("POST /api/v5/login")
+
+    trial.core.emqx_api.refuse_tokens()
+    gone = await trial.event("disassociated", "dead")
+
+    assert gone["evidence"] == "clientList"
+    assert logins == 1
+    assert trial.core.emqx_api.calls.count("POST /api/v5/login") == 2
+    assert trial.associated == {"silent"}
+    assert not trial.of_type("held")
+
+
+async def test_an_empty_answer_with_200(trial: Trial) -> None:
+    """An internal failure of EMQX: nobody is on it, the bridge neither, so it is not believed, and nobody goes."""
+    await watch(trial, "dead", "silent")
+    await trial.devices.drop("dead")
+    trial.core.emqx_api.faults.append(Fault(operation=CLIENTS, times=None, body=EMPTY_PAGE))
+
+    held = await trial.event("held", guard="notObserving")
+    before = (await trial.status())["observedSeconds"]
+    await trial.cycles(3)
+
+    assert "names no client on page 1" in held["reason"]
+    assert (await trial.status())["observedSeconds"] == before
+    assert not trial.of_type("marked")
+    trial.core.emqx_api.faults.clear()
+    await trial.event("released", guard="notObserving")
+    await trial.observes(1.0)
+    assert trial.associated == {"dead", "silent"}
+
+
+async def test_the_api_is_stopped_while_it_is_in_use(trial: Trial) -> None:
+    """Nothing is observed any more, and what is to be done is said; done, the count is the evidence."""
+    await watch(trial, "dead", "silent")
+    await trial.core.emqx_api.stop()
+
+    held = await trial.event("held", guard="notObserving")
+    status = await trial.status(lambda status: not status["observing"]["inputs"]["clientList"]["alive"], "not alive")
+
+    assert "did not answer" in held["reason"]
+    assert 'set presence.clientList.url to ""' in held["remedy"]
+    assert status["observing"]["inputs"]["clientList"]["inUse"]
+    await trial.devices.drop("dead")
+    await trial.core.deploy({COMPONENT: {"merge": {"presence": {"clientList": {"url": ""}}}}})
+    await trial.event("released", guard="notObserving")
+    assert (await trial.event("disassociated", "dead"))["evidence"] == "connectionCount"
+    assert trial.associated == {"silent"}
+
+
+async def test_one_that_is_back_after_the_last_list(trial: Trial) -> None:
+    """Back unannounced when the batch is about to be sent, it is named when the broker is asked for it, and stays."""
+    await watch(trial, "back", "silent")
+    await trial.devices.drop("back")
+    faults = trial.core.emqx_api.faults
+    # Time for it to come back while the broker is being asked.
+    faults.append(Fault(operation=CLIENT, delay_seconds=4.0))
+
+    await trial.until(lambda: "GET /api/v5/clients/back" in trial.core.emqx_api.calls, "the question")
+    faults.append(Fault(operation=CLIENTS, times=None, status=503))
+    trial.core.broker.suppress_events = True
+    await trial.devices.connect("back")
+    await trial.event("unmarked", "back")
+
+    await trial.cycles(1)
+    assert trial.batches == []
+    assert trial.associated == {"back", "silent"}
+
+
+@pytest.mark.parametrize("by_file", [False, True], ids=["configuration", "file"])
+async def test_a_login_that_is_refused(trial: Trial, tmp_path: Path, *, by_file: bool) -> None:
+    """It is told with EMQX's code, and tried no more often than each interval; the password stands nowhere."""
+    client_list: dict[str, Any] = {"interval": "2s"}
+    if by_file:
+        credentials = tmp_path / "credentials"
+        credentials.touch(mode=0o600)
+        credentials.write_text(f"pruner:{PASSWORD}\n")
+        client_list |= {"url": trial.core.emqx_api.url, "credentialsFile": str(credentials)}
+    configuration = trial.core.emqx_api.configuration(password="another" if by_file else PASSWORD)
+    trial.core.emqx_api.faults.append(
+        Fault(operation=LOGIN, times=None, status=401, error="BAD_USERNAME_OR_PWD", message="Auth failed")
+    )
+    trial.core.cloud.associate("dead", "silent")
+    await trial.core.deploy({EMQX: {"merge": configuration}})
+    await trial.deploy(presence={"probeInterval": "1s", "clientList": client_list}, logLevel="DEBUG")
+    await trial.devices.connect("dead", "silent")
+    await trial.known(2)
+
+    status = await trial.status(lambda status: status["observing"]["inputs"]["clientList"]["reason"], "a reason")
+
+    assert "401 BAD_USERNAME_OR_PWD" in status["observing"]["inputs"]["clientList"]["reason"]
+    assert not status["observing"]["inputs"]["clientList"]["inUse"]
+    await trial.devices.drop("dead")
+    began = trial.core.emqx_api.calls.count("POST /api/v5/login")
+    await trial.observes(6.0)
+    assert trial.core.emqx_api.calls.count("POST /api/v5/login") - began <= 5
+    assert (await trial.event("disassociated", "dead"))["evidence"] == "connectionCount"
+    for text in everything_said(trial, status):
+        assert PASSWORD not in text
+
+
+async def watch(trial: Trial, *names: str) -> None:
+    """Devices that are connected, on a core whose client list is in use."""
+    await trial.core.deploy({EMQX: {"merge": trial.core.emqx_api.configuration()}})
+    await trial.watch(*names, presence=PRESENCE)
+    await trial.status(lambda status: status["observing"]["inputs"]["clientList"]["inUse"], "the list in use")
+
+
+def everything_said(trial: Trial, status: dict[str, Any]) -> list[str]:
+    """Log, events, what went to IoT Core, status, state file, and each process that can be seen."""
+    said = [*trial.core.component.output, *map(json.dumps, [*trial.core.events, status])]
+    said += [message.payload.decode() for message in trial.core.iot_core]
+    said += [path.read_bytes().decode("latin-1") for path in trial.core.work_dir.glob("pruner.db*")]
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another's
+            said += [(process / name).read_bytes().decode("latin-1") for name in ("cmdline", "environ")]
+    return said

@@ -1,0 +1,154 @@
+"""What restarts on a core device, and what is known across it: component, nucleus, bridge, broker, listener, device."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.trial import COMPONENT, THRESHOLD_SECONDS, MakeTrial, Trial
+from local_core.core import EMQX
+
+pytestmark = [pytest.mark.e2e]
+
+AFTER_THE_BRIDGE_SECONDS = 2.0
+BEFORE_THE_BRIDGE_SECONDS = 0.05
+
+
+async def test_the_component_is_killed(trial: Trial) -> None:
+    """SIGKILL: sessions and silences are kept, so a silent connected device stays, and the dead one goes in time."""
+    await trial.watch("dead", "silent")
+    await trial.devices.drop("dead")
+    await trial.status(lambda status: status["counts"]["silent"] == 1, "its silence in the state file")
+    await trial.observes(3.0)
+
+    since = len(trial.core.events)
+    trial.core.component.kill()
+    gone = await trial.event("disassociated", "dead")
+
+    assert trial.core.component.starts == 2
+    assert gone["evidence"] == "connectionCount"
+    assert all(cycle["present"] == 1 for cycle in trial.of_type("cycle", since=since))
+    assert trial.associated == {"silent"}
+    assert not trial.of_type("marked", "silent")
+
+
+async def test_the_nucleus_restarts(trial: Trial) -> None:
+    """A connection that is cut is made anew; when its token is void the process ends, to be given another."""
+    await trial.watch("dead", "silent")
+    trial.core.ipc.drop_connections()
+    await trial.until(lambda: COMPONENT not in trial.core.ipc.connected, "the cut")
+    await trial.until(lambda: COMPONENT in trial.core.ipc.connected, "another connection")
+    await trial.observes(1.0)
+    assert trial.core.component.starts == 1
+    await trial.devices.drop("dead")
+    await trial.status(lambda status: status["counts"]["silent"] == 1, "its silence in the state file")
+
+    trial.core.ipc.drop_connections(forget_tokens=True)
+    gone = await trial.event("disassociated", "dead")
+
+    assert trial.core.component.starts == 2
+    assert gone["evidence"] == "connectionCount"
+    assert trial.associated == {"silent"}
+    assert not trial.of_type("marked", "silent")
+
+
+async def test_the_broker_restarts(make_trial: MakeTrial) -> None:
+    """Its uptime tells that all sessions ended: who is announced again stays, and who is not goes."""
+    trial = await make_trial(uptime_interval_seconds=1.0)
+    trial.core.cloud.associate("dead", "left", "silent")
+    await trial.deploy()
+    await trial.devices.connect("silent", reconnect_seconds=AFTER_THE_BRIDGE_SECONDS)
+    await trial.devices.connect("dead", "left")
+    await trial.known(3)
+    await trial.devices.drop("left")
+    await trial.observes(3.0)
+
+    await restart_broker(trial)
+    await trial.event("disassociated", "left")
+    gone = await trial.event("disassociated", "dead")
+
+    assert gone["evidence"] == "connectionCount"
+    assert trial.associated == {"silent"}
+    assert not trial.of_type("marked", "silent")
+
+
+async def test_the_whole_device_restarts(make_trial: MakeTrial) -> None:
+    """A device is back before anybody hears it, and known again once it has spoken; the dead one goes."""
+    trial = await make_trial(uptime_interval_seconds=1.0)
+    trial.core.cloud.associate("dead", "speaks")
+    await trial.deploy()
+    await trial.devices.connect("speaks", reconnect_seconds=BEFORE_THE_BRIDGE_SECONDS)
+    await trial.devices.connect("dead")
+    await trial.known(2)
+    await trial.observes(3.0)
+
+    since = len(trial.core.events)
+    await trial.core.reboot(off_seconds=1.0)
+    await trial.event("cycle", since=since, silent=2)
+    await trial.devices.publish("speaks", "hello")
+    await trial.observes(1.5)
+    await trial.devices.publish("speaks", "hello")
+    await trial.known(1)
+    gone = await trial.event("disassociated", "dead")
+
+    assert gone["evidence"] == "connectionCount"
+    assert trial.associated == {"speaks"}
+    assert not trial.of_type("marked", "speaks")
+
+
+async def test_the_listener_restarts(make_trial: MakeTrial) -> None:
+    """Case 13: the end of one was lost, so nobody goes on the strength of the count before the broker restarts."""
+    trial = await make_trial(uptime_interval_seconds=1.0)
+    trial.core.cloud.associate("dead", "left", "silent")
+    await trial.deploy()
+    await trial.devices.connect("silent", reconnect_seconds=AFTER_THE_BRIDGE_SECONDS)
+    await trial.devices.connect("dead", "left", reconnect_seconds=AFTER_THE_BRIDGE_SECONDS)
+    await trial.known(3)
+
+    await trial.core.broker.restart_listener()
+    await trial.devices.drop("dead")
+    await trial.until(lambda: trial.core.broker.connections.keys() >= {"left", "silent"}, "two devices back")
+    await trial.devices.drop("left")
+    await trial.observes(THRESHOLD_SECONDS + 2.0)
+
+    assert "more sessions are known than the broker has connections" in await trial.explain("left")
+    assert not trial.of_type("marked")
+    await restart_broker(trial)
+    await trial.event("disassociated", "left")
+    assert trial.associated == {"dead", "silent"}
+    assert "It was last seen" in await trial.explain("dead"), "no longer taken for connected"
+
+
+async def test_nothing_of_it_costs_a_silent_device_with_the_client_list(make_trial: MakeTrial) -> None:
+    """Component, bridge, broker and listener restart, and it is back unheard each time: the client list names it."""
+    trial = await make_trial(uptime_interval_seconds=1.0)
+    trial.core.cloud.associate("dead", "silent")
+    await trial.core.deploy({EMQX: {"merge": trial.core.emqx_api.configuration()}})
+    await trial.deploy(presence={"probeInterval": "1s", "clientList": {"interval": "1s"}})
+    await trial.devices.connect("silent", reconnect_seconds=BEFORE_THE_BRIDGE_SECONDS)
+    await trial.devices.connect("dead")
+    await trial.known(2)
+    await trial.devices.drop("dead")
+
+    trial.core.component.kill()
+    await trial.until(lambda: trial.core.component.starts == 2, "another start")
+    await trial.observes(1.5)
+    await trial.core.bridge.stop()
+    await trial.core.bridge.start()
+    await trial.observes(1.5)
+    await restart_broker(trial)
+    await trial.observes(1.5)
+    await trial.core.deploy({EMQX: {"merge": {"emqxConfig": {"mqtt": {"max_packet_size": "2MB"}}}}})
+    gone = await trial.event("disassociated", "dead")
+    await trial.cycles(2)
+
+    assert gone["evidence"] == "clientList"
+    assert trial.associated == {"silent"}
+    assert not trial.of_type("marked", "silent")
+    assert trial.of_type("cycle")[-1]["present"] == 1
+
+
+async def restart_broker(trial: Trial) -> None:
+    """Let the broker die and start anew; the bridge is back within a second or so."""
+    await trial.core.broker.stop()
+    await trial.core.broker.start()
+    await trial.until(lambda: trial.core.bridge.connected, "the bridge")
