@@ -23,6 +23,8 @@ from client_device_pruner.presence.sessions import Sessions, Uptime
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
+MOST_DIGITS = 18
+"""Larger numbers are no time and no count, and cannot be stored."""
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
 
 
@@ -136,11 +138,13 @@ class Presence:
         node, _, rest = topic.partition("/")
         if rest.startswith("clients/"):
             self._take_client_event(rest.rpartition("/")[2], node, payload, received)
-        elif rest == "stats/live_connections/count" and payload.isdigit():
+        elif len(payload) > MOST_DIGITS or not payload.isdigit():
+            return
+        elif rest == "stats/live_connections/count":
             self._count_in_use = True
             self.sessions.speaks(node, received)
             self.counts.count(int(payload), self.sessions.open, received)
-        elif rest == "uptime" and payload.isdigit():
+        elif rest == "uptime":
             self.sessions.uptime(node, int(payload) / 1000, received)
 
     def _take_client_event(self, kind: str, node: str, payload: bytes, received: float) -> None:
@@ -156,7 +160,7 @@ class Presence:
         self._events_in_use = True
         self.sessions.speaks(node, received)
         number = event.get("connected_at")
-        session_id = number if isinstance(number, int) and not isinstance(number, bool) else None
+        session_id = number if isinstance(number, int) and abs(number) < 10**MOST_DIGITS else None
         if kind == "connected" and event.get("connack", 0) != 0:
             return
         device = self.devices.get(name)

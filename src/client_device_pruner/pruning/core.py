@@ -255,17 +255,17 @@ class Core:
 
     def commit_due(self, at: float) -> bool:
         """Whether it is time to write, and to bring the verdicts up to date, at monotonic seconds `at`."""
-        if self.store.connection is None and at >= self._next_open:
-            self.attempt(self.open)
         if self.devices.urgent:
             self.hurry()
-        return at >= self.next_commit
+        due = at >= self.next_commit
+        if self.store.connection is None and at >= self._next_open:
+            self.attempt(self.open)
+        return due
 
     @property
     def next_commit(self) -> float:
-        """When it will be time, in monotonic seconds."""
-        soonest = min(self._next_commit, self._next_urgent)
-        return soonest if self.store.connection is not None else min(soonest, self._next_open)
+        """When it will be time, in monotonic seconds; while the state file is not open, when that is tried again."""
+        return self._next_open if self.store.connection is None else min(self._next_commit, self._next_urgent)
 
     def commit(self, *, urgent: bool = False, **meta: Any) -> None:
         """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses.

@@ -118,6 +118,8 @@ def test_what_cannot_be_read_is_no_sighting() -> None:
         ("clients/x/connected", b'{"clientid": "' + b"x" * 300 + b'"}'),
         ("clients/x/subscribed", b'{"clientid": "x"}'),
         ("stats/live_connections/count", b"many"),
+        ("stats/live_connections/count", b"9" * 5_000),
+        ("clients/x/connected", b'{"clientid": []}'),
         ("uptime", b"-1"),
         ("clients", b"[" * 100_000),
     ):
