@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
     state.happened(WALL - 4 * DAY, "disassociated", "camera", **EVIDENCE, cycleId="c1")
     state.happened(WALL - 3 * DAY, "held", None, guard="maxPerCycle", reason="it is 0", remedy="raise it")
     events, changes = reading.read_record(state.work_dir)
-    return timeline.compose(reading.read(state.work_dir), events, changes, ())
+    return timeline.compose(reading.read(state.work_dir), events, changes)
 
 
 def written(data: dict[str, Any], directory: Path) -> str:

@@ -7,7 +7,7 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,7 @@ from typing import Any
 
 from client_device_pruner.cli import reading, timeline
 from client_device_pruner.cli.reading import Snapshot, Thing
-from client_device_pruner.cli.render import (
-    EVIDENCE,
-    Painter,
-    about,
-    evidence_of,
-    remedies,
-    say,
-    sections,
-    table,
-    utc,
-)
+from client_device_pruner.cli.render import about, evidence_of, remedies, say, sections, table, utc
 from client_device_pruner.reports.events import rfc3339
 from client_device_pruner.store.database import transaction
 
@@ -41,29 +31,24 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command answers: a value in JSON for machines, or a text for people, in their terminal's colours."""
+    """What a command answers: a value in JSON for machines, or a text for people."""
 
     value: Any
-    text: Callable[[Painter], str]
+    text: str
 
 
 def status(options: argparse.Namespace) -> Answer:
     """What is observed, devices by state, guards in force, what failed, and what the doctor found."""
     found = reading.read(options.work_dir)
-    value = {**found.status, "running": found.running, "time": rfc3339(found.written)}
-    return Answer(value, lambda paint: _status_text(found, paint))
-
-
-def _status_text(found: Snapshot, paint: Painter) -> str:
-    status, observing = found.status, found.status["observing"]
-    coverage, last, left = status["coverage"], status["lastCycle"], status["nextCheckInSeconds"]
-    running = paint("runs", "good") if found.running else paint("does not run", "bad")
+    status, observing, coverage = found.status, found.status["observing"], found.status["coverage"]
+    left, last = status["nextCheckInSeconds"], status["lastCycle"]
+    runs = "runs" if found.running else "does not run"
     age = f"as of {utc(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
-    since = f"since {_when(observing['since'])}" if observing["since"] else paint("nothing is observed now", "bad")
+    since = f"since {_when(observing['since'])}" if observing["since"] else "nothing is observed now"
     shares = f"{observing['shareOfDay']:.0%} of the last day, {observing['shareOfMonth']:.0%} of the last month"
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
     rows = [
-        ("Component", f"{running} on {found.core_device}, version {status['version']} ({age})"),
+        ("Component", f"{runs} on {found.core_device}, version {status['version']} ({age})"),
         ("Observing", f"{since}; {shares}"),
         ("Devices", f"{coverage['associated']} associated: {counts}" if coverage["associated"] else _NONE),
         ("Removable", f"{coverage['removable']} of {coverage['associated']} would be removed once gone"),
@@ -72,18 +57,20 @@ def _status_text(found: Snapshot, paint: Painter) -> str:
         ("Next cycle", f"in {about(left)}" if left else "now" if left == 0 else "none is planned"),
     ]
     if status["dryRun"]:
-        rows.append(("Dry run", paint("dryRun is on: nothing is disassociated", "warning")))
-    inputs = [(_input(name, one, paint), one.get("remedy", "")) for name, one in observing["inputs"].items()]
-    guards = [(f"{paint(guard['guard'], 'warning')}: {guard['reason']}", guard["remedy"]) for guard in status["guards"]]
-    parts = {"Inputs": remedies(inputs), "Guards in force": remedies(guards) or "  none"}
+        rows.append(("Dry run", "dryRun is on: nothing is disassociated"))
+    parts = {
+        "Inputs": remedies((_input(name, one), one.get("remedy", "")) for name, one in observing["inputs"].items()),
+        "Guards in force": _guards(found) or "  none",
+    }
     if failed := last["failed"]:
-        what = f"{_when(failed['at'])}: {paint(failed['code'], 'bad')}: {failed['message']}"
+        what = f"{_when(failed['at'])}: {failed['code']}: {failed['message']}"
         parts["Failed since the last complete cycle"] = remedies([(what, failed["remedy"])])
     if plan := status["plan"]:
         way = f"pruner approve {plan['id']}"
         parts[f"Plan that waits for approval: {plan['id']}"] = remedies([(_devices(plan["devices"]), way)])
     parts["The doctor found"] = remedies((doc["finding"], doc["remedy"]) for doc in status["doctor"]) or "  nothing"
-    return sections(table(rows), parts, paint)
+    value = {**status, "running": found.running, "time": rfc3339(found.written)}
+    return Answer(value, sections(table(rows), parts))
 
 
 def _when(time_of_machines: str) -> str:
@@ -91,9 +78,13 @@ def _when(time_of_machines: str) -> str:
     return f"{time_of_machines[:10]} {time_of_machines[11:19]}Z"
 
 
-def _input(name: str, one: Mapping[str, Any], paint: Painter) -> str:
-    state = "not in use" if not one["inUse"] else paint("alive", "good") if one["alive"] else paint("not alive", "bad")
+def _input(name: str, one: Mapping[str, Any]) -> str:
+    state = "not in use" if not one["inUse"] else "alive" if one["alive"] else "not alive"
     return f"{name}: {state}" + (f" ({one['reason']})" if one["reason"] else "")
+
+
+def _guards(found: Snapshot) -> str:
+    return remedies((f"{guard['guard']}: {guard['reason']}", guard["remedy"]) for guard in found.status["guards"])
 
 
 def list_devices(options: argparse.Namespace) -> Answer:
@@ -102,21 +93,16 @@ def list_devices(options: argparse.Namespace) -> Answer:
     things = [thing for thing in found.associated if options.state in {None, thing.state}]
     if not found.running:
         say(f"The component does not run: this is how things stood at {utc(found.written)}.", sys.stderr)
-
-    def text(paint: Painter) -> str:
-        if things:
-            rows = [_row(thing, paint) for thing in things]
-            return table(rows, ("THING", "STATE", "LAST SEEN", "SILENT", "PATIENCE", "EVIDENCE", "DUE"))
-        return f"No device is {options.state}." if found.associated else _NONE
-
-    return Answer([_figures(thing) for thing in things], text)
+    head = ("THING", "STATE", "LAST SEEN", "SILENT", "PATIENCE", "EVIDENCE", "DUE")
+    text = f"No device is {options.state}." if found.associated else _NONE
+    return Answer([_figures(thing) for thing in things], table([head, *map(_row, things)]) if things else text)
 
 
-def _row(thing: Thing, paint: Painter) -> tuple[str, ...]:
+def _row(thing: Thing) -> tuple[str, ...]:
     due = thing.due_in_seconds
     return (
         thing.name,
-        paint.kind(thing.state),
+        thing.state,
         "never" if thing.seen_wall is None else utc(thing.seen_wall),
         "-" if thing.silent_seconds is None else about(thing.silent_seconds),
         "for ever" if thing.patience_seconds is None else about(thing.patience_seconds),
@@ -131,15 +117,11 @@ def _figures(thing: Thing) -> dict[str, Any]:
         "state": thing.state,
         "lastSeenAt": None if thing.seen_wall is None else rfc3339(thing.seen_wall),
         "lastSeenBy": thing.seen_by or None,
-        "silentSeconds": _rounded(thing.silent_seconds),
-        "patienceSeconds": _rounded(thing.patience_seconds),
+        "silentSeconds": thing.silent_seconds,
+        "patienceSeconds": thing.patience_seconds,
         "evidence": thing.evidence,
-        "dueInSeconds": _rounded(thing.due_in_seconds),
+        "dueInSeconds": thing.due_in_seconds,
     }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
 
 
 def explain(options: argparse.Namespace) -> Answer:
@@ -148,21 +130,15 @@ def explain(options: argparse.Namespace) -> Answer:
     thing = found.things.get(options.thing)
     if thing is None or not thing.state:
         return _explain_unassociated(options, found)
-    value = {**_figures(thing), "sentences": thing.sentences, "running": found.running}
-    return Answer(value, lambda paint: _explanation(thing, found, paint))
-
-
-def _explanation(thing: Thing, found: Snapshot, paint: Painter) -> str:
-    columns = ("Last seen", "Silent", "Patience", "Evidence", "Due")
-    _name, _state, *figures = _row(thing, paint)
-    lines = [f"{paint(thing.name, 'title')}: {paint.kind(thing.state)}", *thing.sentences]
+    lines = [f"{thing.name}: {thing.state}", *thing.sentences]
     if not found.running:
         lines.append(f"This was so at {utc(found.written)}. The component does not run, so nothing happens.")
-    parts = {"In figures": table(zip(columns, figures, strict=True), indent="  ")}
+    names = ("Last seen", "Silent", "Patience", "Evidence", "Due")
+    parts = {"In figures": table(zip(names, _row(thing)[2:], strict=True), indent="  ")}
     if thing.state in {"marked", "due"}:
-        guards = [(f"{guard['guard']}: {guard['reason']}", guard["remedy"]) for guard in found.status["guards"]]
-        parts["Guards that hold disassociations back"] = remedies(guards)
-    return sections("\n".join(lines), parts, paint)
+        parts["Guards that hold disassociations back"] = _guards(found)
+    value = {**_figures(thing), "sentences": thing.sentences, "running": found.running}
+    return Answer(value, sections("\n".join(lines), parts))
 
 
 def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answer:
@@ -172,13 +148,11 @@ def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answe
     value: dict[str, Any] = {"thingName": name, "state": None}
     sentences = [f"{name} is not associated with this core device."]
     if intent:
-        facts = intent.evidence
-        value = {"thingName": name, "state": "disassociated", "cycleId": intent.cycle_id, **facts}
-        value["disassociatedAt"] = rfc3339(intent.intended_wall)
-        silent = f"silent for {about(facts['silentSeconds'])}, its patience was {about(facts['patienceSeconds'])}"
+        facts = {**intent.evidence, "cycleId": intent.cycle_id}
+        told = "; ".join(map(" ".join, evidence_of("disassociated", facts)))
+        value |= {"state": "disassociated", "disassociatedAt": rfc3339(intent.intended_wall), **facts}
         sentences += [
-            f"This component disassociated it at {utc(intent.intended_wall)}, in cycle {intent.cycle_id}.",
-            f"It had been {silent}, and {EVIDENCE[facts['evidence']]} ({facts['evidence']}).",
+            f"This component disassociated it at {utc(intent.intended_wall)}: {told}.",
             f"pruner restore {name} associates it again.",
         ]
     elif thing is not None and thing.seen_wall is not None:
@@ -186,48 +160,30 @@ def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answe
     else:
         known = [one.name for one in found.associated]
         raise Failed(sentences[0] + _near(name, known) if known else _NONE)
-    return Answer({**value, "sentences": sentences, "running": found.running}, lambda _paint: "\n".join(sentences))
+    return Answer({**value, "sentences": sentences, "running": found.running}, "\n".join(sentences))
 
 
 def _near(name: str, known: Iterable[str]) -> str:
     import difflib
 
-    folded = {one.casefold(): one for one in sorted(known)}
-    close = difflib.get_close_matches(name.casefold(), folded, n=5)
-    close += [one for one in folded if name.casefold() in one and one not in close]
-    names = [folded[one] for one in close[:5]]
-    return (
-        f" Did you mean {' or '.join(sorted(names))}?"
-        if names
-        else " pruner list shows the devices that are associated."
-    )
+    close = sorted(difflib.get_close_matches(name, known, n=5))
+    return f" Did you mean {' or '.join(close)}?" if close else " pruner list shows the devices that are associated."
 
 
 def history(options: argparse.Namespace) -> Answer:
     """What was marked, disassociated and restored."""
-    happenings = reading.read_happenings(options.work_dir, options.thing)
-    if options.thing and not happenings:
-        things = reading.read(options.work_dir).things
-        if options.thing not in things:
-            raise Failed(f"Nothing is known of {options.thing}.{_near(options.thing, things)}")
-
-    def text(paint: Painter) -> str:
-        rows = [
-            (utc(h.wall), h.name or "-", paint.kind(h.kind), "; ".join(map(" ".join, evidence_of(h.kind, h.data))))
-            for h in happenings
-        ]
-        if rows:
-            return table(rows, ("TIME", "THING", "WHAT", "EVIDENCE"))
-        return "Nothing has been marked, disassociated or restored yet."
-
-    value = [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in happenings]
-    return Answer(value, text)
+    found = reading.read_happenings(options.work_dir, options.thing)
+    value = [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in found]
+    rows = [(utc(h.wall), h.name or "-", h.kind, "; ".join(map(" ".join, evidence_of(h.kind, h.data)))) for h in found]
+    text = table([("TIME", "THING", "WHAT", "EVIDENCE"), *rows])
+    of_what = f" of {options.thing}" if options.thing else ""
+    return Answer(value, text if rows else f"Nothing{of_what} has been marked, disassociated or restored yet.")
 
 
 def report(options: argparse.Namespace) -> Answer:
     """Write the report page."""
     found, (events, changes) = reading.read(options.work_dir), reading.read_record(options.work_dir)
-    data = timeline.compose(found, events, changes, reading.read_happenings(options.work_dir))
+    data = timeline.compose(found, events, changes)
     page = timeline.page(data).encode()
     try:
         options.file.write_bytes(page)
@@ -236,7 +192,7 @@ def report(options: argparse.Namespace) -> Answer:
         raise Failed(f"{options.file} cannot be written ({error.strerror}): name a file that can.") from error
     number = len(data["devices"])
     said = f"Wrote {path} ({number} devices, {len(page) / 1024:.0f} KiB): open it in any browser; it needs no network."
-    return Answer({"file": str(path), "devices": number, "bytes": len(page)}, lambda _paint: said)
+    return Answer({"file": str(path), "devices": number, "bytes": len(page)}, said)
 
 
 def restore(options: argparse.Namespace) -> Answer:
@@ -244,28 +200,18 @@ def restore(options: argparse.Namespace) -> Answer:
     if sum([bool(options.things), options.cycle is not None, options.all]) != 1:
         options.parser.error("name the things, or --cycle ID, or --all: one of the three")
     restorable = reading.read_restorable(options.work_dir)
-    argument: dict[str, Any]
-    if options.things:
-        wanted = list(dict.fromkeys(options.things))
-        argument = {"names": wanted}
-        if problems := [name for name in wanted if name not in restorable]:
-            what = (
-                "is not there to restore: this component never disassociated it, restored it already, or did so longer"
-            )
-            lines = [f"{name} {what} than 90 days ago.{_near(name, restorable)}" for name in problems]
-            raise Failed("\n".join([*lines, "Nothing was asked for."]))
-    elif options.all:
-        argument, wanted = {"all": True}, list(restorable)
-        if not wanted:
-            raise Failed("There is nothing to restore: no disassociation of the last 90 days still stands.")
-    else:
-        argument = {"cycle": options.cycle}
-        wanted = [name for name, intent in restorable.items() if intent.cycle_id == options.cycle]
-        if not wanted:
-            raise Failed(f"Nothing that cycle {options.cycle} did can be restored: pruner history shows the cycles.")
-    running = _request(options.work_dir, "restore", argument)
+    wanted = list(dict.fromkeys(options.things)) or [
+        name for name, intent in restorable.items() if options.all or intent.cycle_id == options.cycle
+    ]
+    if missing := [name for name in wanted if name not in restorable]:
+        why = "is not there to restore: never disassociated by this component, restored, or gone for over 90 days"
+        lines = [f"{name} {why}.{_near(name, restorable)}" for name in missing]
+        raise Failed("\n".join([*lines, "Nothing was asked for."]))
+    if not wanted:
+        raise Failed("There is nothing to restore: pruner history shows what was disassociated, and in which cycle.")
+    running = _request(options.work_dir, "restore", {"names": wanted})
     said = _requested(f"Asked to restore {_some(wanted)}", "within 60 s; pruner history shows it", running=running)
-    return Answer({"queued": True, "names": wanted, "running": running}, lambda _paint: said)
+    return Answer({"queued": True, "names": wanted, "running": running}, said)
 
 
 def approve(options: argparse.Namespace) -> Answer:
@@ -278,7 +224,7 @@ def approve(options: argparse.Namespace) -> Answer:
         raise Failed(f"There is no plan {options.plan}: {hint}. Nothing was approved.")
     running = _request(options.work_dir, "approve", options.plan)
     said = _requested(f"Approved plan {options.plan} ({_devices(names)})", "the next cycle heeds it", running=running)
-    return Answer({"queued": True, "plan": options.plan, "names": names, "running": running}, lambda _paint: said)
+    return Answer({"queued": True, "plan": options.plan, "names": names, "running": running}, said)
 
 
 def _request(work_dir: Path, kind: str, argument: Any) -> bool:

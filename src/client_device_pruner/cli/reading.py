@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import sqlite3
 import time
@@ -31,50 +30,39 @@ class StateUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One name that the component keeps.
-
-    Attributes:
-        name: the thing name.
-        state: its state in the verdict; "" for a name that is not associated.
-        evidence: what shows that it is gone, or would; None if nothing does, or if it is present.
-        seen_wall: its last sighting in epoch seconds; None if it was never sighted.
-        seen_by: what that sighting was: `connected`, `disconnected`, `message`, `clientList`, `restore`.
-        silent_seconds: observed time since it was last known to be alive; None while it is present.
-        patience_seconds: how long it may be silent; None: for ever.
-        due_in_seconds: observed time until its grace period is over; None if it is not marked.
-        sentences: why it is, or is not, going to be disassociated.
-    """
+    """One name that the component keeps; its durations are observed time."""
 
     name: str
     state: str
+    """Its state in the verdict; "" for a name that is not associated."""
     evidence: str | None
+    """What shows that it is gone, or would; None if nothing does, or if it is present."""
     seen_wall: float | None
+    """Its last sighting in epoch seconds; None if it was never sighted."""
     seen_by: str
     silent_seconds: float | None
+    """None while it is present."""
     patience_seconds: float | None
+    """None: for ever."""
     due_in_seconds: float | None
+    """Until its grace period is over; None if it is not marked."""
     sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the component knew when it last wrote its status.
-
-    Attributes:
-        core_device: thing name of the core device.
-        running: whether the component runs now.
-        written: when the status was written, in epoch seconds.
-        status: the contract's status document, as it is to be read now.
-        things: every name that is kept, by name, in order.
-        plans: the names in each plan that can be approved, by the plan's id.
-    """
+    """What the component knew when it last wrote its status, at `written` (epoch seconds)."""
 
     core_device: str
     running: bool
+    """Now."""
     written: float
     status: dict[str, Any]
+    """The contract's status document, as it is to be read now."""
     things: Mapping[str, Thing]
+    """Every name that is kept, in order."""
     plans: Mapping[str, tuple[str, ...]]
+    """The names in each plan that can be approved, by the plan's id."""
 
     @property
     def associated(self) -> tuple[Thing, ...]:
@@ -93,13 +81,30 @@ class Happening:
 
 
 def read(work_dir: Path) -> Snapshot:
-    """Read how things stand.
-
-    Raises:
-        StateUnreadable: there is no state in this work directory, or it cannot be read. So do all that follow.
-    """
+    """Read how things stand; where that cannot be, it raises `StateUnreadable`, as all that follow."""
     with _reading(work_dir) as connection:
-        return _read(connection, running=is_running(work_dir))
+        status = get_meta(connection, "status")
+        if status is None:
+            raise StateUnreadable("The component has not written its status yet: try again in a minute.")
+        rows = connection.execute(
+            "SELECT devices.*, verdict FROM devices LEFT JOIN verdicts USING (name) ORDER BY name"
+        )
+        # Members are names with the timestamp of their association.
+        plans = {
+            plan: tuple(member.rpartition("@")[0] for member in members)
+            for plan, members in get_meta(connection, "plans", [])
+        }
+        if waiting := status["plan"]:
+            plans[waiting["id"]] = tuple(waiting["devices"])
+        running = is_running(work_dir)
+        return Snapshot(
+            core_device=get_meta(connection, "core", ""),
+            running=running,
+            written=float(status["time"]),
+            status=_as_of_now(status, running=running),
+            things={row["name"]: _thing(row, status) for row in rows},
+            plans=plans,
+        )
 
 
 def read_happenings(work_dir: Path, name: str | None = None) -> tuple[Happening, ...]:
@@ -134,21 +139,14 @@ def read_restorable(work_dir: Path) -> dict[str, Intent]:
 
 
 def is_running(work_dir: Path) -> bool:
-    """Whether a component owns the state in this work directory now.
-
-    It asks for the component's lock, shared and for an instant; a component that starts in just that instant asks
-    again.
-    """
+    """Whether a component owns the state in this work directory now: whether its lock, asked for shared, is taken."""
     try:
-        descriptor = os.open(work_dir / "pruner.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with (work_dir / "pruner.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
+    except OSError:
+        pass
     return False
 
 
@@ -158,57 +156,24 @@ def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
     path = work_dir / DATABASE
     try:
         if not path.exists():
-            raise StateUnreadable(
-                f"There is no {DATABASE} in {work_dir}: the component has never run there, or --work-dir is another."
-            )
+            missing = "the component has never run there, or --work-dir is another"
+            raise StateUnreadable(f"There is no {DATABASE} in {work_dir}: {missing}.")
         with closing(read_only(path)) as connection:
             connection.execute("BEGIN")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                raise StateUnreadable(f"{path} holds nothing yet: wait until the component has started.")
             if version != SCHEMA_VERSION:
-                wanted = f"this command reads {SCHEMA_VERSION}: use the one of the version that runs"
+                wanted = f"this command reads {SCHEMA_VERSION}: run the component of the same version first"
                 raise StateUnreadable(f"{path} has schema {version}, {wanted}.")
             yield connection
-    except (sqlite3.OperationalError, OSError) as error:
+    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise StateUnreadable(
-            f"{path} cannot be read ({error}): run this as root or as the component's user."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise StateUnreadable(
-            f"{path} cannot be read ({error}): the component sets it aside when it starts."
-        ) from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise StateUnreadable(
-            f"{path} holds what this command does not know ({error!r}): try again once the component of the same"
-            " version has run for a minute."
+            f"{path} cannot be read ({error!r}): run this as root or as the component's user. If it is broken, the"
+            " component sets it aside when it starts."
         ) from error
 
 
 def _events(connection: sqlite3.Connection, name: str | None = None) -> list[Happening]:
     return [Happening(row["wall"], row["type"], row["name"], row["data"]) for row in read_history(connection, name)]
-
-
-def _read(connection: sqlite3.Connection, *, running: bool) -> Snapshot:
-    status = get_meta(connection, "status")
-    if status is None:
-        raise StateUnreadable("The component has not written its status yet: try again in a minute.")
-    rows = connection.execute("SELECT devices.*, verdict FROM devices LEFT JOIN verdicts USING (name) ORDER BY name")
-    # Members are names with the timestamp of their association.
-    plans = {
-        plan: tuple(member.rpartition("@")[0] for member in members)
-        for plan, members in get_meta(connection, "plans", [])
-    }
-    if waiting := status["plan"]:
-        plans[waiting["id"]] = tuple(waiting["devices"])
-    return Snapshot(
-        core_device=get_meta(connection, "core", ""),
-        running=running,
-        written=float(status["time"]),
-        status=_as_of_now(status, running=running),
-        things={row["name"]: _thing(row, status) for row in rows},
-        plans=plans,
-    )
 
 
 def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
@@ -228,14 +193,15 @@ def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
     verdict = json.loads(row["verdict"]) if row["verdict"] and row["associated"] else {}
     observed = status["observedSeconds"]
     state, patience, due_at = verdict.get("state", ""), verdict.get("patienceSeconds"), verdict.get("dueAt")
-    silent = None if row["since"] is None else max(0.0, observed - row["since"])
-    due = None if due_at is None else max(0.0, due_at - observed)
+    silent = None if row["since"] is None else max(0.0, round(observed - row["since"], 3))
+    due = None if due_at is None else max(0.0, round(due_at - observed, 3))
     figures = {
         "silent": silent or 0.0,
         "lastSeen": max(0.0, status["time"] - (row["seen_wall"] or status["time"])),
         "left": max(0.0, (patience or 0.0) - (silent or 0.0)),
         "due": due or 0.0,
     }
+    sentences = verdict.get("sentences", ())
     return Thing(
         name=row["name"],
         state=state,
@@ -245,8 +211,5 @@ def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
         silent_seconds=silent,
         patience_seconds=patience,
         due_in_seconds=due,
-        sentences=tuple(
-            _PLACEHOLDER.sub(lambda found: about(figures[found[1]]), sentence)
-            for sentence in verdict.get("sentences", ())
-        ),
+        sentences=tuple(_PLACEHOLDER.sub(lambda found: about(figures[found[1]]), text) for text in sentences),
     )

@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from client_device_pruner.store.history import TimelineRow
 LONGEST_SECONDS = 400 * 86_400.0
 """What is older is not drawn: a wall clock that was once years off is not to stretch the page."""
 _TEMPLATE = Path(__file__).with_name("report.html")
-_DECISIONS = ("marked", "unmarked", "intended", "disassociated", "failed", "returned", "restored")
+_DECISIONS = ("marked", "unmarked", "disassociated", "failed", "returned", "restored")
 _STATES = frozenset(state.value for state in State)
+_OWN = "the component"
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -34,40 +35,35 @@ def page(data: Mapping[str, Any]) -> str:
     """
     template = _TEMPLATE.read_text("utf-8")
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
-    for kind in ("style", "script"):
-        found = re.search(f"<{kind}>(.*?)</{kind}>", template, re.DOTALL)
-        digest = hashlib.sha256((found[1] if found else "").encode()).digest()
-        policy += f"; {kind}-src 'sha256-{base64.b64encode(digest).decode()}'"
+    for kind, text in re.findall(r"<(style|script)>(.*?)</\1>", template, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        policy += f"; {kind}-src 'sha256-{digest}'"
     # Nothing in a string of JSON can end its element, or begin a comment.
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
     filled = {"policy": html.escape(policy), "core": html.escape(data["core"]), "data": embedded}
     return re.sub(r"\{\{(policy|core|data)\}\}", lambda slot: filled[slot[1]], template)
 
 
-def compose(
-    found: Snapshot, events: Sequence[Happening], changes: Sequence[TimelineRow], journal: Iterable[Happening]
-) -> dict[str, Any]:
+def compose(found: Snapshot, events: Sequence[Happening], changes: Sequence[TimelineRow]) -> dict[str, Any]:
     """What the page shows, ready for JSON; times are seconds since `start`, which is in epoch seconds.
 
-    Args:
-        found: how things stand.
-        events: all events, in the order in which they were.
-        changes: all changes of state, in the order in which they were.
-        journal: the history of the devices, for disassociations whose event was lost in a crash.
+    Events and changes of state come in the order in which they were.
     """
-    start, happenings = _on_one_time(found.written, events, changes, journal)
+    changed = [Happening(wall, state, name, {"change": True}) for wall, name, state in changes]
+    happenings = _in_order(found.written, events) + _in_order(found.written, changed)
+    happenings.sort(key=lambda happening: happening.wall)
+    start = min([found.written - 1.0, *(h.wall for h in happenings if h.wall >= found.written - LONGEST_SECONDS)])
     end = found.written - start
-    chart = _Chart()
+    lanes = _Lanes()
     for happening in happenings:
-        chart.take(happening)
-    own, associated = chart.lane("", "the component"), {thing.name for thing in found.associated}
-    guards = [lane for (kind, _name), lane in sorted(chart.lanes.items()) if kind == "guard"]
-    devices = [chart.lane("device", thing.name).row(end, **_told(thing)) for thing in found.associated]
+        lanes.take(replace(happening, wall=round(max(0.0, happening.wall - start), 2)))
+    devices = [lanes.of("device", thing.name).row(end, **_told(thing)) for thing in found.associated]
     devices += [
         lane.row(end, state="disassociated", figure="", silent=0, says=f"pruner restore {name} associates it again.")
-        for (kind, name), lane in sorted(chart.lanes.items())
-        if kind == "device" and lane.state == "disassociated" and name not in associated
+        for (kind, name), lane in sorted(lanes.items())
+        if kind == "device" and lane.state == "disassociated" and name not in {one.name for one in found.associated}
     ]
+    guards = [lane for (kind, _name), lane in sorted(lanes.items()) if kind == "guard"]
     return {
         "core": found.core_device,
         "start": round(start, 3),
@@ -78,50 +74,23 @@ def compose(
         "coverage": found.status["coverage"],
         "held": found.status["guards"],
         "doctor": found.status["doctor"],
-        "lanes": [own.row(end), *(lane.row(end) for lane in guards)],
+        "lanes": [lane.row(end) for lane in (lanes.of("", _OWN), *guards)],
         "devices": devices,
     }
 
 
-def _on_one_time(
-    written: float, events: Sequence[Happening], changes: Sequence[TimelineRow], journal: Iterable[Happening]
-) -> tuple[float, list[Happening]]:
-    """All that happened, in order, and when the page begins (epoch seconds); walls become seconds since then.
-
-    The wall clock may have been set in between. The order in which things happened is known, and the latest wall is
-    taken to be right: nothing can have happened later than what came after it.
-    """
-    happenings = []
-    for record in (events, [Happening(wall, state, name, {"change": True}) for wall, name, state in changes]):
-        at = written
-        for happening in reversed(record):
-            at = min(at, happening.wall)
-            happenings.append(replace(happening, wall=at))
-    happenings.reverse()
-    known = {(h.name, h.data.get("cycleId")) for h in happenings if h.kind == "disassociated"}
-    happenings += [
-        replace(h, wall=min(h.wall, written))
-        for h in journal
-        if h.kind in {"intended", "disassociated"} and (h.name, h.data.get("cycleId")) not in known
-    ]
-    start = min((h.wall for h in happenings if h.wall >= written - LONGEST_SECONDS), default=written)
-    start = min(start, written - 1.0)
-    ordered = sorted(happenings, key=lambda happening: happening.wall)
-    return start, [replace(h, wall=max(0.0, h.wall - start)) for h in ordered]
+def _in_order(written: float, record: Sequence[Happening]) -> list[Happening]:
+    """Set walls right: what came earlier cannot have happened later, though the clock may have been set since."""
+    ordered, at = [], written
+    for happening in reversed(record):
+        at = min(at, happening.wall)
+        ordered.append(replace(happening, wall=at))
+    return ordered[::-1]
 
 
 @dataclass(slots=True)
 class _Lane:
-    """One row of the page: what its state was, and what was decided.
-
-    Attributes:
-        name: what it is called.
-        state: its state now; "" if there is none.
-        since: when that state began.
-        why: what is to be said of that state: labels and texts.
-        spans: earlier states: from, to, state, and what is to be said.
-        decisions: when, what, and on what evidence.
-    """
+    """One row of the page: its state now, since when and why, earlier states as spans, and what was decided."""
 
     name: str
     state: str = ""
@@ -130,58 +99,52 @@ class _Lane:
     spans: list[tuple[float, float, str, list[tuple[str, str]]]] = field(default_factory=list)
     decisions: list[tuple[float, str, list[tuple[str, str]]]] = field(default_factory=list)
 
-    def become(self, at: float, state: str, why: list[tuple[str, str]] | None = None) -> None:
-        if (state, why or []) == (self.state, self.why):
+    def become(self, at: float, state: str, why: Sequence[tuple[str, str]] = ()) -> None:
+        if (state, list(why)) == (self.state, self.why):
             return
         if self.state and at > self.since:
-            self.spans.append((round(self.since, 2), round(at, 2), self.state, self.why))
-        self.state, self.since, self.why = state, at, why or []
+            self.spans.append((self.since, at, self.state, self.why))
+        self.state, self.since, self.why = state, at, list(why)
 
     def row(self, end: float, **more: Any) -> dict[str, Any]:
         """The row, ready for JSON; its last state lasts until the end."""
-        last = [(round(self.since, 2), round(end, 2), self.state, self.why)] if self.state else []
+        last = [(self.since, round(end, 2), self.state, self.why)] if self.state else []
         return {"name": self.name, "spans": self.spans + last, "decisions": self.decisions, **more}
 
 
-class _Chart:
+class _Lanes(dict[tuple[str, str], _Lane]):
     """Takes what happened, in order, and keeps it as lanes, by their kind and name."""
 
-    def __init__(self) -> None:
-        self.lanes: dict[tuple[str, str], _Lane] = {}
-        self._latest = 0.0
+    latest = 0.0
 
-    def lane(self, kind: str, name: str) -> _Lane:
-        return self.lanes.setdefault((kind, name), _Lane(name))
+    def of(self, kind: str, name: str) -> _Lane:
+        return self.setdefault((kind, name), _Lane(name))
 
     def take(self, happening: Happening) -> None:
         kind, at, name, data = happening.kind, happening.wall, happening.name, happening.data
-        if kind in {"started", "stopped", "observing", "notObserving"}:
-            self._take_own(kind, at)
+        own = self.of("", _OWN)
+        if kind in {"started", "stopped"}:
+            if kind == "started":
+                # Without a word of its end, it is known to have run until it last wrote.
+                own.become(max(own.since, self.latest), "stopped")
+            own.become(at, "notObserving" if kind == "started" else kind)
+            for guard in [lane for (of, _name), lane in self.items() if of == "guard"]:
+                guard.become(at, "")
+        elif kind in {"observing", "notObserving"}:
+            own.become(at, kind)
         elif kind in {"held", "released"}:
             why = [("why", str(data["reason"])), ("what to do", str(data["remedy"]))]
-            self.lane("guard", data["guard"]).become(at, "held" if kind == "held" else "", why)
+            self.of("guard", data["guard"]).become(at, "held" if kind == "held" else "", why)
         elif kind in {"cycle", "configuration"}:
             lines = [(key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in data.items()]
-            self.lane("", "the component").decisions.append((round(at, 2), kind, lines))
-        elif name is not None:
-            lane = self.lane("device", name)
-            if "change" in data and kind in _STATES:
-                lane.become(at, kind)
-            elif kind in _DECISIONS:
-                lane.decisions.append((round(at, 2), kind, evidence_of(kind, data)))
-                if kind in {"disassociated", "restored"}:
-                    lane.become(at, "disassociated" if kind == "disassociated" else "silent")
-        self._latest = at
-
-    def _take_own(self, kind: str, at: float) -> None:
-        own = self.lane("", "the component")
-        if kind == "started":
-            # Without a word of its end, it is known to have run until it last wrote.
-            own.become(max(own.since, self._latest), "stopped")
-        own.become(at, "notObserving" if kind == "started" else kind)
-        if kind in {"started", "stopped"}:
-            for lane in [lane for (of, _name), lane in self.lanes.items() if of == "guard"]:
-                lane.become(at, "")
+            own.decisions.append((at, kind, lines))
+        elif name is not None and "change" in data and kind in _STATES:
+            self.of("device", name).become(at, kind)
+        elif name is not None and kind in _DECISIONS:
+            self.of("device", name).decisions.append((at, kind, evidence_of(kind, data)))
+            if kind in {"disassociated", "restored"}:
+                self.of("device", name).become(at, "disassociated" if kind == "disassociated" else "silent")
+        self.latest = at
 
 
 def _told(thing: Thing) -> dict[str, Any]:

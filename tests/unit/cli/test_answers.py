@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -185,13 +185,10 @@ class TestExplain:
         assert "The component does not run, so nothing happens." in stopped.run("explain", "press-3")[1]
         assert stopped.value("explain", "press-3")["running"] is False
 
-    @pytest.mark.parametrize("command", ["explain", "history"])
-    def test_an_unknown_name_gets_near_ones(self, pruner: Pruner, command: str) -> None:
-        """With other capitals, with a slip, with a part of it; or how to see all."""
-        for name in ("PRESS-1", "pres-1"):
-            assert "Did you mean press-1 or" in pruner.failure(command, name)
-        assert "Did you mean quiet-1?" in pruner.failure(command, "quiet")
-        assert "pruner list shows" in pruner.failure(command, "xyz")
+    def test_an_unknown_name_gets_near_ones(self, pruner: Pruner) -> None:
+        """Or how to see all."""
+        assert "Did you mean press-1 or" in pruner.failure("explain", "pres-1")
+        assert "pruner list shows" in pruner.failure("explain", "xyz")
 
     def test_a_disassociated_device_is_told_when_why_and_how_to_take_it_back(self, pruner: Pruner) -> None:
         """On what evidence, in which cycle."""
@@ -200,10 +197,8 @@ class TestExplain:
         said = pruner.text("explain", "gone-1")
         explained = pruner.value("explain", "gone-1")
 
-        assert (
-            "disassociated it at 2027-01-15 07:00:00Z, in cycle c1.\nIt had been silent for 31d, its patience" in said
-        )
-        assert "than when it left (connectionCount).\npruner restore gone-1 associates it again.\n" in said
+        told = "silent 31d of 30d; evidence connectionCount; cycle c1.\npruner restore gone-1 associates it again.\n"
+        assert f"disassociated it at 2027-01-15 07:00:00Z: {told}" in said
         assert explained["state"] == "disassociated"
         assert explained["disassociatedAt"] == "2027-01-15T07:00:00.000Z"
         assert {key: explained[key] for key in EVIDENCE} == EVIDENCE
@@ -242,6 +237,7 @@ class TestHistory:
     def test_nothing_yet(self, pruner: Pruner) -> None:
         """That is an answer, also for one device."""
         assert pruner.text("history") == "Nothing has been marked, disassociated or restored yet.\n"
+        assert pruner.text("history", "press-1").startswith("Nothing of press-1 has been marked")
         assert pruner.value("history", "press-1") == []
 
 
@@ -249,30 +245,28 @@ class TestRequests:
     """`pruner restore` and `pruner approve`."""
 
     @pytest.mark.parametrize(
-        ("arguments", "argument", "names"),
+        ("arguments", "names"),
         [
-            (["gone-2", "gone-1", "gone-2"], {"names": ["gone-2", "gone-1"]}, ["gone-2", "gone-1"]),
-            (["--cycle", "c1"], {"cycle": "c1"}, ["gone-1", "gone-2"]),
-            (["--all"], {"all": True}, ["gone-1", "gone-2", "gone-3"]),
+            (["gone-2", "gone-1", "gone-2"], ["gone-2", "gone-1"]),
+            (["--cycle", "c1"], ["gone-1", "gone-2"]),
+            (["--all"], ["gone-1", "gone-2", "gone-3"]),
         ],
     )
-    def test_restore_asks_the_component(
-        self, pruner: Pruner, arguments: list[str], argument: Any, names: list[str]
-    ) -> None:
+    def test_restore_asks_the_component(self, pruner: Pruner, arguments: list[str], names: list[str]) -> None:
         """By name, by cycle, or all; it says what comes next."""
         pruner.state.disassociate("c1", "gone-1", "gone-2")
         pruner.state.disassociate("c2", "gone-3")
 
         assert pruner.value("restore", *arguments) == {"queued": True, "names": names, "running": True}
         assert "within 60 s" in pruner.text("restore", *arguments)
-        assert pruner.state.requests() == [("restore", argument)] * 2
+        assert pruner.state.requests() == [("restore", {"names": names})] * 2
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
             (["gone-1", "Gone-2"], "Gone-2 is not there to restore"),
             (["gone-1", "Gone-2"], "Did you mean gone-1?"),
-            (["--cycle", "c9"], "pruner history shows the cycles"),
+            (["--cycle", "c9"], "in which cycle"),
         ],
     )
     def test_restore_refuses_what_cannot_be_restored(self, pruner: Pruner, arguments: list[str], sentence: str) -> None:
@@ -284,7 +278,7 @@ class TestRequests:
 
     def test_nothing_to_restore(self, pruner: Pruner) -> None:
         """A failure, with the reason."""
-        assert "no disassociation of the last 90 days" in pruner.failure("restore", "--all")
+        assert "There is nothing to restore" in pruner.failure("restore", "--all")
 
     def test_approve_names_what_it_concerns(self, pruner: Pruner) -> None:
         """The plan that waits, and one that waited a little earlier and is still known."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -96,26 +95,6 @@ def test_works_in_a_directory_that_is_gone(pruner: Pruner, tmp_path: Path) -> No
     assert (done.returncode, done.stderr[:32]) == (1, b"The current directory is gone: g")
 
 
-@pytest.mark.parametrize(
-    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
-)
-def test_colours_only_on_a_terminal_that_wants_them(
-    pruner: Pruner, environment: dict[str, str], coloured: bool
-) -> None:
-    """A terminal gets colours, unless NO_COLOR or a dumb TERM speaks against it."""
-    near, far = pty.openpty()
-    done = run(
-        "list", "--work-dir", str(pruner.state.work_dir), env={"TERM": "xterm", **environment}, stdout=far
-    )  # fmt: skip
-    os.close(far)
-    out = os.read(near, 65_536)
-    os.close(near)
-
-    assert done.returncode == 0
-    assert b"press-3" in out
-    assert (b"\x1b[" in out) is coloured
-
-
 def test_a_reader_that_leaves_early_is_no_failure(pruner: Pruner) -> None:
     """`pruner list | head -1`: no traceback, status 0."""
     for number in range(3_000):
@@ -133,16 +112,6 @@ def test_a_reader_that_leaves_early_is_no_failure(pruner: Pruner) -> None:
         said = process.stderr.read()
 
     assert (process.wait(), said) == (0, b"")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that is always full")
-@pytest.mark.parametrize("command", ["status", "list --json"])
-def test_an_answer_that_cannot_be_written_is_a_sentence(pruner: Pruner, command: str) -> None:
-    """`pruner list > FILE` where there is no room: status 1 and no traceback."""
-    with Path("/dev/full").open("w") as full:
-        done = run(*command.split(), "--work-dir", str(pruner.state.work_dir), stdout=full)
-
-    assert (done.returncode, done.stderr) == (1, b"The answer cannot be written: No space left on device.\n")
 
 
 def test_commands_import_neither_the_sdk_nor_boto3(pruner: Pruner) -> None:

@@ -33,7 +33,7 @@ def _of_schema(version: int) -> Callable[[Path], None]:
     [
         (lambda _path: None, "There is no pruner.db"),
         (lambda path: path.write_bytes(b"no database" * 1_000), "the component sets it aside"),
-        (lambda path: path.touch(), "holds nothing yet"),
+        (lambda path: path.touch(), "has schema 0"),
         (lambda path: path.mkdir(), "cannot be read"),
         (_of_schema(1), "has schema 1, this command reads 2"),
         (_of_schema(99), "has schema 99"),
@@ -80,7 +80,7 @@ def test_what_this_version_did_not_write_is_a_sentence(stopped: Pruner, change: 
     with closing(stopped.state.connect()) as connection:
         connection.execute(change)
 
-    assert "holds what this command does not know" in stopped.failure("list")
+    assert "cannot be read" in stopped.failure("list")
 
 
 def test_a_reader_leaves_the_lock_to_the_component(stopped: Pruner) -> None:

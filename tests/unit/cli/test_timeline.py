@@ -25,7 +25,7 @@ def composed(pruner: Pruner) -> dict[str, Any]:
     """What the page of this core would show, as its reader gets it."""
     work_dir = pruner.state.work_dir
     events, changes = reading.read_record(work_dir)
-    data = timeline.compose(reading.read(work_dir), events, changes, reading.read_happenings(work_dir))
+    data = timeline.compose(reading.read(work_dir), events, changes)
     check_spans(data)
     return dict(json.loads(json.dumps(data)))
 
@@ -72,8 +72,8 @@ def test_the_way_of_a_device_that_goes_and_comes_back(pruner: Pruner) -> None:
 
 
 def test_what_was_disassociated_stays_on_the_page(pruner: Pruner) -> None:
-    """Also when its event was lost in a crash and only the journal knows; names that merely left do not."""
-    pruner.state.disassociate("c1", "gone-1")
+    """Names that merely left do not."""
+    pruner.state.happened(WALL - 3_599, "disassociated", "gone-1", **EVIDENCE, cycleId="c1")
     pruner.state.changed((WALL - 9_000, "left-1", "present"))
 
     data = composed(pruner)
