@@ -251,7 +251,7 @@ class App:
                 # Greengrass Lite has no deployments that wait for an answer.
                 self._deployed.lite |= item.operation == "SubscribeToComponentUpdates" and not item.unauthorized
             case ipc.PreUpdate(deployment_id):
-                self._link.answer_deployment(deployment_id, at, busy=self._scheduler.batch_in_flight)
+                self._link.answer_deployment(deployment_id, busy=self._scheduler.batch_in_flight)
             case ipc.ConfigurationChanged():
                 self._deployed.changed(item, at)
                 self._shadow.deployed()

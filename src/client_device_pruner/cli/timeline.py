@@ -54,14 +54,14 @@ def compose(found: Snapshot, events: Sequence[Happening], changes: Sequence[Time
     happenings.sort(key=lambda happening: happening.wall)
     start = min([found.written - 1.0, *(h.wall for h in happenings if h.wall >= found.written - LONGEST_SECONDS)])
     end = found.written - start
-    lanes = _Lanes()
+    lanes, associated = _Lanes(), {thing.name for thing in found.associated}
     for happening in happenings:
         lanes.take(replace(happening, wall=round(max(0.0, happening.wall - start), 2)))
     devices = [lanes.of("device", thing.name).row(end, **_told(thing)) for thing in found.associated]
     devices += [
         lane.row(end, state="disassociated", figure="", silent=0, says=f"pruner restore {name} associates it again.")
         for (kind, name), lane in sorted(lanes.items())
-        if kind == "device" and lane.state == "disassociated" and name not in {one.name for one in found.associated}
+        if kind == "device" and lane.state == "disassociated" and name not in associated
     ]
     guards = [lane for (kind, _name), lane in sorted(lanes.items()) if kind == "guard"]
     return {

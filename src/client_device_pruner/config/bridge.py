@@ -154,8 +154,7 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], *, on_emqx: bool
 def _doubled(local: Mapping[str, Entry], *, on_emqx: bool) -> Iterator[Finding]:
     """Find entries that make messages arrive twice here, or where the site wants them (case 34).
 
-    EMQX delivers a message once for each filter that matches, and the bridge passes each copy to every entry that
-    matches; entries with exactly the same filter share one subscription.
+    EMQX delivers a message once for each filter, and the bridge passes each copy to every entry that matches.
     """
     for (key, one), (other_key, other) in combinations(local.items(), 2):
         same_path, same_topic = _path(one) == _path(other), one["topic"] == other["topic"]

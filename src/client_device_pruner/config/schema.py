@@ -134,8 +134,8 @@ def number(least: int, most: int, *, whole: bool = False) -> Reader:
 
     def read(value: Any, _short: bool) -> float:
         try:
-            found = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
+            found = float(str(value))
+        except ValueError:
             found = math.nan
         if least <= found <= most and not (whole and found % 1):
             return int(found) if whole else found
@@ -146,10 +146,10 @@ def number(least: int, most: int, *, whole: bool = False) -> Reader:
 
 def flag(value: Any, _short: bool) -> bool:
     """Read true or false; Greengrass Lite gives it as a text."""
-    found = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
-    if isinstance(found, bool):
-        return found
-    raise Wrong("true or false")
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise Wrong("true or false")
+    return found
 
 
 def text(pattern: str, write: str) -> Reader:

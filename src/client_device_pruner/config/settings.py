@@ -33,6 +33,7 @@ _MOST = 2**31 - 1
 # --- What values are accepted ---------------------------------------------------------------------------------
 
 _THRESHOLD = duration(_DAY, 3650 * _DAY)
+_OR_NEVER = duration(_DAY, 3650 * _DAY, or_never=True)
 _USUAL = duration(10, 7 * _DAY)
 _COUNT = number(0, _MOST, whole=True)
 _PERCENT = number(0, 100)
@@ -153,9 +154,7 @@ class Settings:
     """Time between cycles."""
     dry_run: bool = setting("dryRun", False, flag)
     """Do all but the disassociation."""
-    never_seen_threshold_seconds: float | None = setting(
-        "neverSeenThreshold", "90d", duration(_DAY, 3650 * _DAY, or_never=True)
-    )
+    never_seen_threshold_seconds: float | None = setting("neverSeenThreshold", "90d", _OR_NEVER)
     """Threshold of devices without any sighting since they were associated; None: never."""
     thresholds: tuple[Threshold, ...] = setting("thresholds", {}, _read_thresholds)
     """Thresholds for some devices; where several match, the longest counts."""

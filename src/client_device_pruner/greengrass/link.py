@@ -28,8 +28,6 @@ RECONNECT_SECONDS = 5.0
 """How long after a lost connection, or a closed subscription, a new one is tried."""
 RETRY_SECONDS = 30.0
 """The same after an attempt that failed."""
-DEFER_SECONDS = 30.0
-"""How long a deployment waits for a batch in flight at most."""
 
 _FILTER = f"{IN}#"
 _EXITS = "the process ends to be started anew, at most twice an hour"
@@ -79,7 +77,6 @@ class Link:
         self._testing = self._echoed = False
         self._deadline = _NEVER
         self._remedies = 0
-        self._deferred = ("", 0.0)
         self._refusals: dict[tuple[str, str], Finding] = {}
 
     def use(self, probe_interval_seconds: float, scale: float) -> None:
@@ -304,13 +301,10 @@ class Link:
             if follow:
                 self._ipc.follow_configuration(component)
 
-    def answer_deployment(self, deployment_id: str, at: float, busy: bool) -> None:
-        """Let a deployment go on, or wait for a batch in flight."""
-        if self._deferred[0] != deployment_id:
-            self._deferred = (deployment_id, at)
-        wait = busy and at - self._deferred[1] < DEFER_SECONDS
+    def answer_deployment(self, deployment_id: str, busy: bool) -> None:
+        """Let a deployment go on, or ask again in a second while a batch is in flight, which has its own time-out."""
         if self._ipc is not None:
-            self._ipc.defer(deployment_id, 1000 if wait else 0)
+            self._ipc.defer(deployment_id, 1000 if busy else 0)
 
 
 def _granted(resource: str) -> str:
