@@ -29,6 +29,7 @@ from client_device_pruner.presence.facts import Input
 from client_device_pruner.pruning.cloud import Cloud, Reply
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.deployed import Deployed
+from client_device_pruner.pruning.plans import waiting_plan
 from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.scheduler import Scheduler
 from client_device_pruner.reports.events import LOGGER, rfc3339
@@ -119,10 +120,11 @@ class App:
             own=own,
         )
         self._lists = edges.client_lists(self.queue.put_always)
+        self._check = PreflightCheck(self._core, self._link, self._lists, lambda: self._deployed.access)
         self._scheduler = Scheduler(
             self._core,
             edges.cloud,
-            PreflightCheck(self._core, self._link, self._lists, lambda: self._deployed.access),
+            self._check,
             before_cycle=lambda: self._link.read_configuration(None),
             wake=lambda: self.queue.put_always(Woken()),
             jitter=jitter,
@@ -227,7 +229,7 @@ class App:
             case ClientListFailed():
                 self._core.presence.list_failed(item)
             case Asked() | AskFailed():
-                self._scheduler.answered(item, at)
+                self._check.answered(item, at)
             case _:
                 self._take_news(item, at)
 
@@ -310,10 +312,10 @@ class App:
         """End the process, so that the nucleus starts it anew; not if that has happened twice within the hour."""
         core, (most, within) = self._core, EXITS
         now = core.running_seconds()
-        exits = [at for at in core.kept("exits", []) if now - at < within]
+        exits = [at for at in core.store.kept("exits", []) if now - at < within]
         if len(exits) < most and core.store.connection is not None:
             LOGGER.error("the process ends, to be started anew", extra={"fields": {"reason": reason}})
-            core.attempt(lambda: core.keep(exits=[*exits, now]))
+            core.attempt(lambda: core.store.keep(exits=[*exits, now]))
             self._status, self._stopping = 1, True
 
     # The status
@@ -334,9 +336,10 @@ class App:
             coverage=core.coverage,
             holds=core.guards.in_force,
             findings=(*self._link.findings, *found, *self._foreign_ids()),
-            plan=scheduler.waiting_plan,
+            plan=waiting_plan(core),
             next_check_seconds=scheduler.next_check_seconds(at),
-            cycles=scheduler.cycles,
+            last_complete_wall=scheduler.last_complete_wall,
+            failed=scheduler.failures.latest,
             dry_run=core.settings.dry_run,
         )
 

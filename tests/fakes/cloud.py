@@ -9,7 +9,6 @@ from client_device_pruner.pruning.cloud import (
     Batch,
     Batched,
     CallFailed,
-    EntryError,
     Listed,
     ListPage,
     Ready,
@@ -134,27 +133,27 @@ class FakeCloud:
         self.point("child started")
         self.starts += 1
         fault = self._fault("start")
-        return CallFailed(None, fault.kind, fault.code, "made to fail") if fault else Ready()
+        return CallFailed(fault.kind, fault.code, "made to fail") if fault else Ready()
 
     def answer(self, request: Request) -> Reply | None:
         """Carry a request out, or not, and answer it; None if no answer is to come."""
         now = self._monotonic()
         operation = "list" if isinstance(request, ListPage) else request.operation
-        names = () if isinstance(request, ListPage) else request.names
+        names = () if isinstance(request, ListPage) else tuple(request.names)
         self.point(f"{operation} about to be sent")
         self.calls.append(Call(operation, names, now))
         fault = self._fault(operation)
         reply: Reply
         if fault and not fault.carried_out:
-            reply = CallFailed(request.request_id, fault.kind, fault.code, "made to fail")
+            reply = CallFailed(fault.kind, fault.code, "made to fail")
         elif isinstance(request, ListPage):
             reply = self._list(request)
         elif now - request.issued_seconds > BATCH_AGE_SECONDS:
-            reply = CallFailed(request.request_id, "tooOld", "TooOld", "not sent")
+            reply = CallFailed("tooOld", "TooOld", "not sent")
         else:
             reply = self._batch(request, now)
         if fault and fault.carried_out:
-            reply = CallFailed(request.request_id, fault.kind, fault.code, "made to fail")
+            reply = CallFailed(fault.kind, fault.code, "made to fail")
         self.point(f"{operation} carried out")
         return None if fault and fault.silent else reply
 
@@ -174,7 +173,7 @@ class FakeCloud:
         shown = sorted(item for item in self.associations.items() if item[0] not in self.hidden)
         begin = int(request.next_token or 0)
         end = begin + PAGE_SIZE
-        return Listed(request.request_id, tuple(shown[begin:end]), str(end) if end < len(shown) else None)
+        return Listed(dict(shown[begin:end]), str(end) if end < len(shown) else None)
 
     def _batch(self, request: Batch, now: float) -> Batched:
         for name in request.names:
@@ -186,8 +185,7 @@ class FakeCloud:
                 self.carried.append(Carried(name, self.associations.pop(name), now))
             else:
                 self.in_vain.append(name)
-        refused = [name for name in request.names if name in self.refusing]
-        return Batched(request.request_id, tuple(EntryError(name, self.refusing[name], "no") for name in refused))
+        return Batched({name: (self.refusing[name], "no") for name in request.names if name in self.refusing})
 
 
 class FakeCloudChild:
@@ -210,15 +208,11 @@ class FakeCloudChild:
     def send(self, request: Request) -> None:
         """See `Cloud`."""
         if not self._alive:
-            self._deliver(CallFailed(request.request_id, "crashed", "BrokenPipeError", "it does not run"))
+            self._deliver(CallFailed("crashed", "BrokenPipeError", "it does not run"))
             return
         reply = self._cloud.answer(request)
         if reply is not None:
             self._cloud.hand_in(self._take, reply)
-
-    def kill(self) -> None:
-        """See `Cloud`."""
-        self._alive = False
 
     def stop(self) -> None:
         """See `Cloud`."""

@@ -226,7 +226,7 @@ class Component:
         """End the process as SIGKILL does: what it has not committed is lost."""
         self._app, self.ipc, self.lists, self.wake_at = None, None, None, float("inf")
         for child in self._children:
-            child.kill()
+            child.stop()
         self._children.clear()
         self.cloud.release()
         with warnings.catch_warnings():

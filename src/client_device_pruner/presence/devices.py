@@ -41,6 +41,7 @@ class Device:
         listed_at: observed seconds at which this association was first listed.
         unlisted_at: observed seconds at which it left the list.
         marked_at: observed seconds at which its grace period began; None if it is not marked.
+        state: what was last said of it; not stored.
         told: a fingerprint of the verdict that was last written; not stored.
     """
 
@@ -61,12 +62,13 @@ class Device:
     ended_id: int | None = None
     announced: int = 0
     then: int | None = None
-    keepalive: bool = True
     associated: bool = False
     association_timestamp: float | None = None
     listed_at: float | None = None
     unlisted_at: float | None = None
     marked_at: float | None = None
+    keepalive: bool = True
+    state: str = ""
     told: int = 0
 
     @property

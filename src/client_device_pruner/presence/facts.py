@@ -49,12 +49,6 @@ class Facts:
     list_in_use: bool = False
     listed: Container[str] | None = None
 
-    @property
-    def common(self) -> tuple[object, ...]:
-        """What a change of which may change the verdict of a device that was not heard of."""
-        inputs = (self.events_in_use, self.count_in_use, self.list_in_use, self.listed is None)
-        return (*inputs, self.unnamed, self.count_problem)
-
     def is_present(self, device: Device) -> bool:
         """Whether it is on the latest client list, or, without a list, has a session."""
         if self.list_in_use:

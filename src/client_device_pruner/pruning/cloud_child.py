@@ -1,32 +1,29 @@
-"""The short-lived child process that makes the calls to the cloud, spoken to in JSON lines.
+"""The short-lived child process that makes the calls to the cloud; see `cloud` for what it is told and answers.
 
-It alone imports boto3, which costs more memory than all the rest and never gives it back. It fetches credentials, says
-that it is ready, and then answers each line on standard input with one on standard output until its input closes:
-
-    {"id": null, "ok": {}}   or   {"id": null, "error": {"kind": …, "code": …, "message": …}}   and the end
-
-    {"id": 1, "op": "list", "nextToken": null}
-    {"id": 1, "ok": {"devices": [["name", 1700000000.5], ["other", null]], "nextToken": null}}
-
-    {"id": 2, "op": "disassociate", "names": ["name"], "issued": 1234.5}      (or "associate")
-    {"id": 2, "ok": {"errors": [{"thingName": …, "code": …, "message": …}]}}
+It alone imports boto3, which costs more memory than all the rest and never gives it back. It ends with its input.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
-Json = dict[str, Any]
+from client_device_pruner.pruning.cloud import (
+    Batch,
+    Batched,
+    CallFailed,
+    Listed,
+    ListPage,
+    Ready,
+    Reply,
+    decode,
+    encode,
+)
 
 CONNECT_SECONDS = 5
 """Time-out of a connection to the service, per address."""
@@ -52,127 +49,127 @@ _BAD_CREDENTIALS = re.compile(
 
 
 class CallError(Exception):
-    """What went wrong with a request.
-
-    Attributes:
-        kind: what the parent decides on; see `cloud.CallFailed`.
-        code: the service's or library's own name for it.
-        message: for people, at most 500 characters.
-    """
+    """A failure of a known kind: see `CallFailed`."""
 
     def __init__(self, kind: str, code: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
         self.code = code
-        self.message = " ".join(message.split())[:_LONGEST_MESSAGE]
-
-    def to_json(self) -> Json:
-        """Return the protocol's `error`."""
-        return {"kind": self.kind, "code": self.code, "message": self.message}
 
 
 class Cloud:
-    """The three calls for one core device.
+    """The three calls for one core device, with the token exchange service's credentials or none.
 
-    Args:
-        core_device: thing name of the core device.
-        reads: a greengrassv2 client that retries.
-        writes: one that does not.
-        renew_credentials: fetches new credentials if those at hand are about to expire.
+    Raises:
+        CallError: no credentials or no region.
     """
 
-    def __init__(self, core_device: str, *, reads: Any, writes: Any, renew_credentials: Callable[[], object]) -> None:
+    def __init__(self, core_device: str) -> None:
         self._core_device = core_device
-        self._renew_credentials = renew_credentials
-        self._list = reads.list_client_devices_associated_with_core_device
-        self._batches = {
-            "associate": writes.batch_associate_client_device_with_core_device,
-            "disassociate": writes.batch_disassociate_client_device_from_core_device,
-        }
-        for client in (reads, writes):
-            client.meta.events.register("before-parse.greengrassv2", _require_object)
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if not region:
+            raise CallError("internal", "NoRegion", "no region: neither AWS_REGION nor AWS_DEFAULT_REGION is set")
+        if not os.environ.get(TOKEN_EXCHANGE):
+            raise _no_credentials("NoTokenExchange", f"{TOKEN_EXCHANGE} is not set, and no other source is used")
+        # Profiles can name other credentials, endpoints and accounts: no file of the component's user is read.
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
+            os.environ.pop(name, None)
+        os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
-    def answer(self, request: Json) -> Json:
+        import boto3
+        from botocore.config import Config
+        from botocore.credentials import ContainerProvider, CredentialResolver
+        from botocore.session import Session
+
+        used = (TOKEN_EXCHANGE, "AWS_CONTAINER_AUTHORIZATION_TOKEN")
+        exchange = {name: os.environ[name] for name in used if name in os.environ}
+        session = Session()
+        session.register_component("credential_provider", CredentialResolver([ContainerProvider(exchange)]))
+        try:
+            self._credentials = session.get_credentials()
+        except Exception as error:
+            raise _no_credentials(type(error).__name__, str(error)) from error
+        boto = boto3.Session(botocore_session=session, region_name=region)
+
+        def client(attempts: int) -> Any:
+            retries = {"mode": "standard", "total_max_attempts": attempts}
+            config = Config(retries=retries, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
+            made = boto.client("greengrassv2", config=config)
+            made.meta.events.register("before-parse.greengrassv2", _require_object)
+            return made
+
+        self._reads, self._writes = client(READ_ATTEMPTS), client(1)
+        self._renew_credentials()
+
+    def answer(self, request: ListPage | Batch) -> Reply:
         """Carry out one request; whatever goes wrong becomes an answer."""
         try:
-            page = request["op"] == "list"
-            return {"id": request["id"], "ok": self._page(request) if page else self._batch(request)}
+            # May take seconds, so it comes before the age of a batch is judged.
+            self._renew_credentials()
+            return self._page(request) if isinstance(request, ListPage) else self._batch(request)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            # The library, and we, trip over what the service never answers.
+            return describe(_garbage(f"the answer cannot be understood: {error!r}"))
         except Exception as error:  # noqa: BLE001 - the parent is told, and decides
-            return {"id": request["id"], "error": describe(error).to_json()}
+            return describe(error)
 
-    def _page(self, request: Json) -> Json:
-        self.renew()
-        token = {"nextToken": request["nextToken"]} if request["nextToken"] else {}
-        answer = self._call(self._list, maxResults=_PAGE_ENTRIES, **token)
-        devices = answer.get("associatedClientDevices")
-        following = answer.get("nextToken") or None
-        if not isinstance(devices, list) or not isinstance(following, str | None):
-            raise _garbage("the answer to a listing holds no list of associated client devices")
-        return {"devices": [_association(device) for device in devices], "nextToken": following}
+    def _page(self, request: ListPage) -> Listed:
+        token = {"nextToken": request.next_token} if request.next_token else {}
+        answer = self._reads.list_client_devices_associated_with_core_device(
+            coreDeviceThingName=self._core_device, maxResults=_PAGE_ENTRIES, **token
+        )
+        devices = {}
+        for entry in answer["associatedClientDevices"]:
+            stamp = entry.get("associationTimestamp")
+            devices[entry["thingName"]] = stamp.timestamp() if stamp else None
+        return Listed(devices, answer.get("nextToken") or None)
 
-    def _batch(self, request: Json) -> Json:
-        # May take seconds, so it comes before the age is judged.
-        self.renew()
-        age = time.monotonic() - request["issued"]
+    def _batch(self, request: Batch) -> Batched:
+        age = time.monotonic() - request.issued_seconds
         if not 0 <= age <= BATCH_AGE_SECONDS:
             message = f"not sent: the batch was issued {age:.1f} s ago and keeps for {BATCH_AGE_SECONDS:g} s"
             raise CallError("tooOld", "TooOld", message)
-        entries = [{"thingName": name} for name in request["names"]]
-        answer = self._call(self._batches[request["op"]], entries=entries)
-        return {"errors": [_entry_error(entry) for entry in answer.get("errorEntries", [])]}
+        call = (
+            self._writes.batch_associate_client_device_with_core_device
+            if request.operation == "associate"
+            else self._writes.batch_disassociate_client_device_from_core_device
+        )
+        entries = [{"thingName": name} for name in request.names]
+        answer = call(coreDeviceThingName=self._core_device, entries=entries)
+        return Batched(
+            {
+                error["thingName"]: (error.get("code", ""), _shortened(error.get("message", "")))
+                for error in answer.get("errorEntries", [])
+            }
+        )
 
-    def renew(self) -> None:
-        """Have credentials that last for a call.
-
-        Raises:
-            CallError: there are none.
-        """
+    def _renew_credentials(self) -> None:
         try:
-            self._renew_credentials()
+            self._credentials.get_frozen_credentials()
         except Exception as error:
             raise _no_credentials(type(error).__name__, str(error)) from error
 
-    def _call(self, method: Callable[..., Json], **parameters: Any) -> Json:
-        from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            return method(coreDeviceThingName=self._core_device, **parameters)
-        except (BotoCoreError, ClientError, CallError):
-            raise
-        except Exception as error:
-            # The library's parser trips over what it does not expect, in as many ways as there are.
-            raise _garbage(f"the answer cannot be understood: {error}") from error
-
-
-def _require_object(response_dict: Json, **_: Any) -> None:
+def _require_object(response_dict: dict[str, Any], **_: Any) -> None:
     """Refuse a success that is no JSON object: to the library it would be an answer with nothing in it."""
-    if response_dict["status_code"] >= 300:
-        return
-    try:
-        answer = json.loads(response_dict["body"])
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict) or not all(
-        isinstance(answer.get(key), list | None) for key in ("associatedClientDevices", "errorEntries")
-    ):
+    if response_dict["status_code"] < 300 and not response_dict["body"].lstrip().startswith(b"{"):
         beginning = response_dict["body"][:100]
         raise _garbage(f"not the service's answer, but a portal's or proxy's, perhaps: {beginning!r}")
 
 
-def describe(error: Exception) -> CallError:
-    """Tell what an exception means to the parent."""
+def describe(error: Exception) -> CallFailed:
+    """What an exception means to the parent."""
     from botocore import exceptions
 
+    kind, code = "internal", type(error).__name__
     if isinstance(error, CallError):
-        return error
-    if isinstance(error, exceptions.ClientError):
+        kind, code = error.kind, error.code
+    elif isinstance(error, exceptions.ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return CallError(_kind_of_refusal(code, status), code, str(error))
-    code = type(error).__name__
-    if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError):
-        return CallError("unreachable", code, str(error))
-    return CallError("internal", code, str(error))
+        kind = _kind_of_refusal(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    elif isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError):
+        kind = "unreachable"
+    return CallFailed(kind, code, _shortened(str(error)))
 
 
 def _kind_of_refusal(code: str, status: int) -> str:
@@ -190,21 +187,8 @@ def _kind_of_refusal(code: str, status: int) -> str:
     return "garbage" if status < 400 else "refused"
 
 
-def _association(device: Any) -> tuple[str, float | None]:
-    match device:
-        case {"thingName": str(name), "associationTimestamp": datetime() as stamp} if name:
-            return name, stamp.timestamp()
-        case {"thingName": str(name)} if name and "associationTimestamp" not in device:
-            return name, None
-    raise _garbage(f"the listing holds what is no client device: {device!r}")
-
-
-def _entry_error(entry: Any) -> Json:
-    match entry:
-        case {"thingName": str(name)}:
-            code, message = str(entry.get("code", "")), str(entry.get("message", ""))
-            return {"thingName": name, "code": code, "message": message[:_LONGEST_MESSAGE]}
-    raise _garbage(f"the answer to a batch holds an error that names no client device: {entry!r}")
+def _shortened(message: str) -> str:
+    return " ".join(message.split())[:_LONGEST_MESSAGE]
 
 
 def _garbage(message: str) -> CallError:
@@ -215,103 +199,39 @@ def _no_credentials(code: str, message: str) -> CallError:
     return CallError("credentials", code, f"the token exchange service gave no credentials: {message}")
 
 
-def connect(core_device: str) -> Cloud:
-    """Build the clients and fetch credentials: the token exchange service's, or none.
-
-    Raises:
-        CallError: no credentials or no region.
-    """
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region:
-        raise CallError("internal", "NoRegion", "no region: neither AWS_REGION nor AWS_DEFAULT_REGION is set")
-    if not os.environ.get(TOKEN_EXCHANGE):
-        raise _no_credentials("NoTokenExchange", f"{TOKEN_EXCHANGE} is not set, and no other source is used")
-    # Profiles can name other credentials, endpoints and accounts: no file of the component's user is read.
-    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
-        os.environ.pop(name, None)
-    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
-
-    import boto3
-    from botocore.config import Config
-    from botocore.credentials import ContainerProvider, CredentialResolver
-    from botocore.session import Session
-
-    exchange = {
-        name: os.environ[name] for name in (TOKEN_EXCHANGE, "AWS_CONTAINER_AUTHORIZATION_TOKEN") if name in os.environ
-    }
-    session = Session()
-    session.register_component("credential_provider", CredentialResolver([ContainerProvider(exchange)]))
-    try:
-        credentials = session.get_credentials()
-    except Exception as error:
-        raise _no_credentials(type(error).__name__, str(error)) from error
-    boto = boto3.Session(botocore_session=session, region_name=region)
-
-    def client(attempts: int) -> Any:
-        retries = {"mode": "standard", "total_max_attempts": attempts}
-        config = Config(retries=retries, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
-        return boto.client("greengrassv2", config=config)
-
-    cloud = Cloud(
-        core_device,
-        reads=client(READ_ATTEMPTS),
-        writes=client(1),
-        renew_credentials=credentials.get_frozen_credentials,
-    )
-    cloud.renew()
-    return cloud
-
-
-def _write(replies: BinaryIO, reply: Json) -> None:
-    replies.write(json.dumps(reply).encode() + b"\n")
-    replies.flush()
-
-
-def _die_with(parent: int | None) -> None:
+def _die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent goes, and end now if it has gone already."""
     # Some images split ctypes off; then the end of the input ends this process, after a call in progress.
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        raise SystemExit(1)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
-def _claim_stdout() -> BinaryIO:
-    """Keep standard output for the protocol, and send what anybody else writes there to standard error."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return replies
+def _say(reply: Reply) -> None:
+    sys.stdout.buffer.write(encode(reply))
+    sys.stdout.buffer.flush()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the child process.
-
-    Returns:
-        0 when its input has ended, 1 when it could not get ready.
-    """
-    parser = argparse.ArgumentParser(prog="client_device_pruner.pruning.cloud_child", description=main.__doc__)
-    parser.add_argument("--core-device", required=True, help="thing name of the core device")
-    parser.add_argument("--parent", type=int, help="process id that the parent must have")
-    options = parser.parse_args(arguments)
-    _die_with(options.parent)
+def main(core_device: str, parent: str) -> None:
+    """Answer the parent process, of that id, until the input ends."""
+    _die_with(int(parent))
     # Ctrl-C reaches the whole group; the parent decides what becomes of a call in progress.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The library makes local times of timestamps, and the hour that a clock change repeats names no one time.
     os.environ["TZ"] = "UTC"
     time.tzset()
-    with _claim_stdout() as replies:
-        try:
-            cloud = connect(options.core_device)
-        except Exception as error:  # noqa: BLE001 - the parent is told, and decides
-            _write(replies, {"id": None, "error": describe(error).to_json()})
-            return 1
-        _write(replies, {"id": None, "ok": {}})
-        for line in sys.stdin.buffer:
-            _write(replies, cloud.answer(json.loads(line)))
-    return 0
+    try:
+        cloud = Cloud(core_device)
+    except Exception as error:  # noqa: BLE001 - the parent is told, and decides
+        _say(describe(error))
+        return
+    _say(Ready())
+    for line in sys.stdin.buffer:
+        _say(cloud.answer(decode(line)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*sys.argv[1:])

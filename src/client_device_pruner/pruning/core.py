@@ -13,7 +13,7 @@ from client_device_pruner.config.settings import DEFAULTS, Settings, SettingsRef
 from client_device_pruner.decisions import explain
 from client_device_pruner.decisions.coverage import Coverage, Tally
 from client_device_pruner.decisions.guards import Guards, Hold, lost_together
-from client_device_pruner.decisions.policy import State, Verdict, judge
+from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts
@@ -31,13 +31,10 @@ REOPEN_SECONDS = 60.0
 """How often a state file that cannot be opened is tried again."""
 COVERAGE_SECONDS = 600.0
 """When coverage is reported after a start, and how often at most after that (CONTRACT, events)."""
-SURVEY_SECONDS = (60.0, 3_600.0)
-"""How often all devices are judged for the status: at most, and where nothing but time has changed for those that are
-not written anyway."""
+SURVEY_SECONDS = 60.0
+"""How often all devices are judged for the status at most."""
 SURVEY_SHARE = 0.005
 """The share of a core that this takes at most."""
-_STATES = tuple(State)
-_STATE_BITS, _STATE_MASK = 3, 0b111
 
 
 class Core:
@@ -50,16 +47,6 @@ class Core:
         publish: publishes on local pub/sub.
         publish_to_iot_core: publishes to AWS IoT Core; False if that is not possible now.
         own: takes the lock on the state, or has it already; False while another instance has it.
-
-    Attributes:
-        settings: those in force; the last good ones until the configuration has been read.
-        configured: whether the configuration has been read in this run.
-        presence: what is known of the devices and the inputs.
-        guards: what holds pruning back.
-        store: the state file.
-        shares: what was observed of the last day and month.
-        counts: how many devices are in each state.
-        coverage: how many would be removed once gone.
     """
 
     def __init__(
@@ -74,12 +61,13 @@ class Core:
     ) -> None:
         self.clock = clock
         self.core_device = core_device
-        self.settings: Settings = parse(DEFAULTS)
-        self.configured = False
+        self.settings: Settings = parse(DEFAULTS)  # the last good ones until the configuration has been read
+        self.configured = False  # whether it has been, in this run
         self.guards = Guards(self.event)
         self.store = Store(work_dir / "pruner.db", core_device)
         self.presence = Presence(Devices(), clock)
         self.shares = Shares()
+        self.counts: Counter[str] = Counter()  # devices by state
         self.coverage = Coverage(0, 0, ())
         self._own = own
         self._events = Events(
@@ -94,13 +82,11 @@ class Core:
         self._ran_before = 0.0
         self._loaded = False
         self._facts: Facts | None = None
-        self.counts: Counter[State] = Counter()
         self._untold: set[str] = set()
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
         self._next_open = self._started
-        self._surveyed: object = None
-        self._next_survey = (self._started, self._started)
+        self._next_survey = self._started
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
         self.open()
@@ -116,16 +102,6 @@ class Core:
     def journal(self) -> Journal:
         """The journal; raises `sqlite3.OperationalError` while there is no state file to keep it in."""
         return Journal(self.store.opened())
-
-    @property
-    def watched(self) -> set[str]:
-        """Names whose sighting is reported at once in `sighted`; so are marked ones."""
-        return self.presence.watched
-
-    @property
-    def sighted(self) -> list[str]:
-        """Watched and marked names that were sighted; who reads it empties it."""
-        return self.presence.sighted_watched
 
     def running_seconds(self) -> float:
         """The component's running time over all runs."""
@@ -192,14 +168,13 @@ class Core:
 
     def last_settings(self) -> Settings:
         """The settings of the last configuration that was accepted, in this run or an earlier one."""
-        return _parse_or_default(self.kept("configuration", DEFAULTS))
+        return _parse_or_default(self.store.kept("configuration", DEFAULTS))
 
     # The state file
 
     def open(self) -> None:
         """Open the state file; while that fails pruning holds, and the watch goes on."""
-        at = self.clock.monotonic()
-        self._next_open = at + REOPEN_SECONDS * self.settings.scale
+        self._next_open = self.clock.monotonic() + REOPEN_SECONDS * self.settings.scale
         try:
             if not self._own():
                 reason = "another process of this component owns the state in this work directory"
@@ -210,13 +185,17 @@ class Core:
         except NewerSchema:
             self.guards.hold(Hold("database", self.store.fault, "deploy the newer version again"))
             return
-        except (sqlite3.Error, OSError):
-            self.guards.hold(Hold("database", self.store.fault, "make room on the file system, or make it writable"))
+        except (sqlite3.Error, OSError) as error:
+            self._hold(error)
             return
         if aside:
             LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
         self.guards.release("database")
         self.store.note(self.clock.wall(), None, "started")
+
+    def _hold(self, error: Exception) -> None:
+        reason = self.store.fault or str(error)
+        self.guards.hold(Hold("database", reason, "make room on the file system, or make it writable"))
 
     def _read(self, connection: sqlite3.Connection) -> None:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""
@@ -236,22 +215,13 @@ class Core:
             self.settings = _parse_or_default(get_meta(connection, "configuration", DEFAULTS))
         self.presence.use(self.settings)
 
-    def kept(self, key: str, default: Any = None) -> Any:
-        """A single value of the state file; the default while none is open."""
-        return self.store.kept(key, default)
-
-    def keep(self, **values: Any) -> None:
-        """Write single values at once; raises `sqlite3.Error` if that fails."""
-        self.store.keep(**values)
-
     def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
         """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
         try:
             step(*arguments)
         except sqlite3.Error as error:
             self.store.failed(error)
-            reason = self.store.fault or str(error)
-            self.guards.hold(Hold("database", reason, "make room on the file system, or make it writable"))
+            self._hold(error)
 
     def commit_due(self, at: float) -> bool:
         """Whether it is time to write, and to bring the verdicts up to date, at monotonic seconds `at`."""
@@ -270,12 +240,9 @@ class Core:
     def commit(self, *, urgent: bool = False, **meta: Any) -> None:
         """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses.
 
-        Args:
-            urgent: only what must not wait, so that a busy site does not wear out its flash: sightings, and the
-                observed clock with them, wait for their time.
-            meta: single values.
+        If it is only `urgent`, sightings, and the observed clock with them, wait for their time: flash wears out.
         """
-        at, devices = self.clock.monotonic(), self.devices
+        at, devices, facts = self.clock.monotonic(), self.devices, self.facts()
         self._next_urgent = float("inf")
         presence = self.presence.document()
         if urgent and at < self._next_commit:
@@ -289,7 +256,6 @@ class Core:
             names = sorted(devices.changed)
             if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
                 meta["shares"] = list(self.shares.samples)
-        facts = self.facts()
         self._tell([devices.by_name[name] for name in names], facts)
         self.store.commit(
             devices,
@@ -318,20 +284,14 @@ class Core:
     def survey(self, *, now: bool = False) -> None:
         """Judge all devices for the status, if it is time, or `now`; with many devices more rarely."""
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
-        common = (self.settings, facts.common, self.devices.associated_count)
-        soonest, latest = self._next_survey
-        unsaid = self._coverage_said is None and at >= self._next_coverage
-        due = soonest if unsaid or common != self._surveyed else latest
-        if at < due and not now:
+        if at < self._next_survey and not now:
             return
-        self._surveyed, tally = common, Tally(self.settings, facts)
+        tally = Tally(self.settings, facts)
         changed = (self.devices.by_name[name] for name in self.devices.changed)
         self._tell([device for device in changed if not device.associated], facts)
         self._tell(self.devices.associated(), facts, tally)
         self.coverage = tally.coverage()
-        took = self.clock.monotonic() - at
-        soonest, latest = (max(seconds * scale, took / SURVEY_SHARE) for seconds in SURVEY_SECONDS)
-        self._next_survey = (at + soonest, at + latest)
+        self._next_survey = at + max(SURVEY_SECONDS * scale, (self.clock.monotonic() - at) / SURVEY_SHARE)
         figures = (self.coverage.associated, self.coverage.removable)
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
@@ -342,26 +302,21 @@ class Core:
         """Have the verdicts that changed written, and count the devices by state."""
         wall = self.clock.wall()
         for device in devices:
-            before = _STATES[(device.told & _STATE_MASK) - 1] if device.told else None
-            if not device.associated:
-                if before is not None:
-                    self.counts[before] -= 1
-                    device.told = 0
-                    self._untold.add(device.name)
-                continue
-            verdict = judge(device, self.settings, facts)
-            if tally is not None:
-                tally.add(verdict, device)
-            told = explain.fingerprint(verdict, device, facts) << _STATE_BITS | _STATES.index(verdict.state) + 1
-            if told == device.told:
-                continue
-            device.told = told
-            self._untold.add(device.name)
-            if verdict.state is not before:
-                self.counts[verdict.state] += 1
-                if before is not None:
-                    self.counts[before] -= 1
-                self.store.note(wall, device.name, verdict.state.value)
+            state, told = "", 0
+            if device.associated:
+                verdict = judge(device, self.settings, facts)
+                state, told = verdict.state.value, explain.fingerprint(verdict, device, facts)
+                if tally is not None:
+                    tally.add(verdict, device)
+            if told != device.told:
+                device.told = told
+                self._untold.add(device.name)
+            if state != device.state:
+                self.counts.subtract([device.state])
+                self.counts.update([state])
+                device.state = state
+                if state:
+                    self.store.note(wall, device.name, state)
 
     def _document(self, name: str, facts: Facts) -> str | None:
         """The verdict to be stored; made as it is written, since those of 100,000 devices would take 50 MB."""

@@ -7,26 +7,25 @@ it beside all else, a test can crash it at every step, and a simulation can run 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from client_device_pruner.decisions.guards import Hold, new_plan_id
+from client_device_pruner.decisions.guards import Hold, Plan, new_plan_id
 from client_device_pruner.decisions.policy import State, Verdict
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
 from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
+from client_device_pruner.pruning.plans import make_plan
 from client_device_pruner.reports.events import LOGGER
 
 if TYPE_CHECKING:
     from client_device_pruner.pruning.core import Core
-    from client_device_pruner.pruning.plans import Plans
     from client_device_pruner.store.journal import Intent
 
 BATCH = 100
 """Entries of one batch call at most: the API's limit."""
 MAX_PAGES = 10_000
-"""Pages of one listing at most: more devices than any core has."""
+"""Pages of one listing at most: more devices than any core has; a service that turns in circles ends there."""
 BELIEVED_AFTER = 3
 """An implausible list is believed once so many cycles in a row say the same."""
 
@@ -50,35 +49,18 @@ Associations = Mapping[str, float | None]
 
 
 class Cycle:
-    """One cycle.
+    """One cycle."""
 
-    Args:
-        core: what is known.
-        plans: which of the due devices may go.
-        failures: what is said of calls that fail.
-
-    Attributes:
-        cycle_id: names it in events and in the journal.
-        in_flight: devices whose disassociation was journalled and is not confirmed, by name.
-        sighted: those of them that were sighted since: whoever hears of it puts them here.
-        disassociated: how many disassociations were confirmed.
-        would_disassociate: how many a dry run would have asked for.
-        holds: the guards that its plan came to, and what the preflight missed.
-        complete: whether it came to its end.
-    """
-
-    def __init__(self, core: Core, plans: Plans, failures: Failures) -> None:
+    def __init__(self, core: Core, failures: Failures) -> None:
         self.cycle_id = os.urandom(5).hex()
-        self.in_flight: dict[str, Intent] = {}
-        self.sighted: set[str] = set()
-        self.disassociated = 0
-        self.would_disassociate = 0
-        self.holds: tuple[Hold, ...] = ()
+        self.in_flight: dict[str, Intent] = {}  # disassociations that were journalled and are not confirmed
+        self.sighted: set[str] = set()  # those of them that were sighted since: whoever hears of it puts them here
+        self.disassociated = 0  # confirmed ones
+        self.would_disassociate = 0  # in a dry run
+        self.holds: tuple[Hold, ...] = ()  # what its plan came to, and what the preflight missed
         self.complete = False
         self._core = core
-        self._plans = plans
         self._failures = failures
-        self._requests = count(1)
 
     def steps(self) -> Steps:
         """Run the cycle; raises `sqlite3.Error` where the state file refuses."""
@@ -93,7 +75,7 @@ class Cycle:
         self._take_over(core.journal.open_intents(), listed)
         yield from self._associate(core.journal.wanted())
         due = self._judge()
-        plan = self._plans.plan(due)
+        plan = self._plan(due)
         self.holds = plan.holds
         attempted = False
         if core.settings.dry_run:
@@ -118,19 +100,17 @@ class Cycle:
         """All associations, or None if the list cannot be had whole."""
         found: dict[str, float | None] = {}
         token: str | None = None
-        tokens: set[str | None] = set()
-        while token not in tokens and len(tokens) < MAX_PAGES:
-            tokens.add(token)
-            reply = yield ListPage(next(self._requests), token)
-            if not isinstance(reply, Listed):
-                self._failures.failed(_as_failure(reply), self.cycle_id, LIST)
+        for _page in range(MAX_PAGES):
+            reply: Listed | CallFailed = yield ListPage(token)
+            if isinstance(reply, CallFailed):
+                self._failures.failed(reply, self.cycle_id, LIST)
                 return None
             found.update(reply.devices)
             token = reply.next_token
             if token is None:
                 self._failures.succeeded(LIST)
                 return found
-        failure = CallFailed(None, "garbage", "Paging", "the list of associations repeats a page token")
+        failure = CallFailed("garbage", "Paging", f"the list of associations has more than {MAX_PAGES:,} pages")
         self._failures.failed(failure, self.cycle_id, LIST)
         return None
 
@@ -138,13 +118,13 @@ class Cycle:
         """Whether a list can be believed: at least half of what was expected, or the same in three cycles in a row."""
         core = self._core
         expected = core.devices.associated_count - len(core.journal.open_intents())
-        before, times = core.kept("implausible", ("", 0))
+        before, times = core.store.kept("implausible", ("", 0))
         now = ("", 0)
         if len(listed) * 2 < expected:
             fingerprint = new_plan_id(listed)
             now = (fingerprint, times + 1 if before == fingerprint else 1)
         if now != (before, times):
-            core.keep(implausible=now)
+            core.store.keep(implausible=now)
         if not now[1] or now[1] >= BELIEVED_AFTER:
             core.guards.release("list")
             return True
@@ -192,6 +172,10 @@ class Cycle:
         core.commit()
         return due
 
+    def _plan(self, due: Sequence[Verdict]) -> Plan:
+        # A denied disassociation is found to be granted by asking again: one device may try.
+        return make_plan(self._core, due, trying=self._failures.only_disassociation_denied)
+
     # Disassociating
 
     def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool | None]:
@@ -213,24 +197,22 @@ class Cycle:
             running_seconds=core.running_seconds(),
         )
         self.in_flight.update({intent.name: intent for intent in intents})
-        core.watched.update(self.in_flight)
-        reply = yield Batch(next(self._requests), "disassociate", tuple(i.name for i in intents), issued)
+        core.presence.watched.update(self.in_flight)
+        reply: Batched | CallFailed = yield Batch("disassociate", tuple(i.name for i in intents), issued)
         if isinstance(reply, Batched):
             self._failures.succeeded(DISASSOCIATE)
-            errors = {error.thing_name: error for error in reply.errors}
-            self._forget([intent for intent in intents if intent.name in errors])
-            for name in errors.keys() & {intent.name for intent in intents}:
-                self._failures.refused(errors[name], self.cycle_id, DISASSOCIATE)
+            self._forget([intent for intent in intents if intent.name in reply.errors])
+            for name, (code, message) in reply.errors.items():
+                self._failures.refused(name, code, message, self.cycle_id, DISASSOCIATE)
             yield from self._restore_sighted()
             return True
-        failure = _as_failure(reply)
-        self._failures.failed(failure, self.cycle_id, DISASSOCIATE)
-        if failure.kind in NOT_CARRIED_OUT:
+        self._failures.failed(reply, self.cycle_id, DISASSOCIATE)
+        if reply.kind in NOT_CARRIED_OUT:
             self._forget(intents)
             return None
         return False
 
-    def _still_due(self, batch: Sequence[Verdict]) -> list[Verdict]:
+    def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
         """Whom the rule and the guards let go now: what was heard, or configured, since the plan counts."""
         core = self._core
         core.begin_turn()
@@ -238,8 +220,7 @@ class Cycle:
             return []
         devices = [core.devices.by_name[verdict.name] for verdict in batch if verdict.name in core.devices.by_name]
         verdicts = [core.judge(device) for device in devices if device.associated]
-        plan = self._plans.plan([verdict for verdict in verdicts if verdict.state is State.DUE])
-        return list(plan.take)
+        return self._plan([verdict for verdict in verdicts if verdict.state is State.DUE]).take
 
     def _forget(self, intents: Sequence[Intent]) -> None:
         """Take that the cloud did not carry these out."""
@@ -260,11 +241,11 @@ class Cycle:
             self.in_flight.update({intent.name: intent for intent in intents if intent.name not in restored})
 
     def _associate(self, intents: Sequence[Intent]) -> Generator[Step, Any, frozenset[str]]:
-        return associate(self._core, self._failures, intents, self._requests, self.cycle_id)
+        return associate(self._core, self._failures, intents, self.cycle_id)
 
 
 def associate(
-    core: Core, failures: Failures, intents: Sequence[Intent], requests: Iterator[int], cycle_id: str
+    core: Core, failures: Failures, intents: Sequence[Intent], cycle_id: str
 ) -> Generator[Step, Any, frozenset[str]]:
     """Associate these devices again, in batches, and say what came of it; returns the names that were taken back.
 
@@ -274,16 +255,16 @@ def associate(
     for start in range(0, len(intents), BATCH):
         part = intents[start : start + BATCH]
         names = tuple(intent.name for intent in part)
-        reply = yield Batch(next(requests), "associate", names, core.clock.monotonic())
-        if not isinstance(reply, Batched):
-            failures.failed(_as_failure(reply), cycle_id, ASSOCIATE, names)
+        reply: Batched | CallFailed = yield Batch("associate", names, core.clock.monotonic())
+        if isinstance(reply, CallFailed):
+            failures.failed(reply, cycle_id, ASSOCIATE, names)
             break
-        errors = {error.thing_name: error for error in reply.errors}
         for intent in part:
             requested_by = intent.restore_for or "command"
-            if intent.name in errors:
+            if intent.name in reply.errors:
                 core.journal.want([intent], None)
-                failures.refused(errors[intent.name], cycle_id, ASSOCIATE)
+                code, message = reply.errors[intent.name]
+                failures.refused(intent.name, code, message, cycle_id, ASSOCIATE)
                 continue
             restored.add(intent.name)
             if core.journal.restored(intent, requested_by):
@@ -295,9 +276,3 @@ def associate(
 def is_same(listed: float | None, intended: float | None) -> bool:
     """Whether what is listed is the incarnation that was meant; where a timestamp is missing, it may well be."""
     return listed == intended or None in (listed, intended)
-
-
-def _as_failure(reply: Any) -> CallFailed:
-    if isinstance(reply, CallFailed):
-        return reply
-    return CallFailed(None, "garbage", "Protocol", f"an answer of another kind came: {type(reply).__name__}")

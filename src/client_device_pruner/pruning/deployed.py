@@ -114,13 +114,13 @@ class Deployed:
                 core.event("configuration", accepted=True, changed=[], problems=[], protectionEnded=[])
             return
         # What an earlier run had in force counts too: Greengrass Lite starts the component anew with each change.
-        known = core.kept("configuration") is not None
+        known = core.store.kept("configuration") is not None
         before = core.last_settings()
         lost = protection_lost(before, settings) if known else ()
         changed = changed_keys(before, settings) if known else ()
         self._apply(settings)
         kept = {key: value for key, value in document.items() if key != "accessControl"}
-        core.attempt(lambda: core.keep(configuration=kept))
+        core.attempt(lambda: core.store.keep(configuration=kept))
         core.event("configuration", accepted=True, changed=list(changed), problems=[], protectionEnded=list(lost))
         for sentence in lost:
             LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.pruning.cloud import CallFailed, EntryError
+from client_device_pruner.pruning.cloud import CallFailed
 from client_device_pruner.reports.events import rfc3339
 
 if TYPE_CHECKING:
@@ -46,19 +46,11 @@ def remedy(kind: str, code: str, operation: str) -> str:
 
 
 class Failures:
-    """Knows what failed since the last cycle that went well.
-
-    Args:
-        core: what is known.
-
-    Attributes:
-        in_a_row: how often a cycle's calls failed since then.
-        latest: `code`, `message`, `remedy` and `at` (RFC 3339) of the last one; None if all is well.
-    """
+    """Knows what failed since the last cycle that went well."""
 
     def __init__(self, core: Core) -> None:
-        self.in_a_row = 0
-        self.latest: dict[str, Any] | None = None
+        self.in_a_row = 0  # calls of cycles
+        self.latest: dict[str, Any] | None = None  # `code`, `message`, `remedy` and `at` (RFC 3339)
         self._core = core
         self._said: set[tuple[str, str, str]] = set()
         self._denied: set[str] = set()
@@ -73,8 +65,7 @@ class Failures:
         core, code = self._core, failure.code or failure.kind
         advice = remedy(failure.kind, code, operation)
         for name in names or ("",):
-            if self._is_news(operation, failure.kind, name):
-                self._say(name, code, failure.message, advice, cycle_id)
+            self._say((operation, failure.kind, name), code, failure.message, advice, cycle_id)
         self.latest = {"code": code, "message": failure.message, "remedy": advice, "at": rfc3339(core.clock.wall())}
         if operation == ASSOCIATE:
             return
@@ -88,11 +79,13 @@ class Failures:
             reason = f"the cloud does not know core device {core.core_device}: {failure.message}"
             core.guards.hold(Hold("coreNotFound", reason, advice))
 
-    def refused(self, error: EntryError, cycle_id: str, operation: str) -> None:
+    def refused(self, name: str, code: str, message: str, cycle_id: str, operation: str) -> None:
         """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
         advice = "see whether the thing still exists" if operation == ASSOCIATE else "the next cycle tries again"
-        if operation == ASSOCIATE or self._is_news(operation, f"entry {error.code}", error.thing_name):
-            self._say(error.thing_name, error.code, error.message, advice, cycle_id)
+        key = (operation, f"entry {code}", name)
+        if operation == ASSOCIATE:
+            self._said.discard(key)  # a restore was asked for anew
+        self._say(key, code, message, advice, cycle_id)
 
     def succeeded(self, operation: str) -> None:
         """The cloud answered as it should; access denied to one operation is not granted by another."""
@@ -107,12 +100,8 @@ class Failures:
         # An entry that is refused in each cycle is not said again.
         self._said = {key for key in self._said if key[0] == DISASSOCIATE and key[2]}
 
-    def _is_news(self, operation: str, kind: str, name: str) -> bool:
-        key = (operation, kind, name)
-        is_news = key not in self._said
-        self._said.add(key)
-        return is_news
-
-    def _say(self, name: str, code: str, message: str, advice: str, cycle_id: str) -> None:
-        data = {"code": code, "message": message, "remedy": advice, "cycleId": cycle_id}
-        self._core.event("failed", name or None, **data)
+    def _say(self, key: tuple[str, str, str], code: str, message: str, advice: str, cycle_id: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            data = {"code": code, "message": message, "remedy": advice, "cycleId": cycle_id}
+            self._core.event("failed", key[2] or None, **data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from client_device_pruner.decisions.guards import Hold
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 ASK_SECONDS = 120.0
 """How long the broker may take to answer for up to 100 names, one call each."""
-_REMEDY = "nothing was disassociated; the next cycle tries again"
 
 
 class ExtraProbe(Protocol):
@@ -33,23 +31,16 @@ class PreflightCheck:
 
     With the client list in use, each device is asked for by name first. Then a probe is sent: when it comes back,
     whatever was sent before it has been taken in. Whoever was sighted meanwhile is no longer due, as ever.
-
-    Args:
-        core: what is known.
-        link: sends the probe.
-        lists: asks the broker.
-        access: how to reach the broker's client list now; None if it cannot be.
     """
 
     def __init__(self, core: Core, link: ExtraProbe, lists: ClientLists, access: Callable[[], Access | None]) -> None:
+        self.deadline = 0.0
         self._core = core
         self._link = link
         self._lists = lists
         self._access = access
-        self._requests = count(1)
         self._request = 0
         self._probe = ""
-        self._deadline = 0.0
         self._hold: Hold | None = None
 
     def begin(self, names: Sequence[str], at: float) -> None:
@@ -57,13 +48,11 @@ class PreflightCheck:
         self._hold, self._probe = None, ""
         if not self._core.facts().list_in_use:
             self._send_probe(at)
-            return
-        access = self._access()
-        if access is None:
+        elif access := self._access():
+            self._request, self.deadline = self._request + 1, at + ASK_SECONDS
+            self._lists.ask(access, names, self._request)
+        else:
             self._miss("the client list, which is in use, cannot be asked")
-            return
-        self._request, self._deadline = next(self._requests), at + ASK_SECONDS
-        self._lists.ask(access, names, self._request)
 
     def answered(self, answer: Asked | AskFailed, at: float) -> None:
         """Take what the broker answered; an answer to another request is dropped."""
@@ -80,20 +69,15 @@ class PreflightCheck:
         """Whether it is over, and what is missing if anything is."""
         if self._probe and self._link.returned(self._probe):
             return True, None
-        if self._hold is None and at >= self._deadline:
+        if self._hold is None and at >= self.deadline:
             what = "the probe did not come back" if self._probe else "the client list did not answer in time"
             self._miss(f"{what} in the check before the batch")
         return self._hold is not None, self._hold
 
-    @property
-    def deadline(self) -> float:
-        """When it ends at the latest."""
-        return self._deadline
-
     def _send_probe(self, at: float) -> None:
         # Where a heartbeat takes the probe's place, at least two come in each interval.
-        self._deadline = at + max(1.0, self._core.settings.presence.probe_interval_seconds)
+        self.deadline = at + max(1.0, self._core.settings.presence.probe_interval_seconds)
         self._probe = self._link.send_extra(at)
 
     def _miss(self, reason: str) -> None:
-        self._hold = Hold("notObserving", reason, _REMEDY)
+        self._hold = Hold("notObserving", reason, "nothing was disassociated; the next cycle tries again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -13,13 +12,10 @@ from client_device_pruner.decisions.policy import State
 from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, Ready, Reply
 from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
 from client_device_pruner.pruning.failures import Failures
-from client_device_pruner.pruning.plans import Plans
 from client_device_pruner.pruning.restores import Restores
-from client_device_pruner.reports.status import LastCycles
 
 if TYPE_CHECKING:
     from client_device_pruner.decisions.guards import Hold
-    from client_device_pruner.presence.client_list import Asked, AskFailed
     from client_device_pruner.pruning.core import Core
     from client_device_pruner.pruning.preflight import PreflightCheck
 
@@ -38,8 +34,8 @@ class Scheduler:
         core: what is known.
         cloud: makes what calls the cloud; it gets a function that takes its replies, from any thread.
         check: the check before a batch.
-        before_cycle: called before each cycle: reads the configuration again. What it changes is taken into account
-            up to the batch call, since the check before it takes a probe's way to the broker and back.
+        before_cycle: reads the configuration again. What it changes is taken into account up to the batch call, since
+            the check before it takes a probe's way to the broker and back.
         wake: called, from any thread, when `tick` has something to do.
         jitter: gives numbers in [0, 1).
     """
@@ -50,9 +46,9 @@ class Scheduler:
         cloud: Callable[[Callable[[Reply], None]], Cloud],
         check: PreflightCheck,
         *,
-        before_cycle: Callable[[], None] = lambda: None,
-        wake: Callable[[], None] = lambda: None,
-        jitter: Callable[[], float] = random.random,
+        before_cycle: Callable[[], None],
+        wake: Callable[[], None],
+        jitter: Callable[[], float],
     ) -> None:
         self._core = core
         self._cloud = cloud
@@ -60,14 +56,13 @@ class Scheduler:
         self._before_cycle = before_cycle
         self._wake = wake
         self._jitter = jitter
-        self._failures = Failures(core)
-        self._plans = Plans(core, self._failures)
-        self._restores = Restores(core, self._plans, self._failures)
+        self.failures = Failures(core)
+        self.last_complete_wall: float | None = None
+        self._restores = Restores(core, self.failures)
         self._job: _Job | None = None
         self._cycle: Cycle | None = None
         self._next_cycle = float("inf")
         self._failure_before: object = None
-        self._last_complete: float | None = None
         self._resumed: sqlite3.Connection | None = None
 
     def schedule(self, at: float) -> None:
@@ -101,15 +96,11 @@ class Scheduler:
                     return self._job.deadline
                 self._ended(at)
             elif self._restores.due and core.store.connection is not None:
-                self._begin(self._restores.steps(), at)
+                self._job = self._run(self._restores.steps())
             elif at >= self._next_cycle:
                 self._begin_cycle(at)
             else:
                 return self._next_cycle
-
-    def answered(self, answer: Asked | AskFailed, at: float) -> None:
-        """Take what the broker answered to the check before a batch."""
-        self._check.answered(answer, at)
 
     def close(self) -> None:
         """End what runs; what was begun stays journalled, and the next run settles it."""
@@ -123,16 +114,6 @@ class Scheduler:
         """Whether a batch call is under way: a deployment waits for it."""
         return self._job is not None and self._job.batch_in_flight
 
-    @property
-    def waiting_plan(self) -> tuple[str, list[str]] | None:
-        """The id and the device names of the plan that waits for approval; None if none does."""
-        return self._plans.waiting()
-
-    @property
-    def cycles(self) -> LastCycles:
-        """What became of the latest cycles."""
-        return LastCycles(self._last_complete, self._failures.latest)
-
     def next_check_seconds(self, at: float) -> float | None:
         """How long until the next cycle; 0 while one runs, None before one is planned."""
         if self._cycle is not None:
@@ -141,12 +122,8 @@ class Scheduler:
 
     def _resume(self) -> None:
         self._restores.resume()
-        self._last_complete = self._core.kept("lastComplete")
+        self.last_complete_wall = self._core.store.kept("lastComplete")
         self._resumed = self._core.store.connection
-
-    def _begin(self, steps: Steps, at: float) -> None:
-        self._job = _Job(steps, self._cloud, self._check, self._wake)
-        self._core.attempt(self._job.begin, at)
 
     def _begin_cycle(self, at: float) -> None:
         settings = self._core.settings
@@ -155,24 +132,27 @@ class Scheduler:
             self._next_cycle = at + min(BACK_OFF_SECONDS * settings.scale, settings.check_interval_seconds)
             return
         self._next_cycle = float("inf")
-        self._failure_before = self._failures.latest
+        self._failure_before = self.failures.latest
         self._before_cycle()
-        self._cycle = Cycle(self._core, self._plans, self._failures)
-        self._begin(self._cycle.steps(), at)
+        self._cycle = Cycle(self._core, self.failures)
+        self._job = self._run(self._cycle.steps())
+
+    def _run(self, steps: Steps) -> _Job:
+        return _Job(steps, self._cloud, self._check, self._wake)
 
     def _ended(self, at: float) -> None:
         job, cycle, core = self._job, self._cycle, self._core
         self._job = self._cycle = None
         if cycle is None or job is None:
             return
-        self._failures.in_a_row += job.broken
+        self.failures.in_a_row += job.broken
         if cycle.complete:
             core.guards.planned(cycle.holds)
-            self._last_complete = core.clock.wall()
-            core.attempt(lambda: core.keep(lastComplete=self._last_complete))
-            if self._failures.latest is self._failure_before:
-                self._failures.cycle_went_well()
-        self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self._failures.in_a_row)
+            self.last_complete_wall = core.clock.wall()
+            core.attempt(lambda: core.store.keep(lastComplete=self.last_complete_wall))
+            if self.failures.latest is self._failure_before:
+                self.failures.cycle_went_well()
+        self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self.failures.in_a_row)
         more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
         core.begin_turn()
         core.survey(now=True)
@@ -184,19 +164,16 @@ class Scheduler:
             held=sorted({hold.guard for hold in (*cycle.holds, *core.guards.standing)}),
             dryRun=core.settings.dry_run,
             nextCheckInSeconds=round(self._next_cycle - at, 3),
-            **{state.value: core.counts[state] for state in State},
+            **{state.value: core.counts[state.value] for state in State},
             **more,
         )
 
 
 def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> float:
-    """How long after a cycle the next one comes.
+    """How long after a cycle the next one comes, with a jitter in [0, 1).
 
-    Args:
-        settings: those in force.
-        jitter: at random in [0, 1).
-        failures: how many calls failed since the last cycle that went well: with any, a second at least, and with
-            full jitter at most a minute, doubled with each, up to `checkInterval`.
+    After calls that failed since the last cycle that went well: a second at least, and with full jitter at most a
+    minute, doubled with each, up to `checkInterval`.
     """
     if not failures:
         return settings.check_interval_seconds * (0.9 + 0.2 * jitter)
@@ -206,13 +183,7 @@ def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> f
 
 
 class _Job:
-    """One run of steps with a child process of its own.
-
-    Attributes:
-        over: whether it has ended.
-        broken: whether it ended by an error.
-        deadline: when to look at it again at the latest.
-    """
+    """One run of steps with a child process of its own."""
 
     def __init__(
         self,
@@ -221,8 +192,8 @@ class _Job:
         check: PreflightCheck,
         wake: Callable[[], None],
     ) -> None:
-        self.over = self.broken = False
-        self.deadline = float("inf")
+        self.over = self.broken = False  # ended, and by an error
+        self.deadline = float("inf")  # when to look at it again at the latest
         self._steps = steps
         self._replies: SimpleQueue[Reply] = SimpleQueue()
         self._cloud = cloud(self._deliver)
@@ -234,13 +205,12 @@ class _Job:
     def batch_in_flight(self) -> bool:
         return isinstance(self._step, Batch)
 
-    def begin(self, at: float) -> None:
-        self._advance(None, at)
-
     def tick(self, at: float) -> None:
         """Take the replies that came, and look whether the check is over, or a deadline past."""
         while not self.over:
-            if isinstance(self._step, Preflight):
+            if self._step is None:
+                self._advance(None, at)
+            elif isinstance(self._step, Preflight):
                 over, hold = self._check.poll(at)
                 self.deadline = self._check.deadline
                 if not over:
@@ -250,15 +220,6 @@ class _Job:
                 self._advance(reply, at)
             else:
                 return
-
-    def _reply(self, at: float) -> Reply | None:
-        """The answer to what was asked, or that the child is gone; None while it is waited for."""
-        if not self._replies.empty():
-            return self._replies.get()
-        if at < self.deadline:
-            return None
-        self._cloud.kill()
-        return CallFailed(None, "unreachable", "Deadline", "no answer in time: the call was given up")
 
     def close(self) -> None:
         """End the child; what was begun stays journalled."""
@@ -270,17 +231,25 @@ class _Job:
         self._replies.put(reply)
         self._wake()
 
+    def _reply(self, at: float) -> Reply | None:
+        """The answer to what was asked, or that the child is gone; None while it is waited for."""
+        if not self._replies.empty():
+            return self._replies.get()
+        if at < self.deadline:
+            return None
+        self._cloud.stop()
+        self._replies = SimpleQueue()  # what came too late answers nothing
+        return CallFailed("unreachable", "Deadline", "no answer in time: the call was given up")
+
     def _advance(self, answer: Reply | Hold | None, at: float) -> None:
-        self._step = None
         try:
-            step = self._step = self._steps.send(answer)
+            self._step = step = self._steps.send(answer)
         except BaseException as end:
-            self.over = True
-            self._cloud.stop()
-            if isinstance(end, StopIteration):
-                return
-            self.broken = True
-            raise
+            self.broken = not isinstance(end, StopIteration)
+            self.close()
+            if self.broken:
+                raise
+            return
         if isinstance(step, Preflight):
             self._check.begin(step.names, at)
         elif isinstance(step, Start):

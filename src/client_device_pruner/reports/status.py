@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from client_device_pruner import __version__
@@ -20,19 +20,6 @@ SHADOW_SECONDS = 60.0
 """The named shadow is updated at most so often (CONTRACT, `reports.shadowName`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastCycles:
-    """What became of the latest cycles.
-
-    Attributes:
-        complete_wall: when one was complete last, in epoch seconds; None if none was.
-        failed: what has failed since (`code`, `message`, `remedy`, `at`); None if nothing has.
-    """
-
-    complete_wall: float | None = None
-    failed: Mapping[str, Any] | None = None
-
-
 def status_document(
     *,
     wall: float,
@@ -40,31 +27,19 @@ def status_document(
     observing_since: float | None,
     shares: Shares,
     inputs: Mapping[str, Input],
-    counts: Mapping[State, int],
+    counts: Mapping[str, int],
     coverage: Coverage,
     holds: Iterable[Hold],
     findings: Iterable[Finding],
     plan: tuple[str, Iterable[str]] | None,
     next_check_seconds: float | None,
-    cycles: LastCycles,
+    last_complete_wall: float | None,
+    failed: Mapping[str, Any] | None,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """The status of the contract, all but `running`.
+    """The status of the contract, all but `running`; times named `wall` or `since` are epoch seconds.
 
-    Args:
-        wall: now, in epoch seconds.
-        observed_seconds: the observed clock.
-        observing_since: since when it has gone on without a break, in epoch seconds; None while it stands still.
-        shares: what was observed of the last day and month.
-        inputs: by name.
-        counts: devices by state.
-        coverage: what would be removed once gone.
-        holds: the guards in force.
-        findings: what the doctor found.
-        plan: id and device names of the plan that waits for approval.
-        next_check_seconds: until the next cycle; None if none is planned.
-        cycles: what became of the latest cycles.
-        dry_run: whether the next cycle only says what it would do.
+    `failed` is what has failed since the last complete cycle: `code`, `message`, `remedy`, `at`.
     """
     return {
         "version": __version__,
@@ -80,18 +55,14 @@ def status_document(
                 for name, one in inputs.items()
             },
         },
-        "counts": {state.value: counts.get(state, 0) for state in State},
-        "coverage": {
-            "associated": coverage.associated,
-            "removable": coverage.removable,
-            "reasons": list(coverage.reasons),
-        },
+        "counts": {state.value: counts.get(state.value, 0) for state in State},
+        "coverage": {**asdict(coverage), "reasons": list(coverage.reasons)},
         "guards": [{"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in holds],
         "plan": None if plan is None else {"id": plan[0], "devices": sorted(plan[1])},
         "nextCheckInSeconds": None if next_check_seconds is None else round(next_check_seconds, 3),
         "lastCycle": {
-            "completeAt": None if cycles.complete_wall is None else rfc3339(cycles.complete_wall),
-            "failed": cycles.failed,
+            "completeAt": None if last_complete_wall is None else rfc3339(last_complete_wall),
+            "failed": failed,
         },
         "dryRun": dry_run,
         "doctor": [asdict(finding) for finding in findings],

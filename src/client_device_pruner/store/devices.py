@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from sys import intern
 from typing import Any
 
 from client_device_pruner.presence.devices import Device
 
-_REAL, _INTEGER, _TEXT, _FLAG = "REAL", "INTEGER", "TEXT", "INTEGER NOT NULL CHECK ({0} IN (0, 1))"
-_FIELDS: dict[str, tuple[str, bool]] = {
-    # attribute of Device: its type, and whether it may be None
-    "seen_at": (_REAL, True),
-    "seen_by": (_TEXT, False),
-    "seen_wall": (_REAL, False),
-    "present_until": (_REAL, True),
-    "silence_window": (_INTEGER, False),
-    "longest_silence": (_REAL, False),
-    "longest_before": (_REAL, False),
-    "messages": (_INTEGER, False),
-    "first_message": (_REAL, False),
-    "last_message": (_REAL, False),
-    "session": (_FLAG, False),
-    "session_id": (_INTEGER, True),
-    "session_since": (_REAL, False),
-    "ended_id": (_INTEGER, True),
-    "announced": (_INTEGER, False),
-    "then": (_INTEGER, True),
-    "associated": (_FLAG, False),
-    "association_timestamp": (_REAL, True),
-    "listed_at": (_REAL, True),
-    "unlisted_at": (_REAL, True),
-    "marked_at": (_REAL, True),
-    "keepalive": (_FLAG, False),
+_COLUMNS = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT"}
+_TYPES = {"float": float, "int": int, "bool": int, "str": str}
+_FIELDS = {
+    field.name: str(field.type) for field in dataclasses.fields(Device) if field.name not in ("name", "state", "told")
 }
-_COLUMN = {attribute: "then_count" if attribute == "then" else attribute for attribute in _FIELDS}
-"""`then` is a keyword of SQL."""
-DEVICE_COLUMNS = ", ".join(f"{_COLUMN[attribute]} {kind.split()[0]}" for attribute, (kind, _) in _FIELDS.items())
+"""The attributes of a device that are stored, with their types."""
+DEVICE_COLUMNS = ", ".join(f'"{name}" {_COLUMNS[kind.removesuffix(" | None")]}' for name, kind in _FIELDS.items())
 """All columns of the table `devices` but `name` and `since`, as its definition has them."""
 
 
 def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
-    """All devices that are stored, by name.
-
-    Raises:
-        sqlite3.Error, ValueError: a row cannot be read, or holds what was never written (bits that flipped).
-    """
+    """All devices that are stored, by name; raises `ValueError` where a row holds what was never written."""
     devices = {}
     for row in connection.execute("SELECT * FROM devices"):
-        device = Device(_checked(row["name"], _TEXT, optional=False))
-        for attribute, (kind, optional) in _FIELDS.items():
-            value = _checked(row[_COLUMN[attribute]], kind, optional=optional)
-            if value != getattr(device, attribute):  # most are as by default, and share those objects
-                setattr(device, attribute, intern(value) if kind is _TEXT else value)
+        device = Device(row["name"])
+        for name, kind in _FIELDS.items():
+            value = _checked(row[name], kind)
+            if value != getattr(device, name):  # most are as by default, and share those objects
+                setattr(device, name, intern(value) if kind == "str" else value)
         devices[device.name] = device
     return devices
 
 
-def _checked(value: Any, kind: str, *, optional: bool) -> Any:
-    if value is None and optional:
+def _checked(value: Any, kind: str) -> Any:
+    if value is None and kind.endswith(" | None"):
         return None
-    if kind is _TEXT and isinstance(value, str):
-        return value
-    if kind is _REAL and isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
-    if kind is _INTEGER and isinstance(value, int):
-        return value
-    if kind is _FLAG and value in {0, 1}:
-        return bool(value)
-    raise ValueError(f"a device's row holds {value!r} in place of {kind.split(maxsplit=1)[0]}")
+    if not isinstance(value, _TYPES[kind.removesuffix(" | None")]):
+        raise ValueError(f"a device's row holds {value!r} in place of {kind}")  # noqa: TRY004 - of the file
+    return bool(value) if kind == "bool" else value
 
 
 def save_devices(
@@ -87,20 +55,14 @@ def save_devices(
     places = ", ".join("?" * (len(_FIELDS) + 2))
     write.executemany(
         f"INSERT OR REPLACE INTO devices VALUES ({places})",  # noqa: S608 - only place holders
-        ((d.name, *(getattr(d, attribute) for attribute in _FIELDS), since(d)) for d in devices),
+        ((device.name, *(getattr(device, name) for name in _FIELDS), since(device)) for device in devices),
     )
 
 
 def save_verdicts(write: sqlite3.Connection, verdicts: Iterable[tuple[str, str | None]]) -> None:
     """Write these verdict documents (JSON) by name, and delete those that are None."""
-    removed = []
-
-    def documents() -> Iterator[tuple[str, str]]:
-        for name, text in verdicts:
-            if text is None:
-                removed.append((name,))
-            else:
-                yield name, text
-
-    write.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", documents())
-    write.executemany("DELETE FROM verdicts WHERE name = ?", removed)
+    for name, text in verdicts:
+        if text is None:
+            write.execute("DELETE FROM verdicts WHERE name = ?", (name,))
+        else:
+            write.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (name, text))

@@ -18,8 +18,7 @@ TimelineRow = tuple[float, str | None, str]
 
 def record(write: sqlite3.Connection, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
     """Keep one event: its type without the prefix, the device that it is about, and its data."""
-    values = (wall, kind, name, json.dumps(data))
-    write.execute("INSERT INTO history (wall, type, name, data) VALUES (?, ?, ?, ?)", values)
+    write.execute("INSERT INTO history VALUES (NULL, ?, ?, ?, ?)", (wall, kind, name, json.dumps(data)))
 
 
 def add_timeline(write: sqlite3.Connection, rows: Sequence[TimelineRow]) -> None:
@@ -35,13 +34,10 @@ def prune(write: sqlite3.Connection) -> None:
 
 def read_history(connection: sqlite3.Connection, thing: str | None = None) -> list[dict[str, Any]]:
     """The events, oldest first: `wall`, `type`, `name` (or None) and `data`; those about one device if it is named."""
-    where, values = ("WHERE name = ?", (thing,)) if thing is not None else ("", ())
-    # `where` is one of two constant texts.
-    rows = connection.execute(f"SELECT wall, type, name, data FROM history {where} ORDER BY id", values)  # noqa: S608
-    return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
+    query = "SELECT wall, type, name, data FROM history WHERE ?1 IS NULL OR name = ?1 ORDER BY id"
+    return [{**dict(row), "data": json.loads(row["data"])} for row in connection.execute(query, (thing,))]
 
 
 def read_timeline(connection: sqlite3.Connection) -> list[TimelineRow]:
     """All changes of state, oldest first."""
-    rows = connection.execute("SELECT wall, name, state FROM timeline ORDER BY id")
-    return [(row["wall"], row["name"], row["state"]) for row in rows]
+    return [tuple(row) for row in connection.execute("SELECT wall, name, state FROM timeline ORDER BY id")]

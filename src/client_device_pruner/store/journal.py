@@ -19,29 +19,17 @@ KEPT_SECONDS = 90 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One journalled disassociation.
-
-    Attributes:
-        intent_id: its row.
-        name: the thing name.
-        association_timestamp: with the name, the incarnation that was meant; None where the cloud gave none.
-        cycle_id: the cycle that journalled it.
-        outcome: `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud).
-        evidence: `silentSeconds`, `patienceSeconds` and `evidence`, as the events have them.
-        intended_wall: when, in epoch seconds.
-        restore_for: at whose request it is to be undone: `command`, `return`, `lastMoment`; None: nobody's.
-        restored_by: at whose request it was undone.
-    """
+    """One journalled disassociation."""
 
     intent_id: int
     name: str
-    association_timestamp: float | None
+    association_timestamp: float | None  # with the name, the incarnation that was meant; None where the cloud gave none
     cycle_id: str
-    outcome: str
-    evidence: dict[str, Any]
-    intended_wall: float
-    restore_for: str | None = None
-    restored_by: str | None = None
+    outcome: str  # `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud)
+    evidence: dict[str, Any]  # `silentSeconds`, `patienceSeconds` and `evidence`, as the events have them
+    intended_wall: float  # epoch seconds
+    restore_for: str | None = None  # at whose request it is to be undone: `command`, `return`, `lastMoment`
+    restored_by: str | None = None  # at whose request it was undone
 
 
 class Journal:
@@ -70,14 +58,7 @@ class Journal:
         wall: float,
         running_seconds: float,
     ) -> tuple[Intent, ...]:
-        """Write through the intent to disassociate these devices, and what it uses of the budget.
-
-        Args:
-            cycle_id: the cycle.
-            devices: thing name, associationTimestamp and evidence of each.
-            wall: now, in epoch seconds.
-            running_seconds: the component's running time so far.
-        """
+        """Write through the intent to disassociate these devices: names, associationTimestamps and evidence."""
         intents = []
         with transaction(self.connection, through=True) as write:
             write.execute(
@@ -143,22 +124,13 @@ class Journal:
             return cursor.rowcount == 1
 
     def _select(self, where: str, *values: Any) -> tuple[Intent, ...]:
-        # `where` is one of the constant texts above.
-        rows = self.connection.execute(f"SELECT * FROM disassociations WHERE {where} ORDER BY id", values)  # noqa: S608
-        return tuple(
-            Intent(
-                row["id"],
-                row["name"],
-                row["association_timestamp"],
-                row["cycle_id"],
-                row["outcome"],
-                json.loads(row["evidence"]),
-                row["intended_wall"],
-                row["restore_for"],
-                row["restored_by"],
-            )
-            for row in rows
+        columns = (
+            "id, name, association_timestamp, cycle_id, outcome, evidence, intended_wall, restore_for, restored_by"
         )
+        # `where` is one of the constant texts above.
+        query = f"SELECT {columns} FROM disassociations WHERE {where} ORDER BY id"  # noqa: S608
+        rows = [(*row[:5], json.loads(row[5]), *row[6:]) for row in self.connection.execute(query, values)]
+        return tuple(Intent(*row) for row in rows)
 
     @staticmethod
     def _use(write: sqlite3.Connection, number: int) -> None:

@@ -91,7 +91,7 @@ def test_with_the_list_in_use_the_broker_is_asked_first(tmp_path: Path) -> None:
     trial = Trial(tmp_path, listed=True)
     trial.lists.held = True
     trial.lists.connected = {"pump-7"}
-    trial.core.watched.update({"pump-7", "pump-8"})
+    trial.core.presence.watched.update({"pump-7", "pump-8"})
     trial.begin("pump-7", "pump-8")
     assert trial.lists.asked == [("pump-7", "pump-8")]
     assert not trial.sent
@@ -100,7 +100,7 @@ def test_with_the_list_in_use_the_broker_is_asked_first(tmp_path: Path) -> None:
     trial.came_back = True
 
     assert trial.poll() == (True, None)
-    assert trial.core.sighted == ["pump-7"]
+    assert trial.core.presence.sighted_watched == ["pump-7"]
 
 
 def test_a_broker_that_does_not_say_holds(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from fakes.core_device import CoreDevice, KnownDevices
 
 GONE = tuple(f"gone-{number}" for number in range(4))
@@ -50,18 +48,6 @@ def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: Know
 
     assert core.cloud.associations.keys() == {"alive", "gone"}
     assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
-
-
-@pytest.mark.parametrize("argument", [None, 5, {"names": "x"}, {"all": False}, "no plan"])
-@pytest.mark.parametrize("kind", ["restore", "approve", "other"])
-def test_a_request_that_means_nothing_is_dropped(known: KnownDevices, kind: str, argument: object) -> None:
-    """It must not end the process, nor be looked at for ever."""
-    core = known("alive")
-    core.request(kind, argument)
-    core.write("INSERT INTO requests (kind, argument) VALUES ('restore', '{')")
-    core.run(60)
-
-    assert not core.rows("SELECT * FROM requests")
 
 
 def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
