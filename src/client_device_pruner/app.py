@@ -35,12 +35,9 @@ from client_device_pruner.pruning.scheduler import Scheduler
 from client_device_pruner.reports.events import LOGGER, rfc3339
 from client_device_pruner.reports.status import Shadow, status_document
 
-BURST_SECONDS = 0.05
-"""How long messages gather before they are taken: a sighting is to be heeded within a second."""
-POLL_SECONDS = 2.0
-"""How often requests of the command line are looked for."""
-BLIND_INTERVALS = 3
-"""After so many probe intervals without observed time, `notObserving` holds."""
+BURST_SECONDS = 0.05  # how long messages gather before they are taken: a sighting is to be heeded within a second
+POLL_SECONDS = 2.0  # how often requests of the command line are looked for
+BLIND_INTERVALS = 3  # after so many probe intervals without observed time, `notObserving` holds
 EXITS = (2, 3_600.0)
 """The process ends itself at most so often in so many seconds: three errors in an hour make a component BROKEN."""
 _BLIND_REMEDY = "see what the doctor found (pruner status), and docs/troubleshoot.md"
@@ -70,17 +67,13 @@ Item = ipc.News | Connected | NotConnected | Woken | Answer
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """The ways out of the process, replaced in tests and in the simulation.
+    """The ways out of the process, replaced in tests and in the simulation."""
 
-    Attributes:
-        connect: begins to connect to Greengrass; puts `Connected` or `NotConnected` into the queue.
-        cloud: makes what calls the cloud; it gets a function that takes its replies, from any thread.
-        client_lists: makes the client of EMQX' HTTP API, likewise.
-    """
-
+    # begins to connect to Greengrass; puts `Connected` or `NotConnected` into the queue
     connect: Callable[[Queue[Item]], None]
+    # makes what calls the cloud; it gets a function that takes its replies, from any thread
     cloud: Callable[[Callable[[Reply], None]], Cloud]
-    client_lists: Callable[[Callable[[Answer], None]], ClientLists]
+    client_lists: Callable[[Callable[[Answer], None]], ClientLists]  # makes the client of EMQX' HTTP API, likewise
 
 
 class App:
@@ -338,7 +331,7 @@ class App:
             findings=(*self._link.findings, *found, *self._foreign_ids()),
             plan=waiting_plan(core),
             next_check_seconds=scheduler.next_check_seconds(at),
-            last_complete_wall=scheduler.last_complete_wall,
+            last_complete_wall=core.store.kept("lastComplete"),
             failed=scheduler.failures.latest,
             dry_run=core.settings.dry_run,
         )

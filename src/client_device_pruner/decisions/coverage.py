@@ -51,7 +51,7 @@ class Tally:
         if verdict.patience_seconds is None:
             return "they were never seen, and neverSeenThreshold is empty"
         missing = verdict.missing
-        # A device that is connected will have its own figure when it leaves.
+        # a device that is connected will have its own figure when it leaves.
         if missing is Missing.NONE or (missing is Missing.UNNAMED and self._facts.is_present(device)):
             return ""
         return self._facts.count_problem if missing is Missing.COUNT_PROBLEM else _WHY[missing]

@@ -11,27 +11,19 @@ from client_device_pruner.decisions.policy import LONGEST_TIMES, Verdict, judge
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
-APPROVAL_MINIMUM = 3
-"""So many due devices, and fewer, never wait for approval (CONTRACT, `limits.approvalPercent`)."""
+APPROVAL_MINIMUM = 3  # so many due devices, and fewer, never wait for approval (CONTRACT, `limits.approvalPercent`)
 OF_A_PLAN = ("approval", "lostTogether", "maxPerCycle", "maxPercentPerDay")
 """Guards that each cycle's plan decides anew; all others stand until what they are about has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A guard that holds pruning back.
+    """A guard that holds pruning back."""
 
-    Attributes:
-        guard: its name in the contract.
-        reason: what it holds for, with its figure.
-        remedy: what to do about it.
-        plan: the id of the plan that waits for approval; empty if none does.
-    """
-
-    guard: str
-    reason: str
-    remedy: str
-    plan: str = ""
+    guard: str  # its name in the contract
+    reason: str  # what it holds for, with its figure
+    remedy: str  # what to do about it
+    plan: str = ""  # the id of the plan that waits for approval; empty if none does
 
     def data(self) -> dict[str, Any]:
         """The data of its event."""

@@ -10,14 +10,10 @@ from client_device_pruner.presence.counts import BRIDGE
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
-LONGEST_TIMES = 2
-"""A device is not gone before it has been silent for so many times its longest silence."""
-PATIENCE_CAP = 4
-"""Patience is at most so many thresholds."""
-RHYTHM_MESSAGES = 5
-"""So many messages show that we would hear it, where the broker tells nothing about connections."""
-RHYTHM_SHARE = 0.25
-"""They have to span this share of its threshold."""
+LONGEST_TIMES = 2  # a device is not gone before it has been silent for so many times its longest silence
+PATIENCE_CAP = 4  # patience is at most so many thresholds
+RHYTHM_MESSAGES = 5  # so many messages show that we would hear it, where the broker tells nothing about connections
+RHYTHM_SHARE = 0.25  # they have to span this share of its threshold
 
 
 class State(str, Enum):
@@ -53,29 +49,17 @@ class Missing(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the rule says of one device.
-
-    Attributes:
-        name: its thing name.
-        state: what is to be said of it now.
-        gone: whether it is gone; a device that is gone is marked in the next cycle, one that is not loses its mark.
-        silent_seconds: its silence, in observed seconds.
-        patience_seconds: how long it has to be silent to be gone; None if it never is.
-        evidence: what shows that it is gone, or would; None if there is none.
-        missing: why there is no evidence.
-        due_in_seconds: what is left of its grace period; None if it is not marked.
-        reason: why it is not gone, in a few words: for a mark that is taken off.
-    """
+    """What the rule says of one device."""
 
     name: str
-    state: State
-    gone: bool
-    silent_seconds: float
-    patience_seconds: float | None
-    evidence: Evidence | None = None
-    missing: Missing = Missing.NONE
-    due_in_seconds: float | None = None
-    reason: str = ""
+    state: State  # what is to be said of it now
+    gone: bool  # whether it is gone; a device that is gone is marked in the next cycle, one that is not loses its mark
+    silent_seconds: float  # its silence, in observed seconds
+    patience_seconds: float | None  # how long it has to be silent to be gone; None if it never is
+    evidence: Evidence | None = None  # what shows that it is gone, or would; None if there is none
+    missing: Missing = Missing.NONE  # why there is no evidence
+    due_in_seconds: float | None = None  # what is left of its grace period; None if it is not marked
+    reason: str = ""  # why it is not gone, in a few words: for a mark that is taken off
 
     def figures(self) -> dict[str, float | str | None]:
         """Silence, patience and evidence, flat: for events and the journal."""

@@ -10,8 +10,7 @@ from typing import Protocol
 
 DAY_SECONDS = 86_400.0
 MONTH_SECONDS = 30 * DAY_SECONDS
-SAMPLE_SECONDS = 3_600.0
-"""How often a reading is kept for the share of the last month that was observed."""
+SAMPLE_SECONDS = 3_600.0  # how often a reading is kept for the share of the last month that was observed
 
 
 class Clock(Protocol):
@@ -39,16 +38,12 @@ class ObservedClock:
 
     Args:
         seconds: the reading to go on from.
-
-    Attributes:
-        seconds: the reading.
-        advanced_at: when it advanced last, in monotonic seconds; None if not in this run.
-        since_wall: since when it has advanced without a break, in epoch seconds; None while it stands still.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self.advanced_at: float | None = None
+        self.seconds = seconds  # the reading
+        self.advanced_at: float | None = None  # when it advanced last, in monotonic seconds; None if not in this run
+        # since when it has advanced without a break, in epoch seconds; None while it stands still
         self.since_wall: float | None = None
         self._last: _Return | None = None
 

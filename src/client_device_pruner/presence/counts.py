@@ -10,14 +10,10 @@ QUIET_SECONDS = 3.0
 """A count is believed if no connection event was heard within so long of it: EMQX samples it apart from its events."""
 THEN_SECONDS = (5.0, 600.0)
 """How long after a device left a figure tells how many unnamed connections there were then, at least and at most."""
-NOW_SECONDS = 600.0
-"""The highest figure of so long is how many there are now."""
-KEPT_SECONDS = 3_600.0
-"""Without one, the latest figure is, until it is so old."""
-BELOW_SECONDS = 600.0
-"""A figure that stays below one for so long says that the end of a session was lost."""
-BRIDGE = 1
-"""The bridge's connection, whose events are ignored, is always one of the unnamed."""
+NOW_SECONDS = 600.0  # the highest figure of so long is how many there are now
+KEPT_SECONDS = 3_600.0  # without one, the latest figure is, until it is so old
+BELOW_SECONDS = 600.0  # a figure that stays below one for so long says that the end of a session was lost
+BRIDGE = 1  # the bridge's connection, whose events are ignored, is always one of the unnamed
 
 
 class Counts:
@@ -26,16 +22,12 @@ class Counts:
     Args:
         devices: the names, each of which keeps how many there were when it left.
         below_since: since when the figure is below one, in monotonic seconds of this boot.
-
-    Attributes:
-        heard_at: when the last count arrived in this run.
-        scale: what the fixed times are multiplied by.
     """
 
     def __init__(self, devices: Devices, below_since: float | None = None) -> None:
         self.below_since = below_since
-        self.heard_at: float | None = None
-        self.scale = 1.0
+        self.heard_at: float | None = None  # when the last count arrived in this run
+        self.scale = 1.0  # what the fixed times are multiplied by
         self._devices = devices
         self._figures: deque[tuple[float, int]] = deque()
         self._event_at = float("-inf")

@@ -5,71 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-HALF_YEAR_SECONDS = 182.5 * 86_400.0
-"""A window of the longest silence, in observed time (DESIGN, model 3)."""
-KEPT_SECONDS = 90 * 86_400.0
-"""How long a name that left the list keeps its row, in observed time (DESIGN, model 10)."""
-MOST_UNLISTED = 10_000
-"""Names that are not associated, kept at most (DESIGN, model 1)."""
+HALF_YEAR_SECONDS = 182.5 * 86_400.0  # a window of the longest silence, in observed time (DESIGN, model 3)
+KEPT_SECONDS = 90 * 86_400.0  # how long a name that left the list keeps its row, in observed time (DESIGN, model 10)
+MOST_UNLISTED = 10_000  # names that are not associated, kept at most (DESIGN, model 1)
 
 
 @dataclass(slots=True)
 class Device:
-    """One thing name.
-
-    Attributes:
-        name: the thing name.
-        seen_at: observed seconds of the last sighting; None if never sighted.
-        seen_by: what the last sighting was: `connected`, `disconnected`, `message`, `clientList` or `restore`.
-        seen_wall: epoch seconds of it, for people.
-        present_until: observed seconds until which it was last present, where no sighting says so.
-        silence_window: the half-year of observed time to which `longest_silence` belongs.
-        longest_silence: the longest silence that a sighting ended in that half-year, in observed seconds.
-        longest_before: the same in the half-year before.
-        messages: how many messages it published since the topics that we hear changed.
-        first_message: observed seconds of the first of them.
-        last_message: observed seconds of the last of them.
-        session: whether a session is known.
-        session_id: its `connected_at`; None if unknown.
-        session_since: monotonic seconds at which it was heard to open.
-        ended_id: the `connected_at` that ended last; it never opens again.
-        announced: how many `connected` were heard, counted up to two.
-        then: the unnamed connections when it left; None if no figure was taken.
-        keepalive: False if it connected without keepalive, so that the broker cannot notice its death.
-        associated: whether it is on the latest list of associations.
-        association_timestamp: tells one association of the name from the next; None if the cloud gave none.
-        listed_at: observed seconds at which this association was first listed.
-        unlisted_at: observed seconds at which it left the list.
-        marked_at: observed seconds at which its grace period began; None if it is not marked.
-        state: what was last said of it; not stored.
-        told: a fingerprint of the verdict that was last written; not stored.
-    """
+    """One thing name."""
 
     name: str
-    seen_at: float | None = None
-    seen_by: str = ""
-    seen_wall: float = 0.0
-    present_until: float | None = None
-    silence_window: int = 0
-    longest_silence: float = 0.0
-    longest_before: float = 0.0
-    messages: int = 0
-    first_message: float = 0.0
-    last_message: float = 0.0
-    session: bool = False
-    session_id: int | None = None
-    session_since: float = 0.0
-    ended_id: int | None = None
-    announced: int = 0
-    then: int | None = None
-    associated: bool = False
+    seen_at: float | None = None  # observed seconds of the last sighting; None if never sighted
+    seen_by: str = ""  # what the last sighting was: `connected`, `disconnected`, `message`, `clientList` or `restore`
+    seen_wall: float = 0.0  # epoch seconds of it, for people
+    present_until: float | None = None  # observed seconds until which it was last present, where no sighting says so
+    silence_window: int = 0  # the half-year of observed time to which `longest_silence` belongs
+    longest_silence: float = 0.0  # the longest silence that a sighting ended in that half-year, in observed seconds
+    longest_before: float = 0.0  # the same in the half-year before
+    messages: int = 0  # how many messages it published since the topics that we hear changed
+    first_message: float = 0.0  # observed seconds of the first of them
+    last_message: float = 0.0  # observed seconds of the last of them
+    session: bool = False  # whether a session is known
+    session_id: int | None = None  # its `connected_at`; None if unknown
+    session_since: float = 0.0  # monotonic seconds at which it was heard to open
+    ended_id: int | None = None  # the `connected_at` that ended last; it never opens again
+    announced: int = 0  # how many `connected` were heard, counted up to two
+    then: int | None = None  # the unnamed connections when it left; None if no figure was taken
+    associated: bool = False  # whether it is on the latest list of associations
+    # tells one association of the name from the next; None if the cloud gave none
     association_timestamp: float | None = None
-    listed_at: float | None = None
-    unlisted_at: float | None = None
-    marked_at: float | None = None
-    keepalive: bool = True
-    state: str = ""
-    told: int = 0
+    listed_at: float | None = None  # observed seconds at which this association was first listed
+    unlisted_at: float | None = None  # observed seconds at which it left the list
+    marked_at: float | None = None  # observed seconds at which its grace period began; None if it is not marked
+    keepalive: bool = True  # False if it connected without keepalive, so that the broker cannot notice its death
+    state: str = ""  # what was last said of it; not stored
+    told: int = 0  # a fingerprint of the verdict that was last written; not stored
 
     @property
     def silent_since(self) -> float:
@@ -99,21 +69,15 @@ class Devices:
 
     Args:
         by_name: what was stored.
-
-    Attributes:
-        by_name: every name that is kept, associated or not.
-        changed: names whose row has to be written.
-        removed: names whose row has to go.
-        urgent: those of them whose session, mark or association changed, so that their row is written at once.
-        dropped_session: whether a name with a session had to be dropped, so that sessions are incomplete.
     """
 
     def __init__(self, by_name: dict[str, Device] | None = None) -> None:
-        self.by_name = by_name or {}
-        self.changed: set[str] = set()
-        self.removed: set[str] = set()
+        self.by_name = by_name or {}  # every name that is kept, associated or not
+        self.changed: set[str] = set()  # names whose row has to be written
+        self.removed: set[str] = set()  # names whose row has to go
+        # those of them whose session, mark or association changed, so that their row is written at once
         self.urgent: set[str] = set()
-        self.dropped_session = False
+        self.dropped_session = False  # whether a name with a session had to be dropped, so that sessions are incomplete
         self._unlisted = sum(not device.associated for device in self.by_name.values())
 
     def associated(self) -> Iterator[Device]:

@@ -8,24 +8,17 @@ from dataclasses import dataclass
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.facts import Input
 
-INTERVALS = 3
-"""A call must have succeeded within so many intervals (DESIGN, model 2)."""
+INTERVALS = 3  # a call must have succeeded within so many intervals (DESIGN, model 2)
 _GONE_FOR_GOOD = 'if the list is gone for good, set presence.clientList.url to ""'
 
 
 @dataclass(frozen=True, slots=True)
 class ListSource:
-    """Where the client list comes from, as the configuration has it.
+    """Where the client list comes from, as the configuration has it."""
 
-    Attributes:
-        on: whether it is switched on; off forgets that it was in use.
-        reason: why it cannot be asked, in words; empty if it can.
-        remedy: what to do about that.
-    """
-
-    on: bool
-    reason: str = ""
-    remedy: str = ""
+    on: bool  # whether it is switched on; off forgets that it was in use
+    reason: str = ""  # why it cannot be asked, in words; empty if it can
+    remedy: str = ""  # what to do about that
 
 
 class Listing:
@@ -34,15 +27,11 @@ class Listing:
     Args:
         in_use: whether a list was believed before, in an earlier run.
         began: when this run began, in monotonic seconds.
-
-    Attributes:
-        in_use: whether observed time depends on the list.
-        latest: the latest list of this run that was believed.
     """
 
     def __init__(self, *, in_use: bool, began: float) -> None:
-        self.in_use = in_use
-        self.latest: ClientList | None = None
+        self.in_use = in_use  # whether observed time depends on the list
+        self.latest: ClientList | None = None  # the latest list of this run that was believed
         self._began = began
         self._source = ListSource(on=False)
         self._failure = ""

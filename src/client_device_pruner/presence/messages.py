@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 
-LONGEST_NAME = 256
-"""Longer names are not kept: a thing name has at most 128 characters."""
-_COMPARED_BYTES = 4_096
-"""So much of a payload is compared with the globs: a last will is short."""
+LONGEST_NAME = 256  # longer names are not kept: a thing name has at most 128 characters
+_COMPARED_BYTES = 4_096  # so much of a payload is compared with the globs: a last will is short
 
 
 class Messages:

@@ -23,8 +23,7 @@ from client_device_pruner.presence.sessions import Sessions, Uptime
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
-MOST_DIGITS = 18
-"""Larger numbers are no time and no count, and cannot be stored."""
+MOST_DIGITS = 18  # larger numbers are no time and no count, and cannot be stored
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
 
 
@@ -44,20 +43,17 @@ class Presence:
         stored: what `document` gave in an earlier run.
 
     Attributes:
-        devices: the names that are kept.
-        observed: the observed clock.
-        watched: names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones.
-        sighted_watched: the watched names that were sighted; who reads it empties it.
         unknown_ids: names that were sighted and are not associated, at most ten.
     """
 
     def __init__(self, devices: Devices, clock: Clock, stored: dict[str, Any] | None = None) -> None:
         kept = stored or {}
         same_boot = kept.get("boot") == clock.boot_id()
-        self.devices = devices
-        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))
+        self.devices = devices  # the names that are kept
+        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))  # the observed clock
+        # names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones
         self.watched: set[str] = set()
-        self.sighted_watched: list[str] = []
+        self.sighted_watched: list[str] = []  # the watched names that were sighted; who reads it empties it
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-QUIET_SECONDS = 600.0
-"""A device that speaks again sooner, in observed time, does so by itself."""
-TIMES = 3
-"""So many repetitions are worth a word."""
+QUIET_SECONDS = 600.0  # a device that speaks again sooner, in observed time, does so by itself
+TIMES = 3  # so many repetitions are worth a word
 
 
 @dataclass(frozen=True, slots=True)

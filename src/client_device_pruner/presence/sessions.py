@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from client_device_pruner.presence.devices import Device, Devices
 
-LATE_END_SECONDS = 5.0
-"""An end of another session that comes sooner after a `connected` is the old session's, late."""
+LATE_END_SECONDS = 5.0  # an end of another session that comes sooner after a `connected` is the old session's, late
 IMPLIED_SECONDS = (60.0, 3_600.0)
 """How far apart two messages without a session have to be, at least and at most, to imply one."""
 UPTIME_SLACK_SECONDS = 60.0
@@ -30,17 +29,12 @@ class Sessions:
     Args:
         devices: the names.
         broker: the uptime that was heard last, also in an earlier run of this boot.
-
-    Attributes:
-        open: how many sessions are known.
-        broker: the uptime by which the next one is judged.
-        scale: what the fixed times are multiplied by.
     """
 
     def __init__(self, devices: Devices, broker: Uptime | None = None) -> None:
-        self.broker = broker
-        self.scale = 1.0
-        self.open = sum(device.session for device in devices.by_name.values())
+        self.broker = broker  # the uptime by which the next one is judged
+        self.scale = 1.0  # what the fixed times are multiplied by
+        self.open = sum(device.session for device in devices.by_name.values())  # how many sessions are known
         self._devices = devices
         self._heard: Uptime | None = None
         self._other_node: Uptime | None = None

@@ -25,17 +25,12 @@ from client_device_pruner.pruning.cloud import (
     encode,
 )
 
-CONNECT_SECONDS = 5
-"""Time-out of a connection to the service, per address."""
-READ_SECONDS = 15
-"""Time-out of each wait for bytes of an answer."""
-READ_ATTEMPTS = 3
-"""How often a listing is tried; a batch is tried once, because its evidence does not keep."""
-BATCH_AGE_SECONDS = 2.0
-"""How old a batch may be when it is sent: what was checked before it must still be so."""
+CONNECT_SECONDS = 5  # per address
+READ_SECONDS = 15  # for each wait for bytes of an answer
+READ_ATTEMPTS = 3  # a batch is tried once, because its evidence does not keep
+BATCH_AGE_SECONDS = 2.0  # how old a batch may be when it is sent: what was checked before it must still be so
 TOKEN_EXCHANGE = "AWS_CONTAINER_CREDENTIALS_FULL_URI"  # noqa: S105 - a variable's name
 """Where the nucleus says at what address the token exchange service gives credentials."""
-
 _PAGE_ENTRIES = 100  # the most that the service takes in one call, in pages as in batches
 _LONGEST_MESSAGE = 500
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -129,19 +124,12 @@ class Cloud:
         if not 0 <= age <= BATCH_AGE_SECONDS:
             message = f"not sent: the batch was issued {age:.1f} s ago and keeps for {BATCH_AGE_SECONDS:g} s"
             raise CallError("tooOld", "TooOld", message)
-        call = (
-            self._writes.batch_associate_client_device_with_core_device
-            if request.operation == "associate"
-            else self._writes.batch_disassociate_client_device_from_core_device
-        )
-        entries = [{"thingName": name} for name in request.names]
-        answer = call(coreDeviceThingName=self._core_device, entries=entries)
-        return Batched(
-            {
-                error["thingName"]: (error.get("code", ""), _shortened(error.get("message", "")))
-                for error in answer.get("errorEntries", [])
-            }
-        )
+        call = self._writes.batch_disassociate_client_device_from_core_device
+        if request.operation == "associate":
+            call = self._writes.batch_associate_client_device_with_core_device
+        answer = call(coreDeviceThingName=self._core_device, entries=[{"thingName": name} for name in request.names])
+        errors = answer.get("errorEntries", [])
+        return Batched({e["thingName"]: (e.get("code", ""), _shortened(e.get("message", ""))) for e in errors})
 
     def _renew_credentials(self) -> None:
         try:

@@ -23,30 +23,19 @@ from client_device_pruner.store.database import NewerSchema, Store, get_meta
 from client_device_pruner.store.devices import load_devices
 from client_device_pruner.store.journal import Journal
 
-COMMIT_SECONDS = 300.0
-"""How often the state is written while nothing changes but clocks and sightings: flash wears out."""
-URGENT_SECONDS = 1.0
-"""How soon it is written after a session, a mark, an association or a guard changed."""
-REOPEN_SECONDS = 60.0
-"""How often a state file that cannot be opened is tried again."""
-COVERAGE_SECONDS = 600.0
-"""When coverage is reported after a start, and how often at most after that (CONTRACT, events)."""
-SURVEY_SECONDS = 60.0
-"""How often all devices are judged for the status at most."""
-SURVEY_SHARE = 0.005
-"""The share of a core that this takes at most."""
+COMMIT_SECONDS = 300.0  # how often the state is written while nothing changes but clocks and sightings: flash wears out
+URGENT_SECONDS = 1.0  # how soon it is written after a session, a mark, an association or a guard changed
+REOPEN_SECONDS = 60.0  # how often a state file that cannot be opened is tried again
+COVERAGE_SECONDS = 600.0  # when coverage is reported after a start, and how often at most after that (CONTRACT, events)
+SURVEY_SECONDS = 60.0  # how often all devices are judged for the status at most
+SURVEY_SHARE = 0.005  # the share of a core that this takes at most
 
 
 class Core:
     """Owned by the one thread.
 
-    Args:
-        work_dir: holds `pruner.db`.
-        core_device: thing name of the core device.
-        clock: the machine's clocks.
-        publish: publishes on local pub/sub.
-        publish_to_iot_core: publishes to AWS IoT Core; False if that is not possible now.
-        own: takes the lock on the state, or has it already; False while another instance has it.
+    `publish…` says False where that is not possible now; `own` takes the lock on the state, or has it already, and says
+    False while another instance has it.
     """
 
     def __init__(
@@ -160,11 +149,6 @@ class Core:
         for kind, name, data in unsaid:
             self.event(kind, name, **data)
         self.hurry()
-
-    def begin_grace_periods_anew(self, reason: str) -> None:
-        """Take every mark off: what protected the devices has changed."""
-        for device in self.devices.associated():
-            self.unmark(device, reason)
 
     def last_settings(self) -> Settings:
         """The settings of the last configuration that was accepted, in this run or an earlier one."""
@@ -312,8 +296,8 @@ class Core:
                 device.told = told
                 self._untold.add(device.name)
             if state != device.state:
-                self.counts.subtract([device.state])
-                self.counts.update([state])
+                self.counts[device.state] -= 1
+                self.counts[state] += 1
                 device.state = state
                 if state:
                     self.store.note(wall, device.name, state)

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from client_device_pruner.pruning.core import Core
     from client_device_pruner.store.journal import Intent
 
-BATCH = 100
-"""Entries of one batch call at most: the API's limit."""
+BATCH = 100  # entries of one batch call at most: the API's limit
 MAX_PAGES = 10_000
 """Pages of one listing at most: more devices than any core has; a service that turns in circles ends there."""
-BELIEVED_AFTER = 3
-"""An implausible list is believed once so many cycles in a row say the same."""
+BELIEVED_AFTER = 3  # an implausible list is believed once so many cycles in a row say the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +72,15 @@ class Cycle:
             return
         self._take_over(core.journal.open_intents(), listed)
         yield from self._associate(core.journal.wanted())
-        due = self._judge()
-        plan = self._plan(due)
+        plan = self._plan(self._judge())
         self.holds = plan.holds
-        attempted = False
         if core.settings.dry_run:
             self.would_disassociate = len(plan.take)
         else:
             for start in range(0, len(plan.take), BATCH):
-                went_on = yield from self._disassociate(plan.take[start : start + BATCH])
-                attempted = attempted or went_on is not None
-                if not went_on:
+                if not (yield from self._disassociate(plan.take[start : start + BATCH])):
                     break
-        if attempted:
+        if self.in_flight:
             listed = yield from self._list()
             if listed is not None and self._is_plausible(listed):
                 self._take_over(tuple(self.in_flight.values()), listed)
@@ -178,17 +172,17 @@ class Cycle:
 
     # Disassociating
 
-    def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool | None]:
-        """Send one batch: True if the next may follow, False if not, None if nothing was sent."""
+    def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool]:
+        """Send one batch; returns whether the next may follow."""
         core = self._core
         hold = yield Preflight(tuple(verdict.name for verdict in batch))
         if hold is not None:
             self.holds = (*self.holds, hold)
             LOGGER.warning("held in the preflight", extra={"fields": {"reason": hold.reason, "remedy": hold.remedy}})
-            return None
+            return False
         taken = self._still_due(batch)
         if not taken:
-            return None
+            return False
         issued = core.clock.monotonic()
         intents = core.journal.intend(
             self.cycle_id,
@@ -209,7 +203,6 @@ class Cycle:
         self._failures.failed(reply, self.cycle_id, DISASSOCIATE)
         if reply.kind in NOT_CARRIED_OUT:
             self._forget(intents)
-            return None
         return False
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from client_device_pruner.config.bridge import (
-    BRIDGE,
-    EMQX,
-    bridge_client_id,
-    diagnose,
-    message_filters,
-    missing_inputs,
-)
+from client_device_pruner.config.bridge import BRIDGE, EMQX, bridge_client_id, diagnose, message_filters, missing_inputs
 from client_device_pruner.config.emqx import Access, NoAccess, client_list_access
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, SettingsRefused, changed_keys, parse, protection_lost
@@ -26,29 +19,19 @@ if TYPE_CHECKING:
     from client_device_pruner.greengrass.link import Link
     from client_device_pruner.pruning.core import Core
 
-REREAD_SECONDS = 60.0
-"""After how long a configuration that could not be read is asked for again."""
-_NEVER = float("inf")
+REREAD_SECONDS = 60.0  # after how long a configuration that could not be read is asked for again
 
 
 class Deployed:
     """Owned by the one thread; all times are monotonic seconds.
 
-    Args:
-        core: what is known.
-        link: reads the configurations.
-        applied: called when settings were put in force, with whether `checkInterval` is another than before.
-
-    Attributes:
-        access: how to reach the broker's client list; None if it cannot be.
-        lite: whether this is Greengrass Lite, which has neither bridge nor EMQX.
-        findings: what the doctor found.
+    `applied` is called when settings were put in force, with whether `checkInterval` is another than before.
     """
 
     def __init__(self, core: Core, link: Link, applied: Callable[[bool], None]) -> None:
-        self.access: Access | None = None
-        self.lite = False
-        self.findings: tuple[Finding, ...] = ()
+        self.access: Access | None = None  # to the broker's client list
+        self.lite = False  # whether this is Greengrass Lite, which has neither bridge nor EMQX
+        self.findings: tuple[Finding, ...] = ()  # the doctor's
         self._core = core
         self._link = link
         self._applied = applied
@@ -79,7 +62,7 @@ class Deployed:
                 self._unread[component] = at + REREAD_SECONDS * self._core.settings.scale
                 self._link.read_configuration(component, follow=component not in self._followed)
                 self._followed.add(component)
-        return min(self._unread.values(), default=_NEVER)
+        return min(self._unread.values(), default=float("inf"))
 
     def take(self, read: Configuration, at: float) -> None:
         """Take what was read; what could not be read is read again, since its component may be deployed later."""
@@ -99,23 +82,16 @@ class Deployed:
         try:
             settings = parse(document)
         except SettingsRefused as refused:
-            settings, problems = core.last_settings(), refused.problems
-        else:
-            problems = ()
-        if error:
-            settings, problems = core.last_settings(), (f"the configuration could not be read: {error}",)
-        if problems:
-            self._refuse(problems, settings)
+            self._refuse(refused.problems)
             return
-        first, corrected = not core.configured, core.guards.holds("configuration")
+        if error:
+            self._refuse((f"it could not be read: {error}",))
+            return
         core.guards.release("configuration")
-        if not first and settings == core.settings:
-            if corrected:
-                core.event("configuration", accepted=True, changed=[], problems=[], protectionEnded=[])
+        if core.configured and settings == core.settings:
             return
         # What an earlier run had in force counts too: Greengrass Lite starts the component anew with each change.
-        known = core.store.kept("configuration") is not None
-        before = core.last_settings()
+        known, before = core.store.kept("configuration") is not None, core.last_settings()
         lost = protection_lost(before, settings) if known else ()
         changed = changed_keys(before, settings) if known else ()
         self._apply(settings)
@@ -125,12 +101,13 @@ class Deployed:
         for sentence in lost:
             LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})
         if lost:
-            core.begin_grace_periods_anew("the configuration protects less than before")
+            for device in core.devices.associated():
+                core.unmark(device, "the configuration protects less than before")
 
-    def _refuse(self, problems: tuple[str, ...], last: Settings) -> None:
+    def _refuse(self, problems: tuple[str, ...]) -> None:
         core = self._core
         if not core.configured:
-            self._apply(last)
+            self._apply(core.last_settings())
         hold = Hold(
             "configuration",
             f"the configuration was refused: {'; '.join(problems)}",

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from client_device_pruner.decisions.policy import Verdict
     from client_device_pruner.pruning.core import Core
 
-MAX_PLANS = 20
-"""Plans remembered for late approvals, and approvals."""
+MAX_PLANS = 20  # plans remembered for late approvals, and approvals
 
 
 def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:

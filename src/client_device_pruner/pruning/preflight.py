@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.presence.client_list import Asked, AskFailed, ClientLists
 
 if TYPE_CHECKING:
     from client_device_pruner.config.emqx import Access
+    from client_device_pruner.greengrass.link import Link
     from client_device_pruner.pruning.core import Core
 
-ASK_SECONDS = 120.0
-"""How long the broker may take to answer for up to 100 names, one call each."""
-
-
-class ExtraProbe(Protocol):
-    """Sends a probe out of turn, as `greengrass.link.Link`."""
-
-    def send_extra(self, at: float) -> str:
-        """Send one now; returns its id."""
-
-    def returned(self, probe_id: str) -> bool:
-        """Whether it has come back."""
+ASK_SECONDS = 120.0  # how long the broker may take to answer for up to 100 names, one call each
 
 
 class PreflightCheck:
@@ -33,7 +23,7 @@ class PreflightCheck:
     whatever was sent before it has been taken in. Whoever was sighted meanwhile is no longer due, as ever.
     """
 
-    def __init__(self, core: Core, link: ExtraProbe, lists: ClientLists, access: Callable[[], Access | None]) -> None:
+    def __init__(self, core: Core, link: Link, lists: ClientLists, access: Callable[[], Access | None]) -> None:
         self.deadline = 0.0
         self._core = core
         self._link = link

@@ -22,13 +22,9 @@ class Restores:
     """Notes in the journal what is to be restored; a run of `steps` then does it."""
 
     def __init__(self, core: Core, failures: Failures) -> None:
-        self.due = False  # whether something was noted since the last run began
+        self.due = True  # whether something was noted, in an earlier run too, since the last `steps` began
         self._core = core
         self._failures = failures
-
-    def resume(self) -> None:
-        """Take up what an earlier run left to be restored."""
-        self.due = bool(self._core.journal.wanted())
 
     def steps(self) -> Steps:
         """Associate again what was noted; raises `sqlite3.Error` where the state file refuses."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -23,21 +22,15 @@ BACK_OFF_SECONDS = 60.0
 """The most that the first cycle after one that failed waits; doubles up to `checkInterval` (CONTRACT, cloud calls)."""
 FIRST_LIST_SECONDS = 600.0
 """How soon the first cycle comes at the latest where no association is known: `coverage` is told after as long."""
-UNSETTLED_SECONDS = 60.0
-"""The same, where a run ended between a batch call and its confirmation."""
+UNSETTLED_SECONDS = 60.0  # the same, where a run ended between a batch call and its confirmation
 
 
 class Scheduler:
     """Owned by the one thread; all times are monotonic seconds.
 
-    Args:
-        core: what is known.
-        cloud: makes what calls the cloud; it gets a function that takes its replies, from any thread.
-        check: the check before a batch.
-        before_cycle: reads the configuration again. What it changes is taken into account up to the batch call, since
-            the check before it takes a probe's way to the broker and back.
-        wake: called, from any thread, when `tick` has something to do.
-        jitter: gives numbers in [0, 1).
+    `before_cycle` reads the configuration again: what it changes is taken into account up to the batch call, since the
+    check before it takes a probe's way to the broker and back. `wake` is called, from any thread, when `tick` has
+    something to do. `jitter` gives numbers in [0, 1).
     """
 
     def __init__(
@@ -57,13 +50,11 @@ class Scheduler:
         self._wake = wake
         self._jitter = jitter
         self.failures = Failures(core)
-        self.last_complete_wall: float | None = None
         self._restores = Restores(core, self.failures)
         self._job: _Job | None = None
         self._cycle: Cycle | None = None
         self._next_cycle = float("inf")
         self._failure_before: object = None
-        self._resumed: sqlite3.Connection | None = None
 
     def schedule(self, at: float) -> None:
         """Set the time of the next cycle: when the configuration was first read, or `checkInterval` changed."""
@@ -86,8 +77,6 @@ class Scheduler:
         core = self._core
         self._restores.take_sighted(self._cycle)
         if core.store.connection is not None:
-            if core.store.connection is not self._resumed:
-                core.attempt(self._resume)
             core.attempt(self._restores.take_requests)
         while True:
             if self._job is not None:
@@ -95,10 +84,12 @@ class Scheduler:
                 if not self._job.over:
                     return self._job.deadline
                 self._ended(at)
-            elif self._restores.due and core.store.connection is not None:
+            elif core.store.connection is None:
+                return float("inf")  # without a journal nothing may be done
+            elif self._restores.due:
                 self._job = self._run(self._restores.steps())
             elif at >= self._next_cycle:
-                self._begin_cycle(at)
+                self._begin_cycle()
             else:
                 return self._next_cycle
 
@@ -120,17 +111,7 @@ class Scheduler:
             return 0.0
         return None if self._next_cycle == float("inf") else max(0.0, self._next_cycle - at)
 
-    def _resume(self) -> None:
-        self._restores.resume()
-        self.last_complete_wall = self._core.store.kept("lastComplete")
-        self._resumed = self._core.store.connection
-
-    def _begin_cycle(self, at: float) -> None:
-        settings = self._core.settings
-        if self._core.store.connection is None:
-            # Without a journal nothing may be done: look again soon.
-            self._next_cycle = at + min(BACK_OFF_SECONDS * settings.scale, settings.check_interval_seconds)
-            return
+    def _begin_cycle(self) -> None:
         self._next_cycle = float("inf")
         self._failure_before = self.failures.latest
         self._before_cycle()
@@ -148,8 +129,7 @@ class Scheduler:
         self.failures.in_a_row += job.broken
         if cycle.complete:
             core.guards.planned(cycle.holds)
-            self.last_complete_wall = core.clock.wall()
-            core.attempt(lambda: core.store.keep(lastComplete=self.last_complete_wall))
+            core.attempt(lambda: core.store.keep(lastComplete=core.clock.wall()))
             if self.failures.latest is self._failure_before:
                 self.failures.cycle_went_well()
         self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self.failures.in_a_row)

@@ -15,8 +15,7 @@ from client_device_pruner.config.settings import Settings
 
 TYPE_PREFIX = "community.greengrass.pruner."
 LOGGER = logging.getLogger("client_device_pruner")
-MOST_EVENT_BYTES = 7_000
-"""Greengrass Lite carries IPC messages of up to 10,000 bytes: so many in base64, and the topic."""
+MOST_EVENT_BYTES = 7_000  # Greengrass Lite carries IPC messages of up to 10,000 bytes: so many in base64, and the topic
 
 _LEVELS = {
     "failed": logging.ERROR,

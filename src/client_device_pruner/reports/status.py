@@ -16,8 +16,7 @@ from client_device_pruner.presence.clock import DAY_SECONDS, MONTH_SECONDS, Shar
 from client_device_pruner.presence.facts import Input
 from client_device_pruner.reports.events import rfc3339
 
-SHADOW_SECONDS = 60.0
-"""The named shadow is updated at most so often (CONTRACT, `reports.shadowName`)."""
+SHADOW_SECONDS = 60.0  # the named shadow is updated at most so often (CONTRACT, `reports.shadowName`)
 
 
 def status_document(

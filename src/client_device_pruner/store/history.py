@@ -7,10 +7,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-MAX_HISTORY = 20_000
-"""Events kept at most, some 6 MB."""
-MAX_TIMELINE = 50_000
-"""Changes of state kept at most, some 3 MB."""
+MAX_HISTORY = 20_000  # events kept at most, some 6 MB
+MAX_TIMELINE = 50_000  # changes of state kept at most, some 3 MB
 
 TimelineRow = tuple[float, str | None, str]
 """Wall clock in epoch seconds; the device, or None for the component itself; what its state became."""

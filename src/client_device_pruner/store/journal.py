@@ -11,10 +11,8 @@ from typing import Any
 from client_device_pruner.decisions.guards import Budget
 from client_device_pruner.store.database import get_meta, set_meta, transaction
 
-WINDOW_SECONDS = 86_400.0
-"""The budget's fixed window, of the component's running time (`limits.maxPercentPerDay`)."""
-KEPT_SECONDS = 90 * 86_400.0
-"""How long a disassociation can be undone, of the component's running time."""
+WINDOW_SECONDS = 86_400.0  # the budget's fixed window, of the component's running time (`limits.maxPercentPerDay`)
+KEPT_SECONDS = 90 * 86_400.0  # how long a disassociation can be undone, of the component's running time
 
 
 @dataclass(frozen=True, slots=True)

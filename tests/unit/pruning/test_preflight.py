@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -28,7 +29,7 @@ class Trial:
         self.access: Access | None = ACCESS
         self.sent: list[float] = []
         self.came_back = False
-        self.check = PreflightCheck(self.core, self, self.lists, lambda: self.access)
+        self.check = PreflightCheck(self.core, cast("Any", self), self.lists, lambda: self.access)
         if listed:
             self.core.presence.use_list(ListSource(on=True))
             self.core.presence.take_list(ClientList(frozenset({"mqtt-bridge-1"}), 1.0, 2.0))
@@ -38,12 +39,12 @@ class Trial:
         self.check.answered(answer, self.clock.now)
 
     def send_extra(self, at: float) -> str:
-        """See `ExtraProbe`."""
+        """See `Link`."""
         self.sent.append(at)
         return f"probe-{len(self.sent)}"
 
     def returned(self, probe_id: str) -> bool:
-        """See `ExtraProbe`."""
+        """See `Link`."""
         return self.came_back and probe_id == f"probe-{len(self.sent)}"
 
     def begin(self, *names: str) -> None:
