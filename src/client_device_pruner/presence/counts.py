@@ -72,7 +72,8 @@ class Counts:
             if counted - left_at > latest:
                 del self._left[name]
             elif counted - left_at >= soonest and (device := self._devices.by_name.get(name)):
-                device.then = unnamed if device.then is None else min(device.then, unnamed)
+                # Fewer than the bridge's shows that sessions are known which are none.
+                device.then = max(BRIDGE, unnamed if device.then is None else min(device.then, unnamed))
                 self._devices.touch(device)
 
     @property

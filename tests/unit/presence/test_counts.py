@@ -45,6 +45,18 @@ def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
     assert site.device("pump-7").then == 3
 
 
+def test_then_is_never_less_than_the_bridge() -> None:
+    """A figure below one shows that sessions are known which are none, not that the bridge was gone."""
+    site = Site()
+    for name in ("pump-7", "pump-8"):
+        site.connected(name, 2)
+    site.disconnected("pump-7", 2)
+    site.clock.advance(10)
+    site.count(1)
+    site.clock.advance(10)
+    assert site.device("pump-7").then == 1
+
+
 def test_a_gap_ends_the_search_for_then() -> None:
     """What is counted after a lost probe may be of another time."""
     site = Site()
