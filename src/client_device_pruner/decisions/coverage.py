@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from client_device_pruner.config.settings import Settings
-from client_device_pruner.decisions.policy import Missing, Verdict, judge
+from client_device_pruner.decisions.policy import Missing, Verdict
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
@@ -60,11 +59,3 @@ class Tally:
         """What was counted."""
         reasons = tuple(f"{number} cannot be removed: {why}" for why, number in self._why.most_common())
         return Coverage(self._associated, self._associated - sum(self._why.values()), reasons)
-
-
-def cover(devices: Iterable[Device], settings: Settings, facts: Facts) -> Coverage:
-    """The coverage of these devices."""
-    tally = Tally(settings, facts)
-    for device in devices:
-        tally.add(judge(device, settings, facts), device)
-    return tally.coverage()

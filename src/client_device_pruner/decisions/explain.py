@@ -35,33 +35,16 @@ _SEEN_BY = {
 
 def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
     """A number that changes when the sentences do; another one in each run."""
-    seen = (
-        device.seen_by,
-        was_sighted(device, facts),
-        device.session,
-        device.keepalive,
-        device.marked_at,
-        device.ended_id,
-    )
+    said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
+    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.ended_id)
     # The count of messages matters only until there are enough.
-    parts = (
-        *(verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds, seen),
-        *(min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem),
-        facts.unnamed if verdict.missing is Missing.UNNAMED else None,
-    )
-    return hash(parts)
+    counted = (min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem)
+    unnamed = facts.unnamed if verdict.missing is Missing.UNNAMED else None
+    return hash((said, seen, device.marked_at, counted, unnamed))
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
-    """The verdict as it is stored: state, evidence, patience, when it is due, and the sentences.
-
-    Args:
-        verdict: what the rule says.
-        device: of which device.
-        settings: the settings in force.
-        facts: by what it was judged.
-        hint: a sentence more, about what its sightings are made of.
-    """
+    """The verdict as it is stored; `hint` is a sentence more, about what its sightings are made of."""
     due_at = None if device.marked_at is None else device.marked_at + settings.grace_period_seconds
     sentences = (_whereabouts(device, facts), hint, *_rule(verdict, device, settings, facts))
     return {
@@ -76,13 +59,9 @@ def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts,
 def _whereabouts(device: Device, facts: Facts) -> str:
     if facts.is_present(device):
         if facts.list_in_use:
-            said = "It is connected: the broker's client list names it."
             left = facts.events_in_use and not device.session and device.ended_id is not None
-            return (
-                f"{said} The broker announced that it disconnected, yet lists it: the list is believed."
-                if left
-                else said
-            )
+            more = " The broker announced that it disconnected, yet lists it: the list is believed." if left else ""
+            return f"It is connected: the broker's client list names it.{more}"
         if not device.keepalive:
             return (
                 "It is connected, as far as the broker knows. It connected without keepalive, so the broker cannot"

@@ -31,11 +31,7 @@ class Hold:
 
 
 class Guards:
-    """Knows which guards hold; each change becomes one event.
-
-    Args:
-        event: publishes an event of the contract.
-    """
+    """Knows which guards hold; each change becomes one event."""
 
     def __init__(self, event: Callable[..., None]) -> None:
         self._event = event
@@ -62,10 +58,6 @@ class Guards:
                 self.hold(holding[guard])
             else:
                 self.release(guard)
-
-    def holds(self, guard: str) -> bool:
-        """Whether a guard holds now."""
-        return guard in self._holds
 
     @property
     def in_force(self) -> tuple[Hold, ...]:
@@ -107,22 +99,16 @@ def plan(
     lost_together: Collection[str] = (),
     standing: Sequence[Hold] = (),
 ) -> Plan:
-    """Apply the guards to the due devices.
+    """Apply the guards to the due devices, of which an approval names those that are `approved`.
 
-    Args:
-        due: the verdicts of the due devices.
-        associated: how many devices are associated with the core.
-        settings: the limits.
-        budget: what the 24 h leave.
-        approved: names of due devices that an approval names.
-        plan_id: the id that a plan which has to wait is to get.
-        lost_together: names of devices that were lost together.
-        standing: guards that hold everything back, whatever is due.
+    A plan that has to wait gets `plan_id`. `standing` guards hold everything back, whatever is due.
     """
     ordered = sorted(due, key=lambda verdict: (-verdict.silent_seconds, verdict.name))
     unapproved = [verdict for verdict in ordered if verdict.name not in approved]
     together = [verdict.name for verdict in unapproved if verdict.name in lost_together]
-    asked = [verdict.name for verdict in unapproved] if needs_approval(len(ordered), associated, settings) else []
+    # A few never wait.
+    many = len(ordered) > max(APPROVAL_MINIMUM, associated * settings.limits.approval_percent / 100)
+    asked = [verdict.name for verdict in unapproved] if many else []
     waiting = frozenset([*together, *asked])
     holds = list(standing)
     if together:
@@ -139,11 +125,6 @@ def plan(
         take = take[: settings.limits.max_per_cycle]
         holds.append(per_cycle_hold(len(free), settings))
     return Plan(tuple(take), tuple(holds), waiting)
-
-
-def needs_approval(due: int, associated: int, settings: Settings) -> bool:
-    """Whether so many due devices are more than may go unasked."""
-    return due > APPROVAL_MINIMUM and due > associated * settings.limits.approval_percent / 100
 
 
 def approval_hold(due: int, associated: int, settings: Settings, plan_id: str) -> Hold:

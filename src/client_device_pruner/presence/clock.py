@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 DAY_SECONDS = 86_400.0
@@ -26,44 +25,24 @@ class Clock(Protocol):
         """Which boot of the host this is."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Return:
-    sent: float
-    received: float
-    alive: bool
-
-
 class ObservedClock:
-    """Advances from one probe to the next, while both come back and every input in use is alive.
-
-    Args:
-        seconds: the reading to go on from.
-    """
+    """Advances from one probe to the next, while both come back and every input in use is alive."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds  # the reading
         self.advanced_at: float | None = None  # when it advanced last, in monotonic seconds; None if not in this run
         # since when it has advanced without a break, in epoch seconds; None while it stands still
         self.since_wall: float | None = None
-        self._last: _Return | None = None
+        self._last: tuple[float, float] | None = None  # when the last probe that counts was sent, and came back
 
     def returned(self, sent: float, received: float, *, interval_seconds: float, alive: bool, wall: float) -> None:
-        """Take a probe that came back before its successor was due.
-
-        Args:
-            sent: when it was sent, in monotonic seconds.
-            received: when it came back, likewise.
-            interval_seconds: the probe interval.
-            alive: whether every input in use is alive.
-            wall: epoch seconds, for people.
-        """
-        last, self._last = self._last, _Return(sent, received, alive)
+        """Take a probe that came back before its successor was due; `alive` is whether every input in use is."""
+        last, self._last = self._last, (sent, received) if alive else None
         farthest = 2 * interval_seconds
-        together = last is not None and sent - last.sent <= farthest and received - last.received <= farthest
-        if last is None or not together or not alive or not last.alive:
+        if last is None or not alive or sent - last[0] > farthest or received - last[1] > farthest:
             self.since_wall = None
             return
-        self.seconds += received - last.received
+        self.seconds += received - last[1]
         self.advanced_at = received
         if self.since_wall is None:
             self.since_wall = wall
@@ -77,8 +56,7 @@ class ObservedClock:
 class Shares:
     """How much of the last day and month was observed, by the wall clock, for people.
 
-    Args:
-        samples: (epoch seconds, observed seconds), oldest first.
+    The samples are (epoch seconds, observed seconds), oldest first.
     """
 
     def __init__(self, samples: Iterable[tuple[float, float]] = ()) -> None:

@@ -17,15 +17,10 @@ BRIDGE = 1  # the bridge's connection, whose events are ignored, is always one o
 
 
 class Counts:
-    """Works a figure out of each count, and keeps those of the last hour.
-
-    Args:
-        devices: the names, each of which keeps how many there were when it left.
-        below_since: since when the figure is below one, in monotonic seconds of this boot.
-    """
+    """Works a figure out of each count, and keeps those of the last hour; times are monotonic seconds of this boot."""
 
     def __init__(self, devices: Devices, below_since: float | None = None) -> None:
-        self.below_since = below_since
+        self.below_since = below_since  # since when the figure is below one
         self.heard_at: float | None = None  # when the last count arrived in this run
         self.scale = 1.0  # what the fixed times are multiplied by
         self._devices = devices
@@ -75,11 +70,6 @@ class Counts:
                 # Fewer than the bridge's shows that sessions are known which are none.
                 device.then = max(BRIDGE, unnamed if device.then is None else min(device.then, unnamed))
                 self._devices.touch(device)
-
-    @property
-    def settles_at(self) -> float | None:
-        """When `settle` has something to do, in monotonic seconds."""
-        return None if self._pending is None else self._pending[0] + QUIET_SECONDS * self.scale
 
     def gap(self) -> None:
         """A probe was lost: a device may have come back unheard, so only what is counted from here on tells of now."""

@@ -65,11 +65,7 @@ class Device:
 
 
 class Devices:
-    """All names that are kept.
-
-    Args:
-        by_name: what was stored.
-    """
+    """All names that are kept."""
 
     def __init__(self, by_name: dict[str, Device] | None = None) -> None:
         self.by_name = by_name or {}  # every name that is kept, associated or not
@@ -107,46 +103,34 @@ class Devices:
             self.urgent.add(device.name)
 
     def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
-        """Take a list of associations over.
+        """Take a list of associations over: thing names with their associationTimestamp.
 
-        Args:
-            listed: thing names with their associationTimestamp.
-            observed_seconds: the observed clock.
-
-        Returns:
-            The names whose mark was taken off, since their association ended or was made anew.
+        Returns the names whose mark was taken off, since their association ended or was made anew.
         """
-        unmarked = []
-        names = set()
-        for name, timestamp in listed:
-            names.add(name)
+        unmarked, names = [], dict(listed)
+        for name, timestamp in names.items():
             device = self.get(name)
-            if self._is_same(device, timestamp):
-                if not device.associated or device.association_timestamp != timestamp:
-                    self._unlisted -= not device.associated
-                    device.associated, device.unlisted_at = True, None
-                    device.association_timestamp = timestamp or device.association_timestamp
-                    self.touch(device, urgent=True)
+            same = self._is_same(device, timestamp)
+            if same and device.associated and device.association_timestamp == timestamp:
                 continue
             self._unlisted -= not device.associated
-            if device.marked_at is not None:
-                unmarked.append(name)
-            device.associated, device.association_timestamp = True, timestamp
-            device.listed_at, device.unlisted_at, device.marked_at = observed_seconds, None, None
+            device.associated, device.unlisted_at = True, None
+            device.association_timestamp = timestamp or (device.association_timestamp if same else None)
+            if not same:
+                if device.marked_at is not None:
+                    unmarked.append(name)
+                device.listed_at, device.marked_at = observed_seconds, None
             self.touch(device, urgent=True)
         for device in list(self.by_name.values()):
+            left_at = device.unlisted_at
             if device.associated and device.name not in names:
                 if device.marked_at is not None:
                     unmarked.append(device.name)
                 device.associated, device.unlisted_at, device.marked_at = False, observed_seconds, None
                 self._unlisted += 1
                 self.touch(device, urgent=True)
-            elif device.unlisted_at is not None and observed_seconds - device.unlisted_at > KEPT_SECONDS:
-                if device.session:
-                    device.unlisted_at = None
-                    self.touch(device)
-                else:
-                    self._drop(device.name)
+            elif left_at is not None and observed_seconds - left_at > KEPT_SECONDS and not device.session:
+                self._drop(device.name)
         return tuple(unmarked)
 
     @staticmethod

@@ -22,12 +22,7 @@ class ListSource:
 
 
 class Listing:
-    """Keeps the latest list that can be believed.
-
-    Args:
-        in_use: whether a list was believed before, in an earlier run.
-        began: when this run began, in monotonic seconds.
-    """
+    """Keeps the latest list that can be believed."""
 
     def __init__(self, *, in_use: bool, began: float) -> None:
         self.in_use = in_use  # whether observed time depends on the list
@@ -43,14 +38,9 @@ class Listing:
             self.in_use, self.latest, self._failure = False, None, ""
 
     def take(self, answer: ClientList, is_known_open: Callable[[str], bool]) -> bool:
-        """Take an answer, unless it cannot be believed.
+        """Take an answer, and return True, unless it cannot be believed.
 
-        Args:
-            answer: of the broker.
-            is_known_open: whether a name is the bridge's, or has a session that was open before the call and still is.
-
-        Returns:
-            Whether it was taken.
+        `is_known_open`: whether a name is the bridge's, or has a session that was open before the call and still is.
         """
         if not self._source.on:
             return False

@@ -11,11 +11,9 @@ _COMPARED_BYTES = 4_096  # so much of a payload is compared with the globs: a la
 
 
 class Messages:
-    """Tells the thing name of a message.
+    """Tells the thing name of a message: in its topic, the level of the first `+` of the filter that matches it.
 
-    Args:
-        topics: MQTT filters; the level of the first `+` is the thing name.
-        ignored_payloads: globs of payloads that are no sign of life, case aside.
+    Payloads that match a glob of `ignored_payloads`, case aside, are no sign of life.
     """
 
     def __init__(self, topics: Iterable[str], ignored_payloads: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from zlib import crc32
 
-from client_device_pruner.config.settings import Settings
+from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.presence.client_list import ClientList, ClientListFailed
 from client_device_pruner.presence.clock import Clock, ObservedClock
 from client_device_pruner.presence.counts import Counts
@@ -35,22 +35,13 @@ class _Sighting:
 
 
 class Presence:
-    """Owned by one thread.
-
-    Args:
-        devices: the names that are kept.
-        clock: the machine's clocks.
-        stored: what `document` gave in an earlier run.
-
-    Attributes:
-        unknown_ids: names that were sighted and are not associated, at most ten.
-    """
+    """Owned by one thread; `stored` is what `document` gave in an earlier run."""
 
     def __init__(self, devices: Devices, clock: Clock, stored: dict[str, Any] | None = None) -> None:
         kept = stored or {}
         same_boot = kept.get("boot") == clock.boot_id()
-        self.devices = devices  # the names that are kept
-        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))  # the observed clock
+        self.devices = devices
+        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))
         # names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones
         self.watched: set[str] = set()
         self.sighted_watched: list[str] = []  # the watched names that were sighted; who reads it empties it
@@ -74,7 +65,7 @@ class Presence:
         self._bridge_ids = "mqtt-bridge-*"
         self._messages = Messages((), ())
         self._replays = Replays()
-        self._settings: Settings | None = None
+        self._settings = parse(DEFAULTS)
 
     # Configuration
 
@@ -93,10 +84,8 @@ class Presence:
     def use_bridge(self, bridge_ids: str, message_filters: Iterable[str], unmapped: frozenset[str]) -> None:
         """Take over what the bridge is configured to do.
 
-        Args:
-            bridge_ids: a glob of its client ids.
-            message_filters: through which filters messages reach us; another set of them starts counting anew.
-            unmapped: those of `clients` and `count` that it does not map.
+        `bridge_ids` is a glob of its client ids. Another set of `message_filters`, through which messages reach us,
+        starts counting anew. `unmapped` are those of `clients` and `count` that it does not map.
         """
         self._bridge_ids, self._unmapped = bridge_ids, unmapped
         filters = sorted(message_filters)
@@ -118,7 +107,7 @@ class Presence:
     def take(self, topic: str, payload: bytes, received: float) -> None:
         """Take a message of the bridge, by its topic at the broker."""
         if topic.startswith(SYS):
-            if self._settings is None or self._settings.presence.connection_events:
+            if self._settings.presence.connection_events:
                 self._take_sys(topic[len(SYS) :], payload, received)
             return
         name = self._messages.thing_name(topic, payload)
@@ -225,10 +214,9 @@ class Presence:
     def probe_returned(self, sent: float, received: float) -> bool:
         """A probe came back before its successor was due; returns whether the broker had restarted meanwhile."""
         self.counts.settle(received)
-        interval = self._settings.presence.probe_interval_seconds if self._settings else 60.0
+        interval, scale = self._settings.presence.probe_interval_seconds, self._settings.scale
         alive = all(given.alive for given in self.inputs(received).values())
         self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
-        scale = self._settings.scale if self._settings else 1.0
         quiet = {name for name in self._heard if self._silence(name) > QUIET_SECONDS * scale}
         self._replays.heard(self._heard, quiet)
         self._heard.clear()
@@ -283,11 +271,8 @@ class Presence:
             if device.announced or device.ended_id is not None:
                 self.sessions.open += device.session - own.session
                 own.session, own.session_id, own.session_since = device.session, device.session_id, device.session_since
-                own.ended_id, own.announced, own.then = (
-                    device.ended_id,
-                    max(own.announced, device.announced),
-                    device.then,
-                )
+                own.announced = max(own.announced, device.announced)
+                own.ended_id, own.then = device.ended_id, device.then
             self._sight(own, device.seen_by or "message")
         self._events_in_use = self._events_in_use or earlier._events_in_use
         self._count_in_use = self._count_in_use or earlier._count_in_use
@@ -300,28 +285,24 @@ class Presence:
 
     def inputs(self, at: float) -> dict[str, Input]:
         """The inputs that come through the broker, `connectionEvents` and `clientList`, at monotonic seconds `at`."""
-        interval = self._settings.presence.client_list.interval_seconds if self._settings else 300.0
+        interval = self._settings.presence.client_list.interval_seconds
         return {"connectionEvents": self._events_input(at), "clientList": self._listing.input(at, interval)}
 
     def _events_input(self, at: float) -> Input:
-        settings = self._settings
-        in_use = self._events_in_use or self._count_in_use
-        if not in_use or settings is None:
-            off = settings is not None and not settings.presence.connection_events
-            return Input(
-                in_use=False,
-                alive=True,
-                reason="switched off" if off else "the broker has not announced any connection",
-            )
+        presence = self._settings.presence
+        if not (self._events_in_use or self._count_in_use):
+            on = presence.connection_events
+            reason = "the broker has not announced any connection" if on else "switched off"
+            return Input(in_use=False, alive=True, reason=reason)
+        reason = ""
         if gone := sorted(self._unmapped & {"clients", "count"}):
             what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
-            return Input(in_use=True, alive=False, reason=f"the bridge no longer maps {what}", remedy=_EVENTS_OFF)
-        limit = max(3 * settings.presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS)
-        if self._count_in_use and (self.counts.heard_at is None or at - self.counts.heard_at > limit):
-            return Input(
-                in_use=True, alive=False, reason="the broker's connection count stays away", remedy=_EVENTS_OFF
-            )
-        return Input(in_use=True, alive=True)
+            reason = f"the bridge no longer maps {what}"
+        elif self._count_in_use:
+            limit = max(3 * presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS)
+            if self.counts.heard_at is None or at - self.counts.heard_at > limit:
+                reason = "the broker's connection count stays away"
+        return Input(in_use=True, alive=not reason, reason=reason, remedy=_EVENTS_OFF if reason else "")
 
     def facts(self, at: float) -> Facts:
         """By what the devices are judged at monotonic seconds `at`."""

@@ -27,12 +27,7 @@ class Replays:
         self._repeated: dict[str, tuple[Heard, int]] = {}
 
     def heard(self, messages: Mapping[str, Heard], quiet: set[str]) -> None:
-        """Take what came between two probes.
-
-        Args:
-            messages: the last message of each device that published.
-            quiet: those of them that had been quiet before.
-        """
+        """Take the last message between two probes of each device, and which of them had been quiet before."""
         for name, heard in messages.items():
             before, times = self._repeated.pop(name, (heard, 0))
             if name in quiet and len(quiet) > 1:

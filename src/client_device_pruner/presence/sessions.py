@@ -24,12 +24,7 @@ class Uptime:
 
 
 class Sessions:
-    """Opens and closes the sessions of all names.
-
-    Args:
-        devices: the names.
-        broker: the uptime that was heard last, also in an earlier run of this boot.
-    """
+    """Opens and closes the sessions of all names."""
 
     def __init__(self, devices: Devices, broker: Uptime | None = None) -> None:
         self.broker = broker  # the uptime by which the next one is judged
@@ -120,13 +115,9 @@ class Sessions:
     def gap(self, observed_seconds: float, *, listed: bool) -> None:
         """A probe was lost: a name that is not associated and was announced once may never be heard of again.
 
-        Args:
-            observed_seconds: the observed clock.
-            listed: whether it is known which names are associated.
+        `listed` is whether it is known which names are associated.
         """
-        if not listed:
-            return
-        for device in self._devices.by_name.values():
+        for device in self._devices.by_name.values() if listed else ():
             if device.session and not device.associated and device.announced < 2:
                 self._end_unheard(device, observed_seconds)
 

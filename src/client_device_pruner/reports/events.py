@@ -17,24 +17,11 @@ TYPE_PREFIX = "community.greengrass.pruner."
 LOGGER = logging.getLogger("client_device_pruner")
 MOST_EVENT_BYTES = 7_000  # Greengrass Lite carries IPC messages of up to 10,000 bytes: so many in base64, and the topic
 
-_LEVELS = {
-    "failed": logging.ERROR,
-    "held": logging.WARNING,
-    "disassociated": logging.WARNING,
-    "returned": logging.WARNING,
-}
+_LEVELS = {"failed": logging.ERROR, **dict.fromkeys(("held", "disassociated", "returned"), logging.WARNING)}
 
 
 class Events:
-    """Passes each event to local pub/sub, AWS IoT Core, the history and the log.
-
-    Args:
-        core_device: thing name of the core device.
-        wall: the wall clock, in epoch seconds.
-        publish: publishes on local pub/sub.
-        publish_to_iot_core: publishes to AWS IoT Core.
-        record: keeps an event in the history.
-    """
+    """Passes each event to local pub/sub, AWS IoT Core, the history and the log."""
 
     def __init__(
         self,
@@ -52,14 +39,7 @@ class Events:
         self._record = record
 
     def event(self, settings: Settings, kind: str, name: str | None = None, /, **data: Any) -> None:
-        """Publish one event.
-
-        Args:
-            settings: says where to.
-            kind: its type without the prefix.
-            name: the thing name that it is about, if any.
-            data: scalars and short lists.
-        """
+        """Publish an event of this type (without the prefix), about a device or none: scalars and short lists."""
         wall = self._wall()
         event = {
             "specversion": "1.0",

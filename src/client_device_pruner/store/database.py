@@ -115,7 +115,7 @@ def _prepare(connection: sqlite3.Connection, core_device: str) -> None:
     # Most commits change a few small rows, and each change writes a page to the flash.
     connection.execute("PRAGMA page_size = 1024")
     # A row is read once, at the start: what SQLite keeps of the file (2 MB by default) is of little use.
-    connection.execute("PRAGMA cache_size = -256")
+    connection.execute("PRAGMA cache_size = -64")
     # Where the file system has no shared memory, SQLite stays with its roll-back journal.
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -247,6 +247,7 @@ class Store:
             if self._history or self._timeline:
                 prune(write)
             set_meta(write, **meta)
+        devices.removed.clear()
         devices.changed.difference_update(names)
         devices.urgent.difference_update(names)
         self._history.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from client_device_pruner.decisions import explain
-from client_device_pruner.decisions.coverage import cover
+from client_device_pruner.decisions.coverage import Tally
 from fakes.site import DAY, Site
 
 
@@ -130,7 +130,10 @@ def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
     site.connected("pump-8", 1)
     site.counts = 4
     site.minutes(12)
-    coverage = cover(site.presence.devices.associated(), site.settings, site.presence.facts(site.clock.now))
+    tally = Tally(site.settings, site.presence.facts(site.clock.now))
+    for name in ("pump-7", "pump-8", "gate-1"):
+        tally.add(site.verdict(name), site.device(name))
+    coverage = tally.coverage()
     assert (coverage.associated, coverage.removable) == (3, 1)
     assert any("client list would tell" in reason for reason in coverage.reasons)
     assert any("protectedDevices" in reason for reason in coverage.reasons)

@@ -29,7 +29,7 @@ def _due(*names: str) -> list[Verdict]:
 
 def _plan(due: list[Verdict], limits: dict[str, Any] | None = None, **more: Any) -> Plan:
     settings = parse({"limits": limits or {}})
-    given = {"associated": 100, "budget": Budget(100, 0, 3600.0), "approved": (), "plan_id": "p"} | more
+    given: dict[str, Any] = {"associated": 100, "budget": Budget(100, 0, 3600.0), "approved": (), "plan_id": "p"} | more
     return plan(due, settings=settings, **given)
 
 
