@@ -250,6 +250,9 @@ class Store:
         devices.removed.clear()
         devices.changed.difference_update(names)
         devices.urgent.difference_update(names)
+        for names_left in (devices.changed, devices.urgent):
+            if not names_left:
+                names_left.clear()  # an emptied set keeps its memory
         self._history.clear()
         self._timeline.clear()
         self.fault = ""
