@@ -77,16 +77,7 @@ class Edges:
 
 
 class App:
-    """Runs until it is told to stop.
-
-    Args:
-        work_dir: holds `pruner.db`.
-        core_device: thing name of the core device.
-        clock: the machine's clocks.
-        edges: the ways out.
-        own: takes the lock on the state; False while another instance has it.
-        jitter: gives numbers in [0, 1), to spread the cycles.
-    """
+    """Runs until it is told to stop; `own` takes the lock on the state, or says False while another instance has it."""
 
     def __init__(
         self,
@@ -124,7 +115,7 @@ class App:
         )
         self._deployed = Deployed(self._core, self._link, self._settings_applied)
         self._shadow = Shadow()
-        self._stopping = False
+        self.ending = False  # whether the loop is to end
         self._status = 0
         self._started = clock.monotonic()
         self._blind = self._observing = False
@@ -147,37 +138,29 @@ class App:
     def turn(self, wait_seconds: float = 0.0) -> float:
         """Take what has arrived, waiting for it up to the given time, and do what is due.
 
-        Returns:
-            When there will be something to do if nothing arrives, in monotonic seconds.
+        Returns when there will be something to do if nothing arrives, in monotonic seconds.
         """
         for item in self.queue.take_all(wait_seconds):
             self._core.begin_turn()
             self._core.attempt(self._take, item)
         self._core.begin_turn()
         at = self._clock.monotonic()
-        return min(self._do_due(at), self._write(at))
+        wakes = [self._link.tick(at), self._deployed.tick(at), self._fetch_list(at)]
+        self._watch_observing(at)
+        wakes.append(self._scheduler.tick(at))
+        self._core.attempt(self._write, at)
+        return min(*wakes, self._core.next_commit)
 
     def stop(self) -> None:
         """Ask the loop to end; safe in a signal handler."""
-        self._stopping = True
-
-    @property
-    def ending(self) -> bool:
-        """Whether the loop is to end."""
-        return self._stopping
+        self.ending = True
 
     def close(self) -> None:
         """Leave everything so that the next start goes on from here."""
         self._scheduler.close()
-        self._core.attempt(self._core.close, self._describe(self._clock.monotonic()))
+        self._core.attempt(lambda: self._core.close(self._describe(self._clock.monotonic())))
         self._lists.close()
         self._link.close()
-
-    def _do_due(self, at: float) -> float:
-        wakes = [self._link.tick(at), self._deployed.tick(at), self._fetch_list(at)]
-        self._watch_observing(at)
-        wakes.append(self._scheduler.tick(at))
-        return min(wakes)
 
     def _fetch_list(self, at: float) -> float:
         """Ask for the client list when it is time, and at once at a new address; returns when it is time next."""
@@ -189,18 +172,18 @@ class App:
             self._lists.fetch(access)
         return self._next_list
 
-    def _write(self, at: float) -> float:
+    def _write(self, at: float) -> None:
         core = self._core
-        if core.commit_due(at):
-            core.survey()
-            status = self._describe(at)
-            if core.store.connection is not None:
-                core.attempt(lambda: core.commit(urgent=True, status=status))
-            shadow = core.settings.reports.shadow_name
-            update = self._shadow.update(status, at) if shadow and core.configured else None
-            if update is not None:
-                self._link.publish_to_iot_core(f"$aws/things/{core.core_device}/shadow/name/{shadow}/update", update)
-        return core.next_commit
+        if not core.commit_due(at):
+            return
+        core.survey()
+        status = self._describe(at)
+        if core.store.connection is not None:
+            core.attempt(lambda: core.commit(urgent=True, status=status))
+        shadow = core.settings.reports.shadow_name
+        update = self._shadow.update(status, at) if shadow and core.configured else None
+        if update is not None:
+            self._link.publish_to_iot_core(f"$aws/things/{core.core_device}/shadow/name/{shadow}/update", update)
 
     # What arrives
 
@@ -309,7 +292,7 @@ class App:
         if len(exits) < most and core.store.connection is not None:
             LOGGER.error("the process ends, to be started anew", extra={"fields": {"reason": reason}})
             core.attempt(lambda: core.store.keep(exits=[*exits, now]))
-            self._status, self._stopping = 1, True
+            self._status, self.ending = 1, True
 
     # The status
 
@@ -342,6 +325,5 @@ class App:
         if not names or not self._core.devices.associated_count:
             return ()
         text = f"None of the associated devices was ever seen, but others were: {', '.join(names)}"
-        return (
-            Finding(text, "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"),
-        )
+        remedy = "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"
+        return (Finding(text, remedy),)
