@@ -239,7 +239,6 @@ class App:
     def _settings_applied(self, rescheduled: bool) -> None:
         if rescheduled:
             self._core.attempt(self._scheduler.schedule, self._clock.monotonic())
-        self._scheduler.spare()
 
     # Observed time
 

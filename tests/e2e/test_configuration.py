@@ -36,7 +36,7 @@ async def test_the_end_of_a_dry_run_is_said_and_begins_the_grace_period_anew(tri
 
 
 async def test_protection_and_a_longer_threshold_spare_a_marked_device(trial: Trial) -> None:
-    """Each takes the mark off within the turn; the longest of the thresholds that match counts, by its name."""
+    """Each takes the mark off in the next cycle; the longest of the thresholds that match counts, by its name."""
     await trial.watch("alive", "lamp-1", "lamp-2", **{**QUICK, "gracePeriod": "2s"})
     await trial.devices.drop("lamp-1", "lamp-2")
     for name in ("lamp-1", "lamp-2"):

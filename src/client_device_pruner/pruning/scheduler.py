@@ -65,13 +65,6 @@ class Scheduler:
             most = min(most, UNSETTLED_SECONDS * core.settings.scale)
         self._next_cycle = at + self._jitter() * most
 
-    def spare(self) -> None:
-        """Take the marks off that changed settings no longer allow."""
-        self._core.begin_turn()
-        for device in list(self._core.devices.associated()):
-            if device.marked_at is not None and not (verdict := self._core.judge(device)).gone:
-                self._core.unmark(device, verdict.reason)
-
     def tick(self, at: float) -> float:
         """Do what is due; returns when to be called next at the latest, if nothing is heard before."""
         core = self._core
