@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import format_duration
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.greengrass import ipc
@@ -25,15 +24,14 @@ from client_device_pruner.presence.client_list import (
     ClientLists,
 )
 from client_device_pruner.presence.clock import Clock
-from client_device_pruner.presence.facts import Input
 from client_device_pruner.pruning.cloud import Cloud, Reply
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.deployed import Deployed
-from client_device_pruner.pruning.plans import waiting_plan
 from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.scheduler import Scheduler
+from client_device_pruner.pruning.status import status_document
 from client_device_pruner.reports.events import LOGGER, rfc3339
-from client_device_pruner.reports.status import Shadow, status_document
+from client_device_pruner.reports.shadow import Shadow
 
 BURST_SECONDS = 0.05  # how long messages gather before they are taken: a sighting is to be heeded within a second
 POLL_SECONDS = 2.0  # how often requests of the command line are looked for
@@ -158,7 +156,7 @@ class App:
     def close(self) -> None:
         """Leave everything so that the next start goes on from here."""
         self._scheduler.close()
-        self._core.attempt(lambda: self._core.close(self._describe(self._clock.monotonic())))
+        self._core.attempt(lambda: self._core.close(self._status_document(self._clock.monotonic())))
         self._lists.close()
         self._link.close()
 
@@ -177,13 +175,16 @@ class App:
         if not core.commit_due(at):
             return
         core.survey()
-        status = self._describe(at)
+        status = self._status_document(at)
         if core.store.connection is not None:
             core.attempt(lambda: core.commit(urgent=True, status=status))
         shadow = core.settings.reports.shadow_name
         update = self._shadow.update(status, at) if shadow and core.configured else None
         if update is not None:
             self._link.publish_to_iot_core(f"$aws/things/{core.core_device}/shadow/name/{shadow}/update", update)
+
+    def _status_document(self, at: float) -> dict[str, Any]:
+        return status_document(self._core, self._link, self._deployed, self._scheduler, at)
 
     # What arrives
 
@@ -292,37 +293,3 @@ class App:
             LOGGER.error("the process ends, to be started anew", extra={"fields": {"reason": reason}})
             core.attempt(lambda: core.store.keep(exits=[*exits, now]))
             self._status, self.ending = 1, True
-
-    # The status
-
-    def _describe(self, at: float) -> dict[str, Any]:
-        core, scheduler = self._core, self._scheduler
-        trouble = self._link.trouble
-        # On Greengrass Lite the doctor only knows what should echo the probe: no trouble, no finding.
-        found = () if self._deployed.lite and not trouble else self._deployed.findings
-        inputs = {"probe": Input(in_use=True, alive=not trouble, reason=trouble), **core.presence.inputs(at)}
-        return status_document(
-            wall=core.clock.wall(),
-            observed_seconds=core.presence.observed.seconds,
-            observing_since=core.presence.observed.since_wall,
-            shares=core.shares,
-            inputs=inputs,
-            counts=core.counts,
-            coverage=core.coverage,
-            holds=core.guards.in_force,
-            findings=(*self._link.findings, *found, *self._foreign_ids()),
-            plan=waiting_plan(core),
-            next_check_seconds=scheduler.next_check_seconds(at),
-            last_complete_wall=core.store.kept("lastComplete"),
-            failed=scheduler.failures.latest,
-            dry_run=core.settings.dry_run,
-        )
-
-    def _foreign_ids(self) -> tuple[Finding, ...]:
-        """Client ids that are not thing names: associated devices are never seen while others are."""
-        names = self._core.presence.unknown_ids
-        if not names or not self._core.devices.associated_count:
-            return ()
-        text = f"None of the associated devices was ever seen, but others were: {', '.join(names)}"
-        remedy = "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"
-        return (Finding(text, remedy),)

@@ -268,11 +268,10 @@ class Presence:
         """Take over what was heard before the stored state could be read: it is newer."""
         for name, device in earlier.devices.by_name.items():
             own = self.devices.get(name)
-            if device.announced or device.ended_id is not None:
-                self.sessions.open += device.session - own.session
-                own.session, own.session_id, own.session_since = device.session, device.session_id, device.session_since
-                own.announced = max(own.announced, device.announced)
-                own.ended_id, own.then = device.ended_id, device.then
+            if device.ended_id is not None:
+                self.sessions.disconnected(own, device.ended_id, "", self._clock.monotonic())
+            if device.session:
+                self.sessions.connected(own, device.session_id, device.session_since)
             self._sight(own, device.seen_by or "message")
         self._events_in_use = self._events_in_use or earlier._events_in_use
         self._count_in_use = self._count_in_use or earlier._count_in_use

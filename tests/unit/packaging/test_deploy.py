@@ -14,13 +14,13 @@ import pytest
 import yaml
 from botocore.session import get_session
 from botocore.validate import validate_parameters
-from client_device_pruner.config.bridge import BRIDGE, EMQX, diagnose
-from client_device_pruner.config.emqx import Access, client_list_access
 
 from client_device_pruner import __version__
+from client_device_pruner.config.bridge import BRIDGE, EMQX, diagnose
+from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.reports.events import TYPE_PREFIX
-from client_device_pruner.reports.status import Shadow
+from client_device_pruner.reports.shadow import Shadow
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 COMPONENT = "community.greengrass.ClientDevicePruner"
