@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from client_device_pruner.decisions.policy import Evidence, Missing, State
 from fakes.site import DAY, Site
 
