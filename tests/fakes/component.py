@@ -79,21 +79,29 @@ class World:
         """Let something happen so many seconds from now."""
         self.at(self.now + seconds, action)
 
-    def run(self, seconds: float) -> None:
-        """Let time pass: all that is to happen happens in its order, and the component wakes when it wants to."""
+    def run(self, seconds: float, reached: Callable[[], object] = lambda: False) -> bool:
+        """Let time pass: all that is to happen happens in its order, and the component wakes when it wants to.
+
+        Ends early, and returns True, when something is `reached`.
+        """
         until, agenda, forever = self.now + seconds, self._agenda, float("inf")
-        while True:
+        while not reached():
             when = agenda[0][0] if agenda else forever
             wake = self.component.wake_at if self.component else forever
             if when > until and wake > until:
-                break
+                self._move(until)
+                return False
             if when <= wake:
                 self._move(when)
                 heapq.heappop(agenda)[2]()
             elif self.component:
                 self._move(wake)
                 self.component.turn()
-        self._move(until)
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """Suspend the host: time passes, and nothing happens."""
+        self._move(self.now + seconds)
 
     def reboot(self) -> None:
         """Boot the host: the monotonic clock starts anew, the wall clock goes on."""
@@ -153,6 +161,7 @@ class Component:
         refuse_connection: why it cannot connect to Greengrass; empty while it can.
         list_failure: why the client list cannot be had; empty while it can.
         call_seconds: how long each answer of the cloud takes; 0: it comes within the call.
+        jitter: spreads its cycles; gives numbers in [0, 1).
         disk_full: nothing can be written to the state file.
         on_taken: called with each message and each answer of the client list that reached it.
         events: all that it published.
@@ -188,7 +197,7 @@ class Component:
         self.turns = 0
         self._app: App | None = None
         self._children: list[FakeCloudChild] = []
-        self._jitter = Random(seed)
+        self.jitter: Callable[[], float] = Random(seed).random
         self._burst = burst_seconds
         self._busy = (world.now, 0)
         document = dict(configuration or {})
@@ -210,7 +219,7 @@ class Component:
         """Start the process; one that runs goes on."""
         if self._app is None:
             edges = Edges(self._connect, cloud=self._child, client_lists=self._client_lists)
-            self._app = App(self.work_dir, "core-1", self.world.clock, edges, jitter=self._jitter.random)
+            self._app = App(self.work_dir, "core-1", self.world.clock, edges, jitter=self.jitter)
             self._connect(self._app.queue)
             self.wake_at = self.world.now
 
@@ -254,6 +263,7 @@ class Component:
             self.stop()
             self.world.after(RESTART_SECONDS, self.start)
         if died:
+            self._collect_events()
             self.kill()
         if self._app is None:
             return

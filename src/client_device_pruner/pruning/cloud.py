@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 _PACKAGE_PATH = Path(__file__).parents[2]
@@ -76,9 +75,7 @@ _KINDS = {kind.__name__: kind for kind in (ListPage, Batch, Ready, Listed, Batch
 
 NOT_CARRIED_OUT = frozenset({"throttled", "accessDenied", "coreNotFound", "credentials", "refused", "tooOld"})
 """Kinds of failure after which it is certain that a batch changed nothing."""
-DEADLINE_SECONDS: Mapping[type[Ready | ListPage | Batch], float] = MappingProxyType(
-    {Ready: 60.0, ListPage: 120.0, Batch: 45.0}
-)
+DEADLINE_SECONDS: Mapping[type[Ready | ListPage | Batch], float] = {Ready: 60.0, ListPage: 120.0, Batch: 45.0}
 """How long to wait for the answer to a request, and after `start` for `Ready`, before `stop`.
 
 An attempt takes up to 20 s (5 to connect, 15 to read), of which a batch has one and a page three, with pauses of 13 s;

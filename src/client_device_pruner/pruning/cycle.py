@@ -195,9 +195,10 @@ class Cycle:
         reply: Batched | CallFailed = yield Batch("disassociate", tuple(i.name for i in intents), issued)
         if isinstance(reply, Batched):
             self._failures.succeeded(DISASSOCIATE)
-            self._forget([intent for intent in intents if intent.name in reply.errors])
-            for name, (code, message) in reply.errors.items():
-                self._failures.refused(name, code, message, self.cycle_id, DISASSOCIATE)
+            refused = [intent for intent in intents if intent.name in reply.errors]
+            self._forget(refused)
+            for intent in refused:
+                self._failures.refused(intent.name, reply.errors[intent.name], self.cycle_id, DISASSOCIATE)
             yield from self._restore_sighted()
             return True
         self._failures.failed(reply, self.cycle_id, DISASSOCIATE)
@@ -256,8 +257,7 @@ def associate(
             requested_by = intent.restore_for or "command"
             if intent.name in reply.errors:
                 core.journal.want([intent], None)
-                code, message = reply.errors[intent.name]
-                failures.refused(intent.name, code, message, cycle_id, ASSOCIATE)
+                failures.refused(intent.name, reply.errors[intent.name], cycle_id, ASSOCIATE)
                 continue
             restored.add(intent.name)
             if core.journal.restored(intent, requested_by):

@@ -79,8 +79,9 @@ class Failures:
             reason = f"the cloud does not know core device {core.core_device}: {failure.message}"
             core.guards.hold(Hold("coreNotFound", reason, advice))
 
-    def refused(self, name: str, code: str, message: str, cycle_id: str, operation: str) -> None:
+    def refused(self, name: str, error: Sequence[str], cycle_id: str, operation: str) -> None:
         """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
+        code, message = error
         advice = "see whether the thing still exists" if operation == ASSOCIATE else "the next cycle tries again"
         key = (operation, f"entry {code}", name)
         if operation == ASSOCIATE:

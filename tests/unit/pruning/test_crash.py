@@ -62,7 +62,7 @@ def until_all_are_gone(core: CoreDevice) -> CoreDevice:
         core.run(3_600)
         if gone():
             break
-        core.sleep(DAY_SECONDS)
+        core.world.sleep(DAY_SECONDS)
     assert gone(), f"forgotten: {core.cloud.associations}, {core.guards()}"
     core.run(1_300)
     return core
@@ -87,11 +87,11 @@ def all_gone_in_order(core: CoreDevice) -> None:
 def within_budget(core: CoreDevice, *, percent: float, per_cycle: int) -> None:
     """Hold what was carried out against the limits: by window, of which none is shorter than a day, and by cycle."""
     day = f"CAST(intended_running_seconds / {DAY_SECONDS} AS INT)"
-    windows = core.rows(f"SELECT {day}, count(*) FROM disassociations WHERE outcome != 'refused' GROUP BY 1")  # noqa: S608
+    windows = core.select(f"SELECT {day}, count(*) FROM disassociations WHERE outcome != 'refused' GROUP BY 1")  # noqa: S608
     most = math.ceil(6 * percent / 100)
     assert max((number for _day, number in windows), default=0) <= most, f"{windows}, {most} allowed"
     assert max((window for window, _number in windows), default=0) <= core.clock.now // DAY_SECONDS
-    cycles = core.rows("SELECT count(*) FROM disassociations GROUP BY cycle_id")
+    cycles = core.select("SELECT count(*) FROM disassociations GROUP BY cycle_id")
     assert max((number for (number,) in cycles), default=0) <= per_cycle, f"{cycles}, {per_cycle} allowed"
 
 
@@ -120,7 +120,7 @@ def taken_back(core: CoreDevice) -> None:
     """What was sighted in flight is associated, and the audit says how that came."""
     core.check_audit()
     assert {*ALIVE, GONE[0]} <= core.cloud.associations.keys()
-    restored = core.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL")
+    restored = core.select("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL")
     # A death between the sighting and the note of it makes a return of it.
     assert restored in ([(GONE[0], "lastMoment")], [(GONE[0], "return")]), restored
 
@@ -147,10 +147,10 @@ def restore(directory: Path, fuse: Fuse) -> CoreDevice:
 def both_restored(core: CoreDevice) -> None:
     """What is to be associated again is, once, and is noted."""
     core.check_audit()
-    restored = dict(core.rows("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL"))
+    restored = dict(core.select("SELECT name, restored_by FROM disassociations WHERE restored_by IS NOT NULL"))
     assert restored == {GONE[0]: "return", GONE[1]: "command"}
-    assert not core.rows("SELECT * FROM requests")
-    assert not core.rows("SELECT * FROM disassociations WHERE restore_for IS NOT NULL AND restored_by IS NULL")
+    assert not core.select("SELECT * FROM requests")
+    assert not core.select("SELECT * FROM disassociations WHERE restore_for IS NOT NULL AND restored_by IS NULL")
 
 
 def test_a_restore_outlives_a_death(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_budgets_hold_whatever_dies_fails_and_sleeps(
                 case "lost" | "dropped" as how:
                     core.cloud.fail("disassociate", "unreachable", carried_out=how == "lost")
             core.run(data.draw(st.sampled_from([600, 1_800, 3_600])))
-        core.sleep(DAY_SECONDS * data.draw(st.sampled_from([0.1, 1.0])))
+        core.world.sleep(DAY_SECONDS * data.draw(st.sampled_from([0.1, 1.0])))
     # Whatever is open is settled by the cycles that come, if only they live to do it.
     core.cloud.faults.clear()
     fuse.deadly = frozenset()

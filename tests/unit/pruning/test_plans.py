@@ -38,7 +38,7 @@ def test_a_day_takes_a_share_of_the_devices(known: KnownDevices, percent: int, a
     assert len(core.cloud.carried) == a_day
     if 0 < a_day < 4:
         assert core.guards() == {"maxPercentPerDay"}
-        core.sleep(DAY_SECONDS)
+        core.world.sleep(DAY_SECONDS)
         core.run(1_800)
         assert len(core.cloud.carried) == a_day + math.ceil((5 - a_day) * percent / 100)
 
@@ -50,7 +50,7 @@ def test_the_longest_silent_go_first_and_so_many_a_cycle(known: KnownDevices) ->
     core.run_until(lambda: len(core.cloud.carried) == 4, 9_000)
 
     assert [carried.name for carried in core.cloud.carried] == list(reversed(GONE))
-    assert core.rows("SELECT count(*) FROM disassociations GROUP BY cycle_id") == [(1,)] * 4
+    assert core.select("SELECT count(*) FROM disassociations GROUP BY cycle_id") == [(1,)] * 4
     assert "maxPerCycle" in {data["guard"] for data in core.of_type("held")}
 
 
@@ -106,7 +106,7 @@ def test_devices_lost_together_wait_for_an_approval_by_the_configuration(known: 
     core.cloud.disassociate(GONE[0])
     core.cloud.associate(GONE[0])
 
-    core.settings = {**core.settings, "approvedPlan": plan}
+    core.configure({"approvedPlan": plan})
     core.stop()
     core.run_until(lambda: len(core.cloud.carried) == 3, 7_200)
 

@@ -32,7 +32,7 @@ def test_requests_have_their_kinds(known: KnownDevices) -> None:
     core.run(60)
     assert core.cloud.associations.keys() == {"alive", *GONE}
     assert {data["requestedBy"] for data in core.of_type("restored")} == {"command"}
-    assert not core.rows("SELECT * FROM requests")
+    assert not core.select("SELECT * FROM requests")
 
 
 def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: KnownDevices) -> None:
