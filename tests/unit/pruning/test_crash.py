@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import gc
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ Story = Callable[[Path, Fuse], CoreDevice]
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of two, so that a cycle has several; no log, which would be long."""
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Batches of two, so that a cycle has several; what is there already need not be collected at each death."""
     monkeypatch.setattr(cycle, "BATCH", 2)
-    monkeypatch.setattr(logging.getLogger("client_device_pruner"), "disabled", True)
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def lose_devices(directory: Path, fuse: Fuse, **more: Any) -> CoreDevice:
