@@ -36,7 +36,7 @@ _SEEN_BY = {
 def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
     """A number that changes when the sentences do; another one in each run."""
     said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
-    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.ended_id)
+    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.ended_id is None)
     # The count of messages matters only until there are enough.
     counted = (min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem)
     unnamed = facts.unnamed if verdict.missing is Missing.UNNAMED else None
