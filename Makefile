@@ -48,7 +48,7 @@ demo: $(READY)
 	PYTHONPATH=src $(RUN) -m local_core.demo
 
 bench: $(READY)
-	PYTHONPATH=src $(RUN) -m benchmarks $(PARTS)
+	PYTHONPATH=src:tests $(RUN) -m benchmarks $(PARTS)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs
