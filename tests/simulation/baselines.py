@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from simulation.rates import THRESHOLD
+from simulation.rates import THRESHOLD_DAYS
 
 if TYPE_CHECKING:
     from simulation.devices import Device
@@ -32,6 +32,7 @@ class Baselines:
     def __init__(self, site: Site) -> None:
         self.tallies: dict[str, Counter[str]] = {name: Counter() for name in (IN_MEMORY, PERSISTED, INDEX)}
         self._site = site
+        self._threshold = THRESHOLD_DAYS * site.pace.day
         self._left: dict[str, dict[str, float]] = {IN_MEMORY: {}, PERSISTED: {}}
         self._spared: dict[tuple[str, str], float] = {}
 
@@ -54,18 +55,18 @@ class Baselines:
         wall = site.world.clock.wall()
         if site.component.running:
             for baseline, table in self._left.items():
-                for name in [name for name, left in table.items() if wall - left >= THRESHOLD]:
+                for name in [name for name, left in table.items() if wall - left >= self._threshold]:
                     del table[name]
                     self._prune(baseline, site.devices[name])
         for device in site.devices.values():
             there = device.last_contact if device.cloud_connected else None
             silent_since = device.associated_at if there is None else there
-            if not (device.cloud_connected and device.connected) and site.world.now - silent_since >= THRESHOLD:
+            if not (device.cloud_connected and device.connected) and site.world.now - silent_since >= self._threshold:
                 self._prune(INDEX, device)
 
     def _prune(self, baseline: str, device: Device) -> None:
         now = self._site.world.now
         if self._spared.get((baseline, device.name), 0.0) <= now:
             verdict = self._site.judge.verdict(device)
-            self._spared[baseline, device.name] = now + THRESHOLD if device.alive else float("inf")
+            self._spared[baseline, device.name] = now + self._threshold if device.alive else float("inf")
             self.tallies[baseline][verdict] += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
-from simulation.rates import BLIPS, DAY, FATES, HOUR, KEEPALIVES, LIFETIME, MINUTE, STYLES, YEAR
+from simulation.rates import BLIPS, FATES, KEEPALIVES, LIFETIME_YEARS, MINUTE, STYLES, TAKEOVERS, USUAL_BLIPS
 
 if TYPE_CHECKING:
     from simulation.site import Site
@@ -30,6 +30,7 @@ class Client:
 
     Attributes:
         wants: whether it means to be connected now.
+        linked: whether it has a connection, as far as it knows; the broker may not know yet that it has none.
         last_contact: true time when it was last connected, or published; None if never.
     """
 
@@ -37,8 +38,9 @@ class Client:
         self.site = site
         self.name = name
         self.style = style
+        self.pace = site.pace
         self.rng = dice(site.seed, name)
-        self.wants = False
+        self.wants = self.linked = False
         self.keepalive = 60
         self.announced = True
         self.last_contact: float | None = None
@@ -61,20 +63,21 @@ class Client:
 
     def leave(self) -> None:
         """Disconnect in good order."""
-        self.wants = False
         self._touch()
+        self.wants = self.linked = False
         self.site.broker.disconnect(self.name, announced=self.announced)
 
     def lost(self) -> None:
         """The connection died under it: it comes back after some time of its own."""
         self._touch()
+        self.linked = False
         if self.wants:
             self.site.world.after(self.rng.choice((self.rng.uniform(0.3, 10), self.rng.uniform(5, 200))), self._try)
 
     def blip(self) -> None:
-        """The connection breaks, and it comes back, half of the time before the broker has noticed."""
+        """The connection breaks, and it comes back, sometimes before the broker has noticed."""
         if self.connected and self.wants:
-            if self.rng.random() < 0.5:
+            if self.rng.random() < TAKEOVERS:
                 self._try(anew=True)
             else:
                 self.site.broker.disconnect(self.name, "tcp_closed", announced=self.announced)
@@ -82,19 +85,21 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has it connected."""
-        return self.name in self.site.broker.sessions
+        """Whether it is really connected."""
+        return self.linked and self.name in self.site.broker.sessions
 
     def _try(self, *, anew: bool = False) -> None:
         if not self.wants or (self.connected and not anew):
             return
         if self.site.broker.connect(self.name, keepalive=self.keepalive, announced=self.announced):
+            self.linked = True
             self._touch()
         else:
             self.site.world.after(self.rng.uniform(1, 60), self._try)
 
     def _touch(self) -> None:
-        self.last_contact = self.site.world.now
+        if self.linked:
+            self.last_contact = self.site.world.now
 
 
 class Device(Client):
@@ -126,9 +131,10 @@ class Device(Client):
             return
         world = self.site.world
         world.after(late_seconds, lambda: self.live(LIVES[self.style](self)))
-        world.after(late_seconds + HOUR + self.rng.expovariate(1 / LIFETIME), self.die)
-        if self.style not in ("daily", "weekly"):
-            self.site.world.after(late_seconds, lambda: self.live(_blips(self)))
+        world.after(
+            late_seconds + self.pace.hour + self.rng.expovariate(1 / (LIFETIME_YEARS * self.pace.year)), self.die
+        )
+        world.after(late_seconds, lambda: self.live(_blips(self)))
 
     def speak(self) -> None:
         """Publish, if it is connected."""
@@ -141,7 +147,8 @@ class Device(Client):
         if not self.alive:
             return
         self.fate = fate or drawn(self.rng, FATES)
-        self.alive = self.wants = False
+        self._touch()
+        self.alive = self.wants = self.linked = False
         self.died = self.site.world.now
         self.site.say(f"{self.name} ({self.style}) is gone: {self.fate}")
         if self.fate in ("closed", "moved"):
@@ -152,7 +159,8 @@ class Device(Client):
 
     def vanish(self, seconds: float) -> None:
         """It is out of reach, without a word, and comes back."""
-        self.wants = False
+        self._touch()
+        self.wants = self.linked = False
         self.site.broker.vanish(self.name, self.keepalive)
         self.site.world.after(seconds, self.arrive)
 
@@ -162,11 +170,12 @@ class Device(Client):
             super().arrive()
 
 
-def _speaks(every: float, spread: float = 0.1) -> Callable[[Device], Life]:
+def _speaks(every_hours: float) -> Callable[[Device], Life]:
     def life(device: Device) -> Life:
         device.arrive()
         while device.alive:
-            yield every * device.rng.uniform(1 - spread, 1 + spread)
+            # What comes more often than the probe is one sighting.
+            yield max(10 * MINUTE, every_hours * device.pace.hour) * device.rng.uniform(0.9, 1.1)
             device.speak()
 
     return life
@@ -175,7 +184,7 @@ def _speaks(every: float, spread: float = 0.1) -> Callable[[Device], Life]:
 def _silent(device: Device) -> Life:
     device.arrive()
     while device.alive:
-        yield device.rng.uniform(7, 28) * DAY
+        yield device.rng.uniform(7, 28) * device.pace.day
         device.speak()
 
 
@@ -184,12 +193,12 @@ def _flapping(device: Device) -> Life:
         device.arrive()
         yield device.rng.uniform(1, 120)
         device.speak()
-        yield device.rng.expovariate(1 / (4 * HOUR))
-        device.vanish(device.rng.expovariate(1 / HOUR))
-        yield device.rng.expovariate(1 / HOUR)
+        yield device.rng.expovariate(1 / (4 * device.pace.hour))
+        device.vanish(device.rng.expovariate(1 / device.pace.hour))
+        yield device.rng.expovariate(1 / device.pace.hour)
 
 
-def _visits(every: float, spread: float) -> Callable[[Device], Life]:
+def _visits(every_days: float, spread_days: float) -> Callable[[Device], Life]:
     def life(device: Device) -> Life:
         while device.alive:
             device.arrive()
@@ -199,31 +208,32 @@ def _visits(every: float, spread: float) -> Callable[[Device], Life]:
             yield stays
             if device.alive:
                 device.leave()
-            yield every + device.rng.uniform(-spread, spread)
+            yield (every_days + device.rng.uniform(-spread_days, spread_days)) * device.pace.day
 
     return life
 
 
 def _seasonal(device: Device) -> Life:
-    yield device.rng.uniform(0, 60) * DAY
+    day = device.pace.day
+    yield device.rng.uniform(0, 60) * day
     while device.alive:
         device.arrive()
-        season = device.rng.uniform(60, 150) * DAY
+        season = device.rng.uniform(60, 150) * day
         while season > 0 and device.alive:
-            pause = 2 * HOUR * device.rng.uniform(0.9, 1.1)
+            pause = max(10 * MINUTE, day / 12) * device.rng.uniform(0.9, 1.1)
             season -= pause
             yield pause
             device.speak()
         if device.alive:
             device.leave()
-        yield device.rng.uniform(40, 100) * DAY
+        yield device.rng.uniform(40, 100) * day
 
 
 def _mute(device: Device) -> Life:
-    speaks_for = device.rng.uniform(20, 150) * DAY
+    speaks_for = device.rng.uniform(20, 150) * device.pace.day
     device.arrive()
     while device.alive and speaks_for > 0:
-        pause = HOUR * device.rng.uniform(0.9, 1.1)
+        pause = max(10 * MINUTE, device.pace.hour) * device.rng.uniform(0.9, 1.1)
         speaks_for -= pause
         yield pause
         device.speak()
@@ -231,21 +241,22 @@ def _mute(device: Device) -> Life:
 
 
 def _blips(client: Client) -> Life:
-    while True:
-        yield client.rng.expovariate(BLIPS / YEAR)
+    per_year = BLIPS.get(client.style, USUAL_BLIPS)
+    while per_year:
+        yield client.rng.expovariate(per_year / client.pace.year)
         if isinstance(client, Device) and not client.alive:
             return
         client.blip()
 
 
 LIVES: dict[str, Callable[[Device], Life]] = {
-    "everySecond": _speaks(10 * MINUTE),
-    "hourly": _speaks(HOUR),
-    "sixHourly": _speaks(6 * HOUR),
+    "everySecond": _speaks(0),
+    "hourly": _speaks(1),
+    "sixHourly": _speaks(6),
     "silent": _silent,
     "flapping": _flapping,
-    "daily": _visits(DAY, 2 * HOUR),
-    "weekly": _visits(7 * DAY, 12 * HOUR),
+    "daily": _visits(1, 1 / 12),
+    "weekly": _visits(7, 0.5),
     "seasonal": _seasonal,
     "mute": _mute,
 }
@@ -267,12 +278,12 @@ class Stranger(Client):
         self.live(_blips(self))
         while True:
             self.arrive()
-            yield self.rng.expovariate(1 / (30 * DAY))
+            yield self.rng.expovariate(1 / (30 * self.pace.day))
             self.leave()
             yield self.rng.uniform(1, 300)
 
     def _at_work(self) -> Life:
-        every = DAY if self.style == "hiddenTool" else 2 * DAY
+        every = self.pace.day * (1 if self.style == "hiddenTool" else 2)
         first = self.name
         while True:
             yield self.rng.expovariate(1 / every)
@@ -280,9 +291,9 @@ class Stranger(Client):
             self.name = f"{first}-{self._starts}"
             self.site.clients[self.name] = self
             self.arrive()
-            yield self.rng.choice((self.rng.uniform(60, HOUR), self.rng.uniform(HOUR, 9 * HOUR)))
+            yield self.rng.choice((self.rng.uniform(0, 1), self.rng.uniform(1, 9))) * self.pace.hour
             if self.rng.random() < 0.1:
-                self.wants = False
+                self.wants = self.linked = False
                 self.site.broker.vanish(self.name)
                 yield 2 * MINUTE
             else:

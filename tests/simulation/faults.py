@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from client_device_pruner.greengrass.link import IN
 from simulation.devices import dice
@@ -27,7 +27,7 @@ def _next(site: Site, name: str, per_year: float, rng: Random) -> None:
         _WHAT[name](site, rng)
         _next(site, name, per_year, rng)
 
-    site.world.after(rng.expovariate(per_year / YEAR), happen)
+    site.world.after(rng.expovariate(per_year / site.pace.year), happen)
 
 
 def bridge_restarts(site: Site, rng: Random) -> None:
@@ -37,7 +37,7 @@ def bridge_restarts(site: Site, rng: Random) -> None:
 
 def bridge_broken(site: Site, rng: Random) -> None:
     """The bridge is away for hours or days."""
-    _lose_bridge(site, rng, rng.uniform(HOUR, 4 * DAY))
+    _lose_bridge(site, rng, rng.uniform(1 / 24, 4) * site.pace.day)
 
 
 def _lose_bridge(site: Site, rng: Random, seconds: float) -> None:
@@ -71,12 +71,12 @@ def storm(site: Site, rng: Random) -> None:
 
 def power_cut(site: Site, rng: Random) -> None:
     """The whole site is without power for a while."""
-    _power_cut(site, rng, rng.uniform(20, 12 * HOUR))
+    _power_cut(site, rng, rng.uniform(0.01, 12) * site.pace.hour)
 
 
 def off_for_weeks(site: Site, rng: Random) -> None:
     """The core is off for weeks; its devices live on."""
-    _power_cut(site, rng, rng.uniform(10, 70) * DAY)
+    _power_cut(site, rng, rng.uniform(10, 70) * site.pace.day)
 
 
 def _power_cut(site: Site, rng: Random, seconds: float) -> None:
@@ -105,7 +105,7 @@ def _power_cut(site: Site, rng: Random, seconds: float) -> None:
 def clock_jumps(site: Site, rng: Random) -> None:
     """The wall clock is set wrong, and right again later."""
     site.set_clock_error(rng.choice((-20 * YEAR, -YEAR, -HOUR, HOUR, 45 * DAY, YEAR, 10 * YEAR)))
-    site.world.after(rng.uniform(60, 3 * DAY), lambda: site.set_clock_error(0.0))
+    site.world.after(rng.uniform(0.001, 3) * site.pace.day, lambda: site.set_clock_error(0.0))
 
 
 def killed(site: Site, rng: Random) -> None:
@@ -155,72 +155,68 @@ def cloud_fails(site: Site, rng: Random) -> None:
     lost = kind == "lost"
     for operation in operations:
         site.component.cloud.fail(operation, "server" if lost else kind, carried_out=lost, times=10_000)
-    site.world.after(rng.uniform(60, 2 * DAY), site.component.cloud.faults.clear)
+    site.world.after(rng.uniform(0.001, 2) * site.pace.day, site.component.cloud.faults.clear)
 
 
 def cloud_lies(site: Site, rng: Random) -> None:
     """The list of associations is short for some hours."""
     cloud, share = site.component.cloud, rng.choice((0.0, 0.5, 0.9))
     cloud.hidden.update(name for name in site.devices if rng.random() >= share)
-    site.world.after(rng.uniform(HOUR, 13 * HOUR), cloud.hidden.clear)
+    site.world.after(rng.uniform(1, 13) * site.pace.hour, cloud.hidden.clear)
 
 
 def cloud_refuses(site: Site, rng: Random) -> None:
     """The cloud refuses one device, for some days."""
     name, refusing = rng.choice(sorted(site.devices)), site.component.cloud.refusing
     refusing[name] = "InternalError"
-    site.world.after(rng.uniform(1, 20) * DAY, lambda: refusing.pop(name, None))
+    site.world.after(rng.uniform(1, 20) * site.pace.day, lambda: refusing.pop(name, None))
 
 
 def list_fails(site: Site, rng: Random) -> None:
     """EMQX' HTTP API does not answer."""
     site.component.fail_lists("503")
-    site.world.after(rng.uniform(HOUR, 3 * DAY), lambda: site.component.fail_lists(""))
+    site.world.after(rng.uniform(1 / 24, 3) * site.pace.day, lambda: site.component.fail_lists(""))
 
 
 def disk_full(site: Site, rng: Random) -> None:
     """Nothing can be written."""
     site.component.disk_full = True
-    site.world.after(rng.uniform(60, 12 * HOUR), lambda: setattr(site.component, "disk_full", False))
+    site.world.after(rng.uniform(0.02, 12) * site.pace.hour, lambda: setattr(site.component, "disk_full", False))
 
 
 def many_leave(site: Site, rng: Random) -> None:
     """A hall is closed: a third of the devices go within two days."""
     for name in rng.sample(sorted(site.devices), len(site.devices) // 3):
         if site.devices[name].style != "never":
-            site.world.after(rng.uniform(0, 2 * DAY), site.devices[name].die)
+            site.world.after(rng.uniform(0, 2) * site.pace.day, site.devices[name].die)
 
 
 def associated_anew(site: Site, rng: Random) -> None:
     """Somebody takes devices off the list, and puts them back."""
     for name in rng.sample(sorted(site.devices), 2):
         if site.devices[name].alive and site.take_off(name):
-            site.world.after(rng.uniform(60, 2 * DAY), lambda name=name: site.component.cloud.associate(name))  # type: ignore[misc]
+            site.world.after(
+                rng.uniform(0.001, 2) * site.pace.day, lambda name=name: site.component.cloud.associate(name)
+            )
 
 
 def configured(site: Site, rng: Random) -> None:
     """Somebody deploys other settings, and takes them back later."""
-    usual: dict[str, Any] = {
-        "offlineThreshold": "30d",
-        "protectedDevices": [],
-        "dryRun": False,
-        "gracePeriod": "1d",
-        "checkInterval": "6h",
-    }
     key, value = rng.choice(
         (
-            ("offlineThreshold", "45d"),
-            ("offlineThreshold", "20d"),
+            ("offlineThreshold", site.duration(45)),
+            ("offlineThreshold", site.duration(20)),
             ("protectedDevices", ["d1*"]),
             ("dryRun", True),
-            ("gracePeriod", "3d"),
-            ("checkInterval", "3h"),
+            ("gracePeriod", site.duration(3)),
+            ("checkInterval", site.duration(1 / 8)),
             ("checkInterval", "often"),
         )
     )
+    usual = {"protectedDevices": [], "dryRun": False, **site.usual}
     site.judge.threshold_changed(key, value)
     site.component.configure({key: value})
-    site.world.after(rng.uniform(1, 40) * DAY, lambda: site.component.configure({key: usual[key]}))
+    site.world.after(rng.uniform(1, 40) * site.pace.day, lambda: site.component.configure({key: usual[key]}))
 
 
 _WHAT: dict[str, Callable[[Site, Random], None]] = {

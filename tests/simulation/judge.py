@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from simulation.rates import DAY, MARGIN, THRESHOLD, YEAR
+from simulation.rates import MARGIN_DAYS, THRESHOLD_DAYS
 
 if TYPE_CHECKING:
     from simulation.devices import Device
@@ -88,7 +88,7 @@ class Judge:
         self._removed: dict[str, float] = {}
         self._by_others: set[str] = set()
         self._cut: dict[str, Cut] = {}
-        self._shortest = THRESHOLD
+        self._shortest = THRESHOLD_DAYS * site.pace.day
 
     # The truth
 
@@ -109,8 +109,8 @@ class Judge:
 
     def threshold_changed(self, key: str, value: object) -> None:
         """Somebody deployed another threshold; a shorter one counts from now on."""
-        if key == "offlineThreshold" and value == "20d":
-            self._shortest = 20 * DAY
+        if key == "offlineThreshold" and value == self._site.duration(20):
+            self._shortest = 20 * self._site.pace.day
 
     # What happens
 
@@ -124,7 +124,7 @@ class Judge:
             self._removed.setdefault(device.name, site.world.now)
             site.say(f"{device.name} ({device.style}) is disassociated: {verdict}")
             if verdict in FALSE:
-                cut = Cut(site.kind, site.seed, device.name, device.style, site.world.now / DAY, verdict)
+                cut = Cut(site.kind, site.seed, device.name, device.style, site.world.now / site.pace.day, verdict)
                 self.figures.cuts.append(cut)
                 self._cut[device.name] = cut
         self._carried = len(site.component.cloud.carried)
@@ -147,15 +147,15 @@ class Judge:
         verdicts = self._verdicts()
         for device in site.devices.values():
             gone_at = self._removed.get(device.name, site.end) if device.name not in associated else site.end
-            figures.device_years += (gone_at - device.associated_at) / YEAR
+            figures.device_years += (gone_at - device.associated_at) / site.pace.year
             if device.died is None or not device.heard or device.name in self._by_others:
                 continue
-            if device.died > site.end - MARGIN:
+            if device.died > site.end - MARGIN_DAYS * site.pace.day:
                 continue
             figures.eligible += 1
             if device.name not in associated:
                 figures.removed += 1
-                figures.days.append(max(0.0, self._removed[device.name] - device.died) / DAY)
+                figures.days.append(max(0.0, self._removed[device.name] - device.died) / site.pace.day)
             else:
                 why = verdicts.get(device.name, "it is not known")
                 figures.left[why] += 1
@@ -168,10 +168,19 @@ class Judge:
 
     def _verdicts(self) -> dict[str, str]:
         """Why each device is still there, in the component's own words, without figures."""
-        rows = self._site.component.rows("SELECT name, verdict FROM verdicts")
+        component = self._site.component
+        held = ", ".join(sorted(hold["guard"] for hold in component.kept("status")["guards"])) or "no guard"
         found = {}
-        for row in rows:
+        for row in component.rows("SELECT name, verdict FROM verdicts"):
             verdict = json.loads(row["verdict"])
-            text = " ".join(verdict["sentences"]) or "nothing is said"
-            found[row["name"]] = f"{verdict['state']}: " + re.sub(r"\d+(\.\d+)?", "N", text)[:300]
+            text = re.sub(r"\d+(\.\d+)?", "N", " ".join(verdict["sentences"]))
+            missing = re.search(r"Nothing shows that it is gone: [^.]*", text)
+            if missing:
+                why = missing[0][:150]
+            elif verdict["state"] in ("marked", "due"):
+                why = f"{verdict['state']}, held by {held}"
+            else:
+                patient = verdict["patienceSeconds"] > self._shortest
+                why = f"{verdict['state']}, {'was silent for long before' if patient else 'was seen not long ago'}"
+            found[row["name"]] = why
         return found

@@ -17,19 +17,19 @@ from simulation.baselines import Baselines
 from simulation.devices import Client, Device, Stranger, dice
 from simulation.judge import Judge
 from simulation.rates import (
-    DAY,
     DEVICES,
     DOUBLED,
     LATE,
     LATE_SECONDS,
     LOSSES,
     MINUTE,
-    OPERATOR,
+    OPERATOR_DAYS,
     REPLAYED,
     RETAINS,
     STRANGERS,
     STRESS,
-    YEAR,
+    THRESHOLD_DAYS,
+    Pace,
 )
 
 BURST_PROBES = 0.9
@@ -56,6 +56,7 @@ class Site:
         seed: of all chances.
         years: how long it runs.
         probe_minutes: `presence.probeInterval`; the broker counts as often.
+        pace: how long its days are.
         told: gets (true time, what happened), for a story.
     """
 
@@ -66,9 +67,11 @@ class Site:
         *,
         years: float = 1.0,
         probe_minutes: int = 10,
+        pace: Pace | None = None,
         told: Callable[[float, str], None] | None = None,
     ) -> None:
-        self.kind, self.seed, self.end = kind, seed, years * YEAR
+        self.kind, self.seed, self.pace = kind, seed, pace or Pace()
+        self.end = years * self.pace.year
         self.rng = dice(kind, seed, "site")
         self.told = told
         self.stress = self.rng.choice(STRESS)
@@ -109,15 +112,15 @@ class Site:
         """Let its time pass; returns the judge."""
         try:
             for _device in range(size_of(self.kind, self.seed)):
-                self.add_device(self.rng.uniform(60, DAY))
+                self.add_device(self.rng.uniform(60, self.pace.day))
             for style, chance, _why in STRANGERS:
                 for number in range(sum(self.rng.random() < chance for _ in range(2))):
                     stranger = Stranger(self, f"{style}{number}", style)
                     self.clients[stranger.name] = stranger
                     stranger.begin()
             faults.plan(self)
-            self.world.after(DAY, self._daily)
-            self.world.after(OPERATOR, self._look)
+            self.world.after(self.pace.day, self._daily)
+            self.world.after(OPERATOR_DAYS * self.pace.day, self._look)
             self.component.start()
             self.world.run(self.end - self.world.now)
             self.judge.finish()
@@ -153,9 +156,10 @@ class Site:
     def died(self, device: Device) -> None:
         """A device is gone: some are replaced, and some associations somebody else takes off."""
         if device.fate == "replaced":
-            self.world.after(device.rng.uniform(0, 10) * DAY, lambda: self.add_device(device.rng.uniform(60, DAY)))
+            late = device.rng.uniform(60, self.pace.day)
+            self.world.after(device.rng.uniform(0, 10) * self.pace.day, lambda: self.add_device(late))
         if device.fate == "moved" and device.rng.random() < 1 / 3:
-            self.world.after(device.rng.uniform(0, 60) * DAY, lambda: self.take_off(device.name))
+            self.world.after(device.rng.uniform(0, 60) * self.pace.day, lambda: self.take_off(device.name))
 
     def take_off(self, name: str) -> bool:
         """Somebody takes an association off."""
@@ -186,15 +190,26 @@ class Site:
 
     # Edges
 
+    def duration(self, days: float) -> str:
+        """So many of its days, for the configuration."""
+        return f"{round(days * self.pace.day)}s"
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """The defaults, in its days."""
+        days = {"offlineThreshold": THRESHOLD_DAYS, "gracePeriod": 1, "checkInterval": 0.25, "neverSeenThreshold": 90}
+        return {key: self.duration(number) for key, number in days.items()}
+
     def _configuration(self, probe_minutes: int) -> dict[str, Any]:
         document: dict[str, Any] = {
+            **self.usual,
             "presence": {"probeInterval": f"{probe_minutes}m", "clientList": {"interval": "30m"}},
             "reports": {"shadowName": ""},
             "logLevel": "ERROR",
         }
         if self.kind == "events":
             document["presence"]["messageTopics"] = []
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.3 or self.pace.times > 1:
             document["limits"] = {"approvalPercent": 100, "maxPercentPerDay": 100}
         return document
 
@@ -226,7 +241,7 @@ class Site:
                 raise Killed
 
     def _daily(self) -> None:
-        self.world.after(DAY, self._daily)
+        self.world.after(self.pace.day, self._daily)
         self.baselines.daily()
         self._tell_events()
         # What nobody reads any more.
@@ -242,7 +257,7 @@ class Site:
 
     def _look(self) -> None:
         """A person looks at the plan that waits."""
-        self.world.after(OPERATOR, self._look)
+        self.world.after(OPERATOR_DAYS * self.pace.day, self._look)
         status = self.component.kept("status") if self.component.running else None
         plan = status and status["plan"]
         if plan and not any(self.judge.lives(name) for name in plan["devices"]):

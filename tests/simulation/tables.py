@@ -68,7 +68,7 @@ def tables(kinds: Mapping[str, Figures]) -> str:
     lines += [_cut_line(cut) for cut in whole.cuts] or ["  none"]
     for name, figures in kinds.items():
         lines += ["", f"Dead that stayed on {name}, in the component's own words", ""]
-        lines += [f"  {number:4} {why}" for why, number in figures.left.most_common(8)] or ["  none"]
+        lines += [f"  {number:4} {why}" for why, number in figures.left.most_common(12)] or ["  none"]
     lines += ["", "What simpler rules would have done on the same sites: connected devices cut off in 1,000", ""]
     lines += _columns([("rule", *kinds, "dead removed"), *_baselines(kinds, whole)])
     return "\n".join(lines)
