@@ -2,6 +2,7 @@
 # make test-long   the long searches: property tests with many examples, an installation from the package index
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, run the benchmarks (PARTS=… some of them)
+# make simulate    set up what is missing, simulate sites in virtual time (ARGS="--help" has the choices)
 # make lint, make units, make e2e   a part of make test
 # make versions    the unit tests on the oldest and the newest Python there is
 # make lock        pin the requirements anew (needs uv)
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test test-long units e2e lint demo bench versions lock clean
+.PHONY: test test-long units e2e lint demo bench simulate versions lock clean
 .DEFAULT_GOAL := test
 
 # The tests start some thousand processes: without it each would compile anew what it imports.
@@ -49,6 +50,9 @@ demo: $(READY)
 
 bench: $(READY)
 	PYTHONPATH=src:tests $(RUN) -m benchmarks $(PARTS)
+
+simulate: $(READY)
+	PYTHONPATH=src:tests $(RUN) -m simulation $(ARGS)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs
