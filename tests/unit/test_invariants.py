@@ -375,7 +375,7 @@ def test_nobody_goes_that_is_there_or_was_just_heard(history: list[Step], kind: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=400, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(history=histories(most=60))
 def test_nobody_goes_that_is_there_or_was_just_heard_at_length(history: list[Step], kind: str) -> None:
     """I1, I2, I4, as above, over many and longer histories."""
@@ -407,7 +407,7 @@ def test_the_wall_clock_decides_nothing(history: list[Step], kind: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(history=histories(most=60))
 def test_the_wall_clock_decides_nothing_at_length(history: list[Step], kind: str) -> None:
     """I3, as above, over many and longer histories."""
@@ -479,7 +479,7 @@ def test_budgets_hold_across_deaths(deaths: list[Death]) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=90, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(deaths=deaths_of_the_process())
 def test_budgets_hold_across_deaths_at_length(deaths: list[Death]) -> None:
     """I5, as above, over many sequences."""
@@ -588,7 +588,7 @@ def test_the_dead_go(history: list[Step], kind: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(history=histories(most=40))
 def test_the_dead_go_at_length(history: list[Step], kind: str) -> None:
     """I8, as above, over many and longer histories."""
