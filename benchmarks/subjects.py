@@ -91,7 +91,7 @@ class Subject:
     async def connect(self, names: Iterable[str]) -> None:
         """Announce devices as the broker does when they connect, slowly: bursts would leave memory behind."""
         coming = [event(name, number, "connected") for name, number in zip(names, self.sessions, strict=False)]
-        await self.send(coming, per_second=500.0)
+        await self.send(coming, per_second=1_000.0)
 
     async def send(self, messages: Sequence[Message], *, per_second: float = 2_000.0) -> None:
         """Publish messages as the bridge does, evenly."""

@@ -92,16 +92,17 @@ async def events() -> Figures:
 
 async def idle() -> Figures:
     """Measure the CPU of a component that has nothing to do, with the default settings."""
-    figures = {}
-    for kind, whose in ((Kind.BARE, "the bare subscriber"), (Kind.COMPONENT, "the component")):
-        async with running(kind, FEW) as subject:
-            await subject.connect(subject.names)
-            await subject.rest()
-            used, began = cpu_seconds(subject.pid), time.monotonic()
-            await asyncio.sleep(IDLE_SECONDS)
-            share = (cpu_seconds(subject.pid) - used) / (time.monotonic() - began)
-            figures[f"CPU idle, {whose}, % of a core"] = share * 100
-    return figures
+    async with running(Kind.BARE) as bare, running(Kind.COMPONENT, FEW) as ours:
+        await ours.connect(ours.names)
+        await ours.rest()
+        before, began = [cpu_seconds(subject.pid) for subject in (bare, ours)], time.monotonic()
+        await asyncio.sleep(IDLE_SECONDS)
+        seconds = time.monotonic() - began
+        base, used = (cpu_seconds(subject.pid) - at for subject, at in zip((bare, ours), before, strict=True))
+    return {
+        "CPU idle, the bare subscriber, % of a core": base / seconds * 100,
+        "CPU idle, the component, % of a core": used / seconds * 100,
+    }
 
 
 async def disassociated() -> Figures:
