@@ -40,7 +40,8 @@ class Site:
         self.presence.use(self.settings)
         self.node = "emqx@127.0.0.1"
         self.counts: int | None = None
-        self._last_probe: float | None = None
+        self.tells_uptime = True
+        self._broker_started = self.clock.now - 1_000_000
 
     # What is heard
 
@@ -57,15 +58,23 @@ class Site:
         self.presence.take(f"$SYS/brokers/{self.node}/clients/{name}/{kind}", payload, self.clock.now)
 
     def count(self, connections: int) -> None:
-        """The broker publishes its count, and no event comes for a while."""
+        """The broker publishes its count, with its uptime, and no event comes for a while."""
+        self._publish_uptime()
         topic = f"$SYS/brokers/{self.node}/stats/live_connections/count"
         self.clock.advance(4)
         self.presence.take(topic, str(connections).encode(), self.clock.now)
         self.clock.advance(4)
 
     def uptime(self, seconds: float) -> None:
-        """The broker publishes its uptime."""
-        self.presence.take(f"$SYS/brokers/{self.node}/uptime", str(int(seconds * 1000)).encode(), self.clock.now)
+        """The broker publishes its uptime, and goes on from there."""
+        self._broker_started = self.clock.now - seconds
+        self._publish_uptime()
+
+    def _publish_uptime(self) -> None:
+        if not self.tells_uptime:
+            return
+        milliseconds = int((self.clock.now - self._broker_started) * 1000)
+        self.presence.take(f"$SYS/brokers/{self.node}/uptime", str(milliseconds).encode(), self.clock.now)
 
     def message(self, name: str, payload: bytes = b"21.5", topic: str = "clients/{}/telemetry") -> None:
         """A device publishes."""

@@ -352,3 +352,48 @@ def test_a_missing_permission_is_said_with_the_json_that_grants_it(tmp_path: Pat
     assert site.running
     assert any("accessControl" in finding["remedy"] for finding in site.status()["doctor"])
     assert ("notObserving" in site.guards()) is (resource == "pruner-probe/*")
+
+
+def test_a_sighting_that_took_a_mark_off_survives_a_kill(tmp_path: Path) -> None:
+    """What ends a long silence is written at once."""
+    site = _dying(tmp_path)
+    while not site.happened("marked"):
+        site.world.run(MINUTE)
+    site.hear(f"{IN}clients/pump-0/telemetry", b"21.5")
+    site.world.run(100)
+    site.kill()
+    site.start()
+    site.world.run(20 * HOUR)
+    assert not site.cloud.batches()
+
+
+def test_a_restored_device_is_as_if_seen_after_a_kill(tmp_path: Path) -> None:
+    """The restore counts as a sighting that is written at once (case 4)."""
+    site = _dying(tmp_path)
+    site.world.run(1.2 * DAY)
+    site.alive.add("pump-0")
+    while not site.happened("restored"):
+        site.world.run(MINUTE)
+    site.alive.discard("pump-0")
+    site.world.run(30)
+    site.kill()
+    site.start()
+    site.world.run(20 * HOUR)
+    assert len(site.cloud.batches()) == 1
+
+
+def test_the_configuration_stays_in_force_when_the_state_opens_late(tmp_path: Path) -> None:
+    """Another instance, or a disk, held it back: the client list is asked and believed as soon as it is there."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(2 * HOUR)
+    site.stop()
+    site.disk_full = True
+    (tmp_path / "pruner.db").rename(tmp_path / "kept.db")
+    site.start()
+    site.world.run(HOUR)
+    (tmp_path / "kept.db").rename(tmp_path / "pruner.db")
+    site.disk_full = False
+    site.world.run(2 * HOUR)
+    assert site.status()["observing"]["since"] is not None
+    assert site.status()["coverage"]["associated"] == 3

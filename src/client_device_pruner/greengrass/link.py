@@ -169,6 +169,10 @@ class Link:
             if received - probe.sent_at > self._interval:
                 return  # its successor was due: it counts as lost
             self._on_return(probe.sent_at, received)
+        elif not self._probe.returned and self._probe.sent_at < probe.sent_at:
+            # What was sent later came back sooner: the regular one is lost, and is not waited for.
+            self._probe.returned = True
+            self._on_gap("a probe did not come back")
         probe.returned = True
         self._lost_probe = self._testing = False
         self._remedies, self._deadline = 0, _NEVER

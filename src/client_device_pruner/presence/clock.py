@@ -47,10 +47,10 @@ class ObservedClock:
         if self.since_wall is None:
             self.since_wall = wall
 
-    def gap(self) -> None:
-        """Something was lost here: the time around it is not observed."""
-        self._last = None
-        self.since_wall = None
+    def gap(self) -> bool:
+        """Something was lost here: the time around it is not observed. Returns whether a probe had come back before."""
+        began, self._last, self.since_wall = self._last is not None, None, None
+        return began
 
 
 class Shares:

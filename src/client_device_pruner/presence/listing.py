@@ -24,16 +24,15 @@ class ListSource:
 class Listing:
     """Keeps the latest list that can be believed."""
 
-    def __init__(self, *, in_use: bool, began: float) -> None:
+    def __init__(self, *, in_use: bool) -> None:
         self.in_use = in_use  # whether observed time depends on the list
         self.latest: ClientList | None = None  # the latest list of this run that was believed
-        self._began = began
-        self._source = ListSource(on=False)
+        self.source: ListSource | None = None  # None before the configuration says where it comes from
         self._failure = ""
 
     def use(self, source: ListSource) -> None:
         """Take over where the list comes from; one that is switched off is forgotten."""
-        self._source = source
+        self.source = source
         if not source.on:
             self.in_use, self.latest, self._failure = False, None, ""
 
@@ -42,7 +41,7 @@ class Listing:
 
         `is_known_open`: whether a name is the bridge's, or has a session that was open before the call and still is.
         """
-        if not self._source.on:
+        if self.source is None or not self.source.on:
             return False
         if not any(map(is_known_open, answer.names)):
             self._failure = "the list names neither the bridge nor a session that is known to be open"
@@ -56,12 +55,11 @@ class Listing:
 
     def input(self, at: float, interval_seconds: float) -> Input:
         """The list as an input, at monotonic seconds `at`."""
-        source = self._source
+        source = self.source or ListSource(on=True)
         if not self.in_use:
             reason = self._failure or source.reason or ("" if source.on else "switched off")
             return Input(in_use=False, alive=True, reason=reason, remedy=source.remedy)
-        ended = self.latest.ended if self.latest else self._began
-        if source.reason or self.latest is None or at - ended > INTERVALS * interval_seconds:
+        if source.reason or self.latest is None or at - self.latest.ended > INTERVALS * interval_seconds:
             reason = source.reason or self._failure or "it has not answered yet"
             return Input(in_use=True, alive=False, reason=reason, remedy=source.remedy or _GONE_FOR_GOOD)
         return Input(in_use=True, alive=True, reason=self._failure)

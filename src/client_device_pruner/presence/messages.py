@@ -28,8 +28,7 @@ class Messages:
         for wanted, position in self._filters:
             if _matches(wanted, levels):
                 name = levels[position]
-                alive = 0 < len(name) <= LONGEST_NAME and not self._is_ignored(payload)
-                return name if alive else None
+                return name if is_name(name) and not self._is_ignored(payload) else None
         return None
 
     def _is_ignored(self, payload: bytes) -> bool:
@@ -40,6 +39,11 @@ class Messages:
         # A text is the same with the quotes that JSON puts around it.
         text = payload[:_COMPARED_BYTES].decode(errors="replace").strip().strip('"')
         return not text or self._ignored.match(text) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether a client id can be kept: one that can be stored and shown, and is not much longer than a thing name."""
+    return 0 < len(name) <= LONGEST_NAME and name.isprintable()
 
 
 def _matches(wanted: list[str], levels: list[str]) -> bool:

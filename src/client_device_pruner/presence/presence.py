@@ -16,13 +16,14 @@ from client_device_pruner.presence.counts import Counts
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts, Input
 from client_device_pruner.presence.listing import Listing, ListSource
-from client_device_pruner.presence.messages import LONGEST_NAME, Messages
+from client_device_pruner.presence.messages import Messages, is_name
 from client_device_pruner.presence.replays import QUIET_SECONDS, Heard, Replays
 from client_device_pruner.presence.sessions import Sessions, Uptime
 
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
+MOST_PENDING = 20_000  # sightings that wait for a probe to come back
 MOST_DIGITS = 18  # larger numbers are no time and no count, and cannot be stored
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
 
@@ -48,12 +49,12 @@ class Presence:
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))
-        self._listing = Listing(in_use=bool(kept.get("listInUse", False)), began=clock.monotonic())
+        self._listing = Listing(in_use=bool(kept.get("listInUse", False)))
         self._message_filters: list[str] | None = kept.get("messageFilters")
         self._listed_once = bool(kept.get("listedOnce", False))
         devices.dropped_session = bool(kept.get("sessionsIncomplete", False))
         broker = kept.get("broker") if same_boot else None
-        self.sessions = Sessions(devices, Uptime(**broker) if broker else None)
+        self.sessions = Sessions(devices, clock.monotonic(), Uptime(**broker) if broker else None)
         self.counts = Counts(devices, kept.get("belowSince") if same_boot else None)
         if kept and not same_boot:
             # The broker runs on this host: it has restarted too.
@@ -88,6 +89,7 @@ class Presence:
         starts counting anew. `unmapped` are those of `clients` and `count` that it does not map.
         """
         self._bridge_ids, self._unmapped = bridge_ids, unmapped
+        self.sessions.forget_bridge(bridge_ids)
         filters = sorted(message_filters)
         if self._message_filters is not None and self._message_filters != filters:
             for device in self.devices.by_name.values():
@@ -140,7 +142,7 @@ class Presence:
         if kind not in ("connected", "disconnected") or not isinstance(event, dict):
             return
         name = event.get("clientid")
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or fnmatchcase(name, self._bridge_ids):
+        if not isinstance(name, str) or not is_name(name) or fnmatchcase(name, self._bridge_ids):
             return
         self._events_in_use = True
         self.sessions.speaks(node, received)
@@ -153,9 +155,9 @@ class Presence:
         self._sight(device, "connected" if kind == "connected" else "disconnected")
         self.counts.event(received)
         if kind == "connected":
-            self.sessions.connected(device, session_id, received)
-            device.keepalive = event.get("keepalive") != 0
-            self.counts.returned(name)
+            if self.sessions.connected(device, session_id, received):
+                device.keepalive = event.get("keepalive") != 0
+                self.counts.returned(name)
         elif self.sessions.disconnected(device, session_id, str(event.get("reason", "")), received):
             # Present until now: the sighting is stamped only when the next probe comes back.
             device.present_until = self.observed.seconds
@@ -195,12 +197,19 @@ class Presence:
 
     def sight(self, name: str, by: str) -> None:
         """Note a sighting: by the client list when asked by name, or by our own restore."""
-        self._sight(self.devices.get(name), by)
+        device = self.devices.get(name)
+        self._sight(device, by)
+        self.devices.touch(device, urgent=True)
 
     def _sight(self, device: Device, by: str) -> None:
         name = device.name
         if device.marked_at is not None or name in self.watched:
             self.sighted_watched.append(name)
+        if len(self._pending) >= MOST_PENDING:
+            # No probe comes back: dated by a clock that stands still, they may as well go.
+            self.stamp()
+            self._pending.clear()
+            self._heard.clear()
         before = self._pending.get(name)
         silent_since = None if self._is_present(device) else device.silent_since
         self._pending[name] = _Sighting(by, self._clock.wall(), before.silent_since if before else silent_since)
@@ -245,6 +254,9 @@ class Presence:
                 continue
             if sighting.silent_since is not None:
                 device.end_silence(sighting.silent_since, at)
+                # A crash must not lose what ends a long silence.
+                urgent = at - sighting.silent_since > self._settings.threshold_seconds(name) / 2
+                self.devices.touch(device, urgent=urgent)
             device.seen_at, device.seen_by, device.seen_wall = at, sighting.by, sighting.wall
             if published := self._published.get(name):
                 if not device.messages:
@@ -255,9 +267,10 @@ class Presence:
 
     def gap(self) -> None:
         """Something may have been lost: a probe, messages in our own queue, or a subscription."""
-        self.observed.gap()
         self.counts.gap()
-        self.sessions.gap(self.observed.seconds, listed=self._listed_once)
+        # Before the first probe of a run nothing was lost: our own restart ends no session.
+        if self.observed.gap():
+            self.sessions.gap(self.observed.seconds, listed=self._listed_once)
 
     def reconcile(self, listed: Iterable[tuple[str, float | None]]) -> tuple[str, ...]:
         """Take a list of associations over; returns the names whose mark was taken off."""
@@ -275,6 +288,10 @@ class Presence:
             self._sight(own, device.seen_by or "message")
         self._events_in_use = self._events_in_use or earlier._events_in_use
         self._count_in_use = self._count_in_use or earlier._count_in_use
+        if earlier._message_filters is not None:
+            self.use_bridge(earlier._bridge_ids, earlier._message_filters, earlier._unmapped)
+        if earlier._listing.source is not None:
+            self.use_list(earlier._listing.source)
 
     # What is known
 
@@ -294,14 +311,17 @@ class Presence:
             reason = "the broker has not announced any connection" if on else "switched off"
             return Input(in_use=False, alive=True, reason=reason)
         reason = ""
-        if gone := sorted(self._unmapped & {"clients", "count"}):
+        used = {name for name, used in (("clients", self._events_in_use), ("count", self._count_in_use)) if used}
+        if gone := sorted(self._unmapped & used):
             what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
             reason = f"the bridge no longer maps {what}"
-        elif self._count_in_use:
-            limit = max(3 * presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS)
-            if self.counts.heard_at is None or at - self.counts.heard_at > limit:
-                reason = "the broker's connection count stays away"
+        elif self._count_in_use and at - (self.counts.heard_at or float("-inf")) > self._late_seconds:
+            reason = "the broker's connection count stays away"
         return Input(in_use=True, alive=not reason, reason=reason, remedy=_EVENTS_OFF if reason else "")
+
+    @property
+    def _late_seconds(self) -> float:
+        return max(3 * self._settings.presence.probe_interval_seconds, SHORTEST_COUNT_SECONDS)
 
     def facts(self, at: float) -> Facts:
         """By what the devices are judged at monotonic seconds `at`."""
@@ -314,6 +334,8 @@ class Presence:
             problem = "more sessions are known than the broker has connections: the end of one was lost"
         elif unnamed is None:
             problem = "no connection count of the last hour can be believed"
+        elif not self.sessions.hears_uptime(at, self._late_seconds):
+            problem = "the broker's uptime is not heard, so that a restart of it would go unnoticed"
         return Facts(
             observed_seconds=self.observed.seconds,
             sighted=self._pending.keys(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from client_device_pruner.presence.devices import Device, Devices
 
@@ -26,30 +27,37 @@ class Uptime:
 class Sessions:
     """Opens and closes the sessions of all names."""
 
-    def __init__(self, devices: Devices, broker: Uptime | None = None) -> None:
+    def __init__(self, devices: Devices, began: float, broker: Uptime | None = None) -> None:
         self.broker = broker  # the uptime by which the next one is judged
         self.scale = 1.0  # what the fixed times are multiplied by
-        self.open = sum(device.session for device in devices.by_name.values())  # how many sessions are known
         self._devices = devices
+        self._began = began
         self._heard: Uptime | None = None
         self._other_node: Uptime | None = None
         self._spoke: dict[str, float] = {}
 
-    def connected(self, device: Device, session_id: int | None, received: float) -> None:
-        """A `connected`: opens the session or replaces it, unless that one has ended before."""
-        if session_id is None or session_id not in (device.ended_id, device.session_id):
-            device.announced = min(2, device.announced + 1)
-            self._open(device, session_id, received)
-            self._devices.touch(device, urgent=True)
+    @property
+    def open(self) -> int:
+        """How many sessions are known."""
+        return sum(device.session for device in self._devices.by_name.values())
+
+    def connected(self, device: Device, session_id: int | None, received: float) -> bool:
+        """A `connected`: opens the session or replaces it, and returns True, unless that one has ended before."""
+        if session_id is not None and session_id in (device.ended_id, device.session_id):
+            return False
+        device.announced = min(2, device.announced + 1)
+        self._open(device, session_id, received)
+        self._devices.touch(device, urgent=True)
+        return True
 
     def disconnected(self, device: Device, session_id: int | None, reason: str, received: float) -> bool:
-        """A `disconnected`; returns whether it closed the session."""
+        """A `disconnected`; returns whether the device left with it, also where its `connected` was not heard."""
         repeated = session_id is not None and session_id == device.ended_id
         if session_id is not None:
             device.ended_id = session_id
         self._spoke.pop(device.name, None)
         self._devices.touch(device, urgent=True)
-        if repeated or not device.session:
+        if repeated:
             return False
         another = None not in (session_id, device.session_id) and session_id != device.session_id
         if reason in _TAKEN_OVER:
@@ -57,9 +65,10 @@ class Sessions:
             if not another:
                 device.session_id = None
             return False
-        if another and received - device.session_since < LATE_END_SECONDS * self.scale:
+        if device.session and another and received - device.session_since < LATE_END_SECONDS * self.scale:
             return False
         self._close(device)
+        device.then = None
         return True
 
     def message(self, device: Device, received: float) -> bool:
@@ -104,6 +113,7 @@ class Sessions:
     def end_all(self, observed_seconds: float, since: float = float("inf")) -> None:
         """End all sessions but those that were heard to open since then, in monotonic seconds."""
         self._devices.dropped_session = False
+        self._spoke.clear()
         for device in self._devices.by_name.values():
             if not device.session and device.then is not None:
                 # It was away when all connections ended: none of those that cannot be named is older than that.
@@ -117,6 +127,7 @@ class Sessions:
 
         `listed` is whether it is known which names are associated.
         """
+        self._spoke.clear()
         for device in self._devices.by_name.values() if listed else ():
             if device.session and not device.associated and device.announced < 2:
                 self._end_unheard(device, observed_seconds)
@@ -130,18 +141,28 @@ class Sessions:
                 device.session, device.session_id, device.ended_id = False, None, None
                 device.announced, device.then, device.keepalive = 0, None, True
                 self._devices.touch(device, urgent=True)
-        self.open, self.broker, self._heard, self._other_node = 0, None, None, None
+        self.broker, self._heard, self._other_node = None, None, None
         self._spoke.clear()
         self._devices.dropped_session = False
 
+    def forget_bridge(self, bridge_ids: str) -> None:
+        """What is the bridge's by now has no session: its connection is counted apart."""
+        for device in self._devices.by_name.values():
+            if device.session and fnmatchcase(device.name, bridge_ids):
+                self._close(device)
+                self._devices.touch(device, urgent=True)
+
+    def hears_uptime(self, at: float, late_seconds: float) -> bool:
+        """Whether the broker's uptime was heard within so long, or the run is younger than that."""
+        heard = self._heard or self.broker
+        return at - max(self._began, heard.heard_at if heard else 0.0) <= late_seconds
+
     def _open(self, device: Device, session_id: int | None, received: float) -> None:
-        self.open += not device.session
         device.session, device.session_id, device.session_since = True, session_id, received
         device.then = None
         self._spoke.pop(device.name, None)
 
     def _close(self, device: Device) -> None:
-        self.open -= 1
         device.session, device.session_id = False, None
 
     def _end_unheard(self, device: Device, observed_seconds: float) -> None:

@@ -228,6 +228,7 @@ class Core:
         """
         at, devices, facts = self.clock.monotonic(), self.devices, self.facts()
         self._next_urgent = float("inf")
+        self.presence.stamp()
         presence = self.presence.document()
         if urgent and at < self._next_commit:
             presence["observedSeconds"] = self._written_seconds
@@ -236,7 +237,6 @@ class Core:
             # Between two probes nothing is dated, so there is nothing to write.
             every = max(COMMIT_SECONDS * self.settings.scale, self.settings.presence.probe_interval_seconds)
             self._next_commit = at + every
-            self.presence.stamp()
             names = sorted(devices.changed)
             if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
                 meta["shares"] = list(self.shares.samples)

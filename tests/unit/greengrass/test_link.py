@@ -358,3 +358,17 @@ def test_whatever_fails_the_probe_comes_back_once_all_is_well(faults: list[tuple
     assert site.link.trouble == ""
     assert site.returns[-1][1] > healed
     assert all(sent <= received <= sent + 60 for sent, received in site.returns)
+
+
+def test_a_later_probe_that_comes_back_first_shows_that_the_regular_one_is_lost() -> None:
+    """Messages keep their order: the bridge was away when the regular one was sent."""
+    site = Site()
+    site.ipc.carries_probe = False
+    site.clock.advance(60)
+    site.turn()
+    site.gaps.clear()
+    site.ipc.carries_probe = True
+    extra = site.link.send_extra(site.clock.advance(1))
+    site.turn()
+    assert site.link.returned(extra)
+    assert site.gaps == ["a probe did not come back"]

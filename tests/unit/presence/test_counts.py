@@ -135,6 +135,27 @@ def test_a_figure_below_one_for_ten_minutes_holds_the_count_back() -> None:
     assert site.presence.facts(site.clock.now).count_problem == ""
 
 
+def test_a_repeated_connected_keeps_then() -> None:
+    """Events come twice: nothing opened, so the device is as far away as before."""
+    site = Site()
+    site.connected("pump-7", 2)
+    site.disconnected("pump-7", 2)
+    site.connected("pump-7", 2)
+    site.clock.advance(10)
+    site.count(3)
+    assert site.presence.facts(site.clock.now).unnamed == 3
+    assert site.device("pump-7").then == 3
+
+
+def test_a_count_that_was_never_heard_is_not_missed() -> None:
+    """A mapping without it stops no clock: there is no evidence, and the doctor says why."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.presence.use_bridge("mqtt-bridge-*", (), frozenset({"count"}))
+    site.minutes(5)
+    assert site.presence.observed.seconds > 200
+
+
 def test_too_many_names_end_the_count_as_evidence() -> None:
     """With a session that had to be dropped, the sessions are incomplete, and that is said."""
     site = Site()

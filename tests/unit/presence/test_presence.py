@@ -120,6 +120,7 @@ def test_what_cannot_be_read_is_no_sighting() -> None:
         ("stats/live_connections/count", b"many"),
         ("stats/live_connections/count", b"9" * 5_000),
         ("clients/x/connected", b'{"clientid": []}'),
+        ("clients/x/connected", b'{"clientid": "\\ud800x"}'),
         ("uptime", b"-1"),
         ("clients", b"[" * 100_000),
     ):
@@ -255,6 +256,29 @@ def test_what_was_heard_before_the_state_could_be_read_is_taken_over() -> None:
     assert stored.device("pump-8").session
     assert stored.presence.sessions.open == 1
     assert stored.device("pump-7").seen_at == stored.presence.observed.seconds
+
+
+def test_what_was_configured_before_the_state_could_be_read_stays() -> None:
+    """The bridge's client id, its filters and the list's address are of the configuration, not of the file."""
+    stored, meanwhile = Site(), Site()
+    meanwhile.presence.use_bridge("site-bridge", ["clients/+/telemetry"], frozenset({"clients"}))
+    meanwhile.presence.use_list(ListSource(on=True, reason="EMQX is not deployed"))
+    stored.presence.take_over(meanwhile.presence)
+    stored.connected("site-bridge", 1)
+    assert stored.presence.sessions.open == 0
+    assert stored.presence.inputs(stored.clock.now)["clientList"].reason == "EMQX is not deployed"
+
+
+def test_names_that_wait_for_a_probe_are_bounded() -> None:
+    """While none comes back, sightings are dated by the clock that stands still."""
+    site = Site()
+    site.associate("pump-7")
+    for number in range(25_000):
+        site.message(f"tool-{number}")
+    site.message("pump-7")
+    site.presence.stamp()
+    assert len(site.presence.devices.by_name) <= 10_001
+    assert site.device("pump-7").seen_at == 0.0
 
 
 def test_retained_messages_are_pointed_out() -> None:

@@ -186,6 +186,9 @@ def test_a_tool_with_a_new_id_at_each_start_leaves_no_session_behind() -> None:
     site.disconnected("dashboard", 50)
     site.connected("dashboard", 51)
     site.presence.gap()
+    assert site.presence.sessions.open == 22, "our own start ends none"
+    site.probe()
+    site.presence.gap()
     assert site.presence.sessions.open == 2
 
 
@@ -211,3 +214,55 @@ def test_switching_connection_events_off_forgets_all() -> None:
     facts = site.presence.facts(site.clock.now)
     assert not site.device("pump-7").session
     assert (facts.events_in_use, facts.count_in_use) == (False, False)
+
+
+def test_an_end_whose_beginning_was_not_heard_is_a_departure() -> None:
+    """Its figure is taken then, and one of an earlier departure is forgotten."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.clock.advance(10)
+    site.count(3)
+    assert site.presence.facts(site.clock.now).unnamed == 3
+    assert site.device("pump-7").then == 3
+    site.clock.advance(3_600)
+    site.disconnected("pump-7", 2)
+    assert site.device("pump-7").then is None
+    site.clock.advance(10)
+    site.count(1)
+    assert site.presence.facts(site.clock.now).unnamed == 1
+    assert site.device("pump-7").then == 1
+
+
+def test_retained_messages_of_two_reconnections_imply_no_session() -> None:
+    """A lost probe between them says that the second one may be the first one again."""
+    site = Site()
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.probe()
+    site.message("pump-7", b"online")
+    site.presence.gap()
+    site.clock.advance(600)
+    site.message("pump-7", b"online")
+    assert not site.device("pump-7").session
+
+
+def test_the_bridge_has_no_session_once_its_client_id_is_known() -> None:
+    """Its connection would be counted twice."""
+    site = Site()
+    site.connected("site-bridge", 1)
+    assert site.presence.sessions.open == 1
+    site.presence.use_bridge("site-bridge", (), frozenset())
+    assert site.presence.sessions.open == 0
+
+
+def test_a_broker_whose_uptime_is_not_heard_is_no_evidence() -> None:
+    """It may have restarted, and the sessions that are known may be over."""
+    site = Site()
+    site.tells_uptime = False
+    site.connected("pump-7", 1)
+    site.counts = 2
+    site.minutes(2)
+    assert site.presence.facts(site.clock.now).count_problem == ""
+    site.minutes(5)
+    assert "uptime is not heard" in site.presence.facts(site.clock.now).count_problem
