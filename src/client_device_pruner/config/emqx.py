@@ -98,9 +98,9 @@ def diagnose_client_list(settings: Settings, emqx: Mapping[str, Any] | None) -> 
     access = client_list_access(settings, emqx)
     if isinstance(access, NoAccess):
         return (access.finding,) if access.finding else ()
-    if access.password != _USUAL_LOGIN[1]:
+    if access.password not in (_USUAL_LOGIN[1], _LOGIN["default_password"]):
         return ()
-    text = f"The login of EMQX's HTTP API has the password that everybody knows. Merge into {EMQX}"
+    text = f"The login of EMQX's HTTP API has a password that everybody knows. Merge into {EMQX}, with one of your own,"
     return (Finding(text, json.dumps({"emqxConfig": {"dashboard": _LOGIN}})),)
 
 

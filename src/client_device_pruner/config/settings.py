@@ -266,6 +266,8 @@ def protection_lost(old: Settings, new: Settings) -> tuple[str, ...]:
     lost = [f'protectedDevices lost "{glob}"' for glob in old.protected_devices if glob not in new.protected_devices]
     if old.dry_run and not new.dry_run:
         lost.insert(0, "dryRun ended: from now on devices are disassociated")
+    if old.restore_on_return and not new.restore_on_return:
+        lost.append("restoreOnReturn ended: a device that comes back is not associated again")
     for path in ("offlineThreshold", "gracePeriod", "neverSeenThreshold", "massLoss.window"):
         was, now = before[path], after[path]  # None is never
         if now is not None and (was is None or now < was):

@@ -99,6 +99,8 @@ def test_the_login_comes_from_emqx() -> None:
     assert usual == Access("http://127.0.0.1:18083/api/v5", "admin", "public", "")
     (finding,) = diagnose_client_list(DEFAULTS, emqx(login={}))
     assert "password that everybody knows" in finding.finding
+    (pasted,) = diagnose_client_list(DEFAULTS, emqx(login={**LOGIN, "default_password": "CHANGE-ME"}))
+    assert pasted == finding
     assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == {
         "default_username": "pruner",
         "default_password": "CHANGE-ME",
