@@ -65,8 +65,8 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     bind = _at(emqx, "emqxConfig", "dashboard", "listeners", "http", "bind")
     host, port = bound.groups() if (bound := _BIND.fullmatch(str(bind))) else (None, "0")
     if int(port) == 0:
-        reason = "its HTTP API is off"
-        why = "is off: devices that are connected without a word cannot be told from those that are gone"
+        reason = "EMQX's HTTP API is off"
+        why = "is off: a silent device that is connected cannot be told from one that is gone"
         return NoAccess(reason, _mend(emqx, why, _PORT), off=True)
     options = emqx.get("dockerOptions")
     # AWS's component has Docker options wherever it runs EMQX in Docker.
@@ -79,10 +79,10 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
         reached = [(found["address"] or "0.0.0.0", found["port"]) for found in published]  # noqa: S104 - as above
     if any(not _LOOPBACK.fullmatch(address) for address, _ in reached):
         why = "is open beyond the loopback of the core"
-        return NoAccess("its HTTP API is not on the loopback alone", _mend(emqx, why, int(port)))
+        return NoAccess("EMQX's HTTP API is not on the loopback alone", _mend(emqx, why, int(port)))
     if not reached:
         why = f"is on, but port {port} of its container (bind {bind}) is not published on the core (dockerOptions)"
-        return NoAccess("its HTTP API cannot be reached", _mend(emqx, why, int(port)))
+        return NoAccess("EMQX's HTTP API cannot be reached", _mend(emqx, why, int(port)))
     address, port = reached[0]
     url = f"http://{address}:{port}/api/v5"
     if wanted.credentials_file:

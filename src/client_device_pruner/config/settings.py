@@ -228,7 +228,7 @@ def _shortened(settings: Settings) -> Settings:
         settings.never_seen_threshold_seconds or _MOST,
         *(rule.offline_threshold_seconds for rule in settings.thresholds),
     )
-    warnings = ["allowShortDurations is on: for trials only, never for a site that works"]
+    warnings = ["allowShortDurations is on: for trials only, never on a production site"]
 
     def fitting(path: str, seconds: float, divisor: int) -> float:
         most = max(SHORTEST_SECONDS, shortest / divisor)

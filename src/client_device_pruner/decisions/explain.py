@@ -118,9 +118,9 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
                 " left: none of them can be this device."
             )
         case Evidence.RHYTHM:
-            return "It used to publish messages that we hear, so its silence shows that it is gone."
+            return "It published regularly, and the component would hear it, so its silence is evidence."
         case Missing.NO_LIST:
-            return "No client list has come from the broker since the component started, so nothing shows it is gone."
+            return "No client list has come from the broker since the component started: nothing shows that it is gone."
         case Missing.NO_COUNT:
             return (
                 "The broker announces connections, but its connection count, or the announcements, are not heard:"

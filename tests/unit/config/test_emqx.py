@@ -113,7 +113,7 @@ def test_the_login_comes_from_emqx() -> None:
 )
 def test_an_api_that_is_off(configuration: dict[str, Any]) -> None:
     """It is off by default; the remedy is the contract's JSON."""
-    assert url_of(configuration) == "its HTTP API is off"
+    assert url_of(configuration) == "EMQX's HTTP API is off"
     assert remedy_of(configuration) == CONTRACT
 
 
@@ -144,15 +144,15 @@ def test_what_is_there_stays() -> None:
 )
 def test_what_is_open_beyond_the_loopback_is_refused(docker: str, mended: str | None) -> None:
     """Whoever reaches the core could try passwords: it is said, and the remedy closes it."""
-    assert url_of(emqx(docker=docker)) == "its HTTP API is not on the loopback alone"
+    assert url_of(emqx(docker=docker)) == "EMQX's HTTP API is not on the loopback alone"
     assert remedy_of(emqx(docker=docker)).get("dockerOptions") == mended
 
 
 def test_a_port_that_is_not_published() -> None:
     """The API is on, and nobody reaches it: not published, or on the loopback of its container."""
     for configuration in (emqx(docker="-p 8883:8883"), emqx(docker=""), emqx("127.0.0.1:18083")):
-        assert url_of(configuration) == "its HTTP API cannot be reached"
-    assert url_of(emqx(docker=None)) == "its HTTP API is not on the loopback alone"
+        assert url_of(configuration) == "EMQX's HTTP API cannot be reached"
+    assert url_of(emqx(docker=None)) == "EMQX's HTTP API is not on the loopback alone"
 
 
 def test_a_url_of_the_user() -> None:
