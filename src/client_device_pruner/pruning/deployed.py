@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from client_device_pruner.greengrass.link import Link
     from client_device_pruner.pruning.core import Core
 
+NOT_DEPLOYED = "ResourceNotFoundError"  # how the error begins where there is no such component
 REREAD_SECONDS = 60.0  # after how long a configuration that could not be read is asked for again
 
 
@@ -72,7 +73,8 @@ class Deployed:
             self._unread.pop(read.component, None)
         if read.component is None:
             self._configure(read.value, read.error)
-        else:
+        elif not read.error or read.error.startswith(NOT_DEPLOYED):
+            # Any other error leaves what was read last in force: to begin anew would reset all message counts.
             self._others[read.component] = read.value if isinstance(read.value, dict) and not read.error else None
             self._use_others()
 
@@ -125,10 +127,18 @@ class Deployed:
         for warning in settings.warnings:
             LOGGER.warning("trial", extra={"fields": {"warning": warning}})
         rescheduled = not core.configured or settings.check_interval_seconds != core.settings.check_interval_seconds
+        returns_count = settings.restore_on_return and not core.settings.restore_on_return
         core.adopt(settings)
+        if returns_count and core.store.connection is not None:
+            core.attempt(self._watch_for_returns)
         self._link.use(settings.presence.probe_interval_seconds, settings.scale)
         self._use_others()
         self._applied(rescheduled)
+
+    def _watch_for_returns(self) -> None:
+        """Watch for the devices, too, whose return was heard while nothing was to be restored."""
+        core = self._core
+        core.presence.watched.update(intent.name for intent in core.journal.restorable(core.running_seconds()))
 
     def _use_others(self) -> None:
         """Take over what the bridge and EMQX are configured to do."""
