@@ -15,7 +15,7 @@ from client_device_pruner.decisions.guards import Hold, Plan, new_plan_id
 from client_device_pruner.decisions.policy import State, Verdict
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
 from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
-from client_device_pruner.pruning.plans import make_plan
+from client_device_pruner.pruning.plans import expire_approvals, make_plan
 from client_device_pruner.reports.events import LOGGER
 
 if TYPE_CHECKING:
@@ -52,11 +52,14 @@ class Cycle:
     def __init__(self, core: Core, failures: Failures) -> None:
         self.cycle_id = os.urandom(5).hex()
         self.in_flight: dict[str, Intent] = {}  # disassociations that were journalled and are not confirmed
-        self.sighted: set[str] = set()  # those of them that were sighted since: whoever hears of it puts them here
+        self.sighted: set[str] = set()  # those of them that were sighted since, as `Restores` notes it
         self.disassociated = 0  # confirmed ones
         self.would_disassociate = 0  # in a dry run
         self.holds: tuple[Hold, ...] = ()  # what its plan came to, and what the preflight missed
+        self.missed: Hold | None = None  # what the preflight missed
         self.complete = False
+        self._sent = 0  # disassociations that were journalled
+        self._accepted = set[str]()  # the names of those that the cloud accepted
         self._core = core
         self._failures = failures
 
@@ -72,7 +75,9 @@ class Cycle:
             return
         self._take_over(core.journal.open_intents(), listed)
         yield from self._associate(core.journal.wanted())
-        plan = self._plan(self._judge())
+        due = self._judge()
+        expire_approvals(core, due)
+        plan = self._plan(due)
         self.holds = plan.holds
         if core.settings.dry_run:
             self.would_disassociate = len(plan.take)
@@ -80,13 +85,15 @@ class Cycle:
             for start in range(0, len(plan.take), BATCH):
                 if not (yield from self._disassociate(plan.take[start : start + BATCH])):
                     break
+        confirmed = True
         if self.in_flight:
             listed = yield from self._list()
-            if listed is not None and self._is_plausible(listed):
-                self._take_over(tuple(self.in_flight.values()), listed)
+            confirmed = listed is not None and self._is_plausible(listed)
+            if listed is not None and confirmed:
+                self._confirm(listed)
             yield from self._restore_sighted()
             yield from self._associate(core.journal.wanted())
-        self.complete = True
+        self.complete = confirmed
 
     # Listing
 
@@ -131,18 +138,23 @@ class Cycle:
         )
         return False
 
+    def _confirm(self, listed: Associations) -> None:
+        """Take over the list after the batches; it may be behind: what it names though accepted stays open."""
+        left = {name: i for name, i in self.in_flight.items() if name in self._accepted and is_listed(i, listed)}
+        self._take_over([intent for name, intent in self.in_flight.items() if name not in left], listed)
+        # What is settled is in flight no longer: from now on a sighting is a return.
+        self.in_flight = left
+
     def _take_over(self, intents: Sequence[Intent], listed: Associations) -> None:
         """Close open intents by what the list says: no longer listed, done; still listed, not done; take it over."""
         core, wall = self._core, self._core.clock.wall()
-        not_done = [i for i in intents if i.name in listed and is_same(listed[i.name], i.association_timestamp)]
+        not_done = [intent for intent in intents if is_listed(intent, listed)]
         done = [intent for intent in intents if intent not in not_done]
         core.journal.settle(done, "done", wall)
         core.journal.settle(not_done, "notDone", wall)
         for intent in done:
             self.disassociated += 1
             core.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
-        for intent in not_done:
-            self.in_flight.pop(intent.name, None)
         ours = {intent.name for intent in intents}
         for name in core.presence.reconcile(listed.items()):
             if name not in ours:
@@ -177,7 +189,7 @@ class Cycle:
         core = self._core
         hold = yield Preflight(tuple(verdict.name for verdict in batch))
         if hold is not None:
-            self.holds = (*self.holds, hold)
+            self.holds, self.missed = (*self.holds, hold), hold
             LOGGER.warning("held in the preflight", extra={"fields": {"reason": hold.reason, "remedy": hold.remedy}})
             return False
         taken = self._still_due(batch)
@@ -190,11 +202,13 @@ class Cycle:
             wall=core.clock.wall(),
             running_seconds=core.running_seconds(),
         )
+        self._sent += len(intents)
         self.in_flight.update({intent.name: intent for intent in intents})
         core.presence.watched.update(self.in_flight)
         reply: Batched | CallFailed = yield Batch("disassociate", tuple(i.name for i in intents), issued)
         if isinstance(reply, Batched):
             self._failures.succeeded(DISASSOCIATE)
+            self._accepted.update(intent.name for intent in intents if intent.name not in reply.errors)
             refused = [intent for intent in intents if intent.name in reply.errors]
             self._forget(refused)
             for intent in refused:
@@ -207,14 +221,16 @@ class Cycle:
         return False
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
-        """Whom the rule and the guards let go now: what was heard, or configured, since the plan counts."""
+        """What the rule and the guards let go now: what was heard, or configured, since the plan counts."""
         core = self._core
         core.begin_turn()
         if core.settings.dry_run:
             return []
         devices = [core.devices.by_name[verdict.name] for verdict in batch if verdict.name in core.devices.by_name]
         verdicts = [core.judge(device) for device in devices if device.associated]
-        return self._plan([verdict for verdict in verdicts if verdict.state is State.DUE]).take
+        # The limit is of the whole cycle, and may be lower now than when its first batch was sent.
+        left = max(0, core.settings.limits.max_per_cycle - self._sent)
+        return self._plan([verdict for verdict in verdicts if verdict.state is State.DUE]).take[:left]
 
     def _forget(self, intents: Sequence[Intent]) -> None:
         """Take that the cloud did not carry these out."""
@@ -226,8 +242,10 @@ class Cycle:
 
     def _restore_sighted(self) -> Generator[Step, Any, None]:
         """Associate again at once what was sighted between preflight and confirmation."""
-        while names := sorted(self.sighted & self.in_flight.keys()):
-            self.sighted.clear()
+        tried = set[str]()  # a device that speaks each second is asked back once
+        while names := sorted((self.sighted & self.in_flight.keys()) - tried):
+            tried.update(names)
+            self.sighted.difference_update(names)
             intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
             self._core.journal.settle(intents, "done", self._core.clock.wall())
             restored = yield from self._associate(intents)
@@ -243,7 +261,7 @@ def associate(
 ) -> Generator[Step, Any, frozenset[str]]:
     """Associate these devices again, in batches, and say what came of it; returns the names that were taken back.
 
-    An entry that the cloud refuses is given up; after a call that failed, the next cycle tries again.
+    An entry is given up where its thing does not exist; all else is tried again later.
     """
     restored = set[str]()
     for start in range(0, len(intents), BATCH):
@@ -256,14 +274,21 @@ def associate(
         for intent in part:
             requested_by = intent.restore_for or "command"
             if intent.name in reply.errors:
-                core.journal.want([intent], None)
+                if "NotFound" in reply.errors[intent.name][0]:
+                    core.journal.want([intent], None)
                 failures.refused(intent.name, reply.errors[intent.name], cycle_id, ASSOCIATE)
                 continue
             restored.add(intent.name)
+            failures.restored(intent.name)
             if core.journal.restored(intent, requested_by):
                 core.presence.sight(intent.name, "restore")
                 core.event("restored", intent.name, requestedBy=requested_by)
     return frozenset(restored)
+
+
+def is_listed(intent: Intent, listed: Associations) -> bool:
+    """Whether the incarnation that was meant is still listed."""
+    return intent.name in listed and is_same(listed[intent.name], intent.association_timestamp)
 
 
 def is_same(listed: float | None, intended: float | None) -> bool:

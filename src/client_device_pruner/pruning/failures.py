@@ -82,11 +82,21 @@ class Failures:
     def refused(self, name: str, error: Sequence[str], cycle_id: str, operation: str) -> None:
         """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
         code, message = error
-        advice = "see whether the thing still exists" if operation == ASSOCIATE else "the next cycle tries again"
+        gone = operation == ASSOCIATE and "NotFound" in code
+        advice = "see whether the thing still exists" if gone else "see the message; it is tried again"
         key = (operation, f"entry {code}", name)
-        if operation == ASSOCIATE:
-            self._said.discard(key)  # a restore was asked for anew
+        if gone:
+            self._said.discard(key)  # it was given up before, and asked for anew
         self._say(key, code, message, advice, cycle_id)
+
+    def restored(self, name: str) -> None:
+        """The cloud took a device back: that it refuses another time is news again."""
+        self._said = {key for key in self._said if (key[0], key[2]) != (ASSOCIATE, name)}
+
+    def missed(self, hold: Hold) -> None:
+        """The check before a batch did not go well: told as what failed, though no call did."""
+        at = rfc3339(self._core.clock.wall())
+        self.latest = {"code": "Preflight", "message": hold.reason, "remedy": hold.remedy, "at": at}
 
     def succeeded(self, operation: str) -> None:
         """The cloud answered as it should; access denied to one operation is not granted by another."""
@@ -99,7 +109,7 @@ class Failures:
         """A cycle came to its end without a failure: the next failure is news again."""
         self.in_a_row, self.latest = 0, None
         # An entry that is refused in each cycle is not said again.
-        self._said = {key for key in self._said if key[0] == DISASSOCIATE and key[2]}
+        self._said = {key for key in self._said if key[1].startswith("entry")}
 
     def _say(self, key: tuple[str, str, str], code: str, message: str, advice: str, cycle_id: str) -> None:
         if key not in self._said:

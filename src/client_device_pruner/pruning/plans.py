@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.decisions import guards
 from client_device_pruner.decisions.guards import Plan, member, new_plan_id
@@ -46,7 +46,8 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
     waiting = {keys[name] for name in plan.waiting}
     if waiting <= set(members):
         return plan
-    plan_id = new_plan_id(waiting)
+    # Never an id that was approved before: the same devices may wait again months later.
+    plan_id = new_plan_id({*waiting, repr(core.running_seconds())})
     store.keep(plans=[*(one for one in known if one[0] != plan_id), (plan_id, sorted(waiting))][-MAX_PLANS:])
     return made(plan_id)
 
@@ -54,6 +55,19 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
 def approve(core: Core, plan_ids: Sequence[str]) -> None:
     """Remember approvals."""
     core.store.keep(approved=[*core.store.kept("approved", []), *plan_ids][-MAX_PLANS:])
+
+
+def expire_approvals(core: Core, due: Sequence[Verdict]) -> None:
+    """Let approvals cover no more than what is still due, and forget those that then cover nothing."""
+    approved: list[str] = core.store.kept("approved", [])
+    known: list[list[Any]] = core.store.kept("plans", [])
+    ids = {core.settings.approved_plan, *approved}
+    still = {member(core.devices.by_name[verdict.name]) for verdict in due}
+    plans = [[one, [key for key in keys if key in still] if one in ids else keys] for one, keys in known]
+    plans = [plan for plan in plans if plan[1]]
+    left = [one for one in approved if one in {plan[0] for plan in plans}]
+    if (plans, left) != (known, approved):
+        core.store.keep(plans=plans, approved=left)
 
 
 def waiting_plan(core: Core) -> tuple[str, list[str]] | None:

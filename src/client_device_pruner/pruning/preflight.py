@@ -20,7 +20,7 @@ class PreflightCheck:
     """One check at a time; all times are monotonic seconds.
 
     With the client list in use, each device is asked for by name first. Then a probe is sent: when it comes back,
-    whatever was sent before it has been taken in. Whoever was sighted meanwhile is no longer due, as ever.
+    whatever was sent before it has been taken in. A device that was sighted meanwhile is no longer due, as ever.
     """
 
     def __init__(self, core: Core, link: Link, lists: ClientLists, access: Callable[[], Access | None]) -> None:

@@ -23,6 +23,7 @@ class Restores:
 
     def __init__(self, core: Core, failures: Failures) -> None:
         self.due = True  # whether something was noted, in an earlier run too, since the last `steps` began
+        self.unsettled = False  # whether a device was sighted whose disassociation is open
         self._core = core
         self._failures = failures
 
@@ -37,6 +38,11 @@ class Restores:
             self._failures.failed(ready, "", ASSOCIATE, [intent.name for intent in intents])
             return
         yield from associate(self._core, self._failures, intents, "")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something noted is not done yet, since the cloud failed or refused it."""
+        return bool(self._core.journal.wanted())
 
     def take_sighted(self, cycle: Cycle | None) -> None:
         """Act on sightings of devices that are marked, in flight, or disassociated."""
@@ -58,6 +64,7 @@ class Restores:
         begun = [intent for intent in core.journal.open_intents() if intent.name == name]
         if begun and begun[0].restore_for is None:
             core.journal.want(begun, "lastMoment")
+            self.unsettled = True
         if begun or in_flight:
             return
         # Said once, and then watched no longer: a device that speaks each second costs nothing.

@@ -55,6 +55,8 @@ class Scheduler:
         self._cycle: Cycle | None = None
         self._next_cycle = float("inf")
         self._failure_before: object = None
+        self._next_restore = float("inf")  # when one that failed is tried again
+        self._restores_failed = 0  # in a row
 
     def schedule(self, at: float) -> None:
         """Set the time of the next cycle: when the configuration was first read, or `checkInterval` changed."""
@@ -79,12 +81,16 @@ class Scheduler:
                 self._ended(at)
             elif core.store.connection is None:
                 return float("inf")  # without a journal nothing may be done
-            elif self._restores.due:
+            elif self._restores.due or at >= self._next_restore:
                 self._job = self._run(self._restores.steps())
             elif at >= self._next_cycle:
                 self._begin_cycle()
+            elif self._restores.unsettled and self._next_cycle < float("inf"):
+                # A device that speaks is not left out until `checkInterval` has passed.
+                self._restores.unsettled = False
+                self._next_cycle = min(self._next_cycle, at + UNSETTLED_SECONDS * core.settings.scale)
             else:
-                return self._next_cycle
+                return min(self._next_cycle, self._next_restore)
 
     def close(self) -> None:
         """End what runs; what was begun stays journalled, and the next run settles it."""
@@ -111,20 +117,35 @@ class Scheduler:
         self._cycle = Cycle(self._core, self.failures)
         self._job = self._run(self._cycle.steps())
 
+    def _plan_restore(self, at: float) -> None:
+        """Try a restore that failed again, after delays as those of cycles that fail."""
+        if not self._restores.waiting:
+            self._restores_failed, self._next_restore = 0, float("inf")
+            return
+        self._restores_failed += 1
+        self._next_restore = at + next_delay_seconds(
+            self._core.settings, self._jitter(), failures=self._restores_failed
+        )
+
     def _run(self, steps: Steps) -> _Job:
         return _Job(steps, self._cloud, self._check, self._wake)
 
     def _ended(self, at: float) -> None:
         job, cycle, core = self._job, self._cycle, self._core
         self._job = self._cycle = None
+        if core.store.connection is not None:
+            core.attempt(self._plan_restore, at)
         if cycle is None or job is None:
             return
+        self._restores.unsettled = bool(cycle.sighted & cycle.in_flight.keys())
         self.failures.in_a_row += job.broken
         if cycle.complete:
             core.guards.planned(cycle.holds)
             core.attempt(lambda: core.store.keep(lastComplete=core.clock.wall()))
             if self.failures.latest is self._failure_before:
                 self.failures.cycle_went_well()
+                if cycle.missed:
+                    self.failures.missed(cycle.missed)
         self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self.failures.in_a_row)
         more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
         core.begin_turn()

@@ -127,6 +127,7 @@ def test_a_short_list_confirms_nothing(known: KnownDevices) -> None:
     core.cloud.point = lambda label: core.cloud.hidden.update("abcd") if label == "disassociate carried out" else None
     core.run_until(lambda: "list" in core.guards(), 7_200)
     assert core.select("SELECT outcome FROM disassociations") == [("open",)]
+    assert core.of_type("cycle")[-1]["complete"] is False
 
     core.cloud.point, core.cloud.hidden = (lambda _label: None), set()
     core.run_until(lambda: core.of_type("disassociated", "gone"), 7_200)
@@ -260,3 +261,80 @@ def test_a_pause_that_is_deployed_during_a_cycle_counts(known: KnownDevices) -> 
 
     assert not core.cloud.batches()
     assert core.of_type("cycle")[-1]["dryRun"] is True
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_list_that_is_behind_settles_nothing(known: KnownDevices, returns: bool) -> None:
+    """An accepted entry that is still listed stays open; a sighting meanwhile brings the next cycle, and the undo."""
+    core = known("gone", "alive", checkInterval="6h", offlineThreshold="7h")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 90_000)
+    stamp = core.cloud.associations["gone"]
+
+    def list_once_more(label: str) -> None:
+        if label == "disassociate carried out":
+            core.cloud.associations["gone"] = stamp
+        elif label == "list carried out" and core.cloud.carried:
+            core.cloud.associations.pop("gone", None)
+            core.cloud.point = lambda _label: None
+
+    core.cloud.point = list_once_more
+    core.run_until(lambda: core.cloud.carried, 90_000)
+    core.run(10)
+    assert core.select("SELECT outcome FROM disassociations") == [("open",)]
+    if returns:
+        core.connect("gone")
+        core.run(120)
+        assert core.of_type("restored", "gone") == [{"requestedBy": "lastMoment"}]
+    core.run_until(lambda: core.of_type("disassociated", "gone"), 30_000)
+
+    core.check_audit()
+    assert json.loads(core.select("SELECT value FROM meta WHERE key = 'budget'")[0][0])["used"] <= 1
+
+
+def test_a_sighting_during_the_last_call_of_a_cycle_is_a_return(known: KnownDevices) -> None:
+    """The disassociation is confirmed, another device is being associated again: no sighting is dropped."""
+    core = known("gone-0", "gone-1", "alive", checkInterval="6h", offlineThreshold="7h")
+    core.disconnect("gone-0")
+    core.run_until(lambda: core.of_type("disassociated", "gone-0"), 200_000)
+    core.disconnect("gone-1")
+    core.run_until(lambda: core.of_type("marked", "gone-1"), 90_000)
+    core.cloud.held = True
+
+    def called(operation: str, number: int) -> bool:
+        if core.cloud.count(operation) < number:
+            core.cloud.release()
+        return core.cloud.count(operation) >= number
+
+    core.run_until(lambda: called("disassociate", 2), 90_000)
+    core.request("restore", {"names": ["gone-0"]})
+    core.run(3)
+    core.run_until(lambda: called("associate", 1), 60)
+    core.connect("gone-1")
+    core.run(1)
+    core.cloud.held = False
+    core.cloud.release()
+    core.run(60)
+
+    assert core.of_type("restored", "gone-1") == [{"requestedBy": "return"}]
+    assert core.cloud.associations.keys() == {"alive", "gone-0", "gone-1"}
+
+
+def test_a_restore_in_flight_is_asked_for_once_while_it_fails(known: KnownDevices) -> None:
+    """However often the device speaks, the cycle goes on."""
+    core = known("gone", "alive")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    core.run_to_batch()
+    core.cloud.fail("associate", "accessDenied", times=10)
+    cycles, associated = len(core.of_type("cycle")), core.cloud.count("associate")
+
+    def ended() -> bool:
+        core.speak("gone")
+        core.run(0.1)
+        core.cloud.release()
+        return len(core.of_type("cycle")) > cycles
+
+    core.run_until(ended, 60)
+
+    assert core.cloud.count("associate") - associated <= 3

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from client_device_pruner.pruning import cycle
 from fakes.core_device import CoreDevice, KnownDevices
 
 DAY_SECONDS = 86_400.0
@@ -129,3 +130,43 @@ def test_where_disassociation_is_denied_one_device_tries(known: KnownDevices) ->
     assert core.guards() == set()
     core.run(60)
     core.check_audit()
+
+
+@pytest.mark.parametrize("by_configuration", [False, True])
+def test_an_approval_ends_with_what_it_was_for(known: KnownDevices, by_configuration: bool) -> None:
+    """Devices that return before the next cycle, and are lost together again later, wait for a new approval."""
+    core = known(*GONE, "alive", massLoss={"window": "2m", "minDevices": 3, "minPercent": 30})
+    core.disconnect(*GONE)
+    core.run_until(lambda: "lostTogether" in core.guards(), 7_200)
+    first, _devices = plan_of(core)
+    if by_configuration:
+        core.configure({"approvedPlan": first})
+    else:
+        core.request("approve", first)
+    core.connect(*GONE)
+    core.run_until(lambda: not core.guards(), 3_600)
+
+    core.disconnect(*GONE)
+    core.run_until(lambda: "lostTogether" in core.guards(), 9_000)
+    core.run(1_800)
+
+    assert not core.cloud.carried
+    assert plan_of(core)[0] != first
+
+
+def test_a_limit_that_is_lowered_during_a_cycle_counts_what_it_has_taken(
+    known: KnownDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`maxPerCycle` is of the cycle, not of each of its batches."""
+    monkeypatch.setattr(cycle, "BATCH", 2)
+    core = known(*GONE, "alive")
+    core.disconnect(*GONE)
+
+    core.run_to_batch()
+    core.configure({"limits": limits(maxPerCycle=2)})
+    core.run(1)
+    core.cloud.held = False
+    core.cloud.release()
+    core.run_until(lambda: len(core.cloud.carried) == 4, 9_000)
+
+    assert core.select("SELECT count(*) FROM disassociations GROUP BY cycle_id") == [(2,)] * 2

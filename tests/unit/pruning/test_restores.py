@@ -120,8 +120,51 @@ def test_an_entry_refused_to_be_restored_is_given_up(known: KnownDevices) -> Non
     assert core.cloud.count("associate") == 1
 
 
-def test_a_restore_that_fails_is_tried_again_in_each_cycle(known: KnownDevices) -> None:
-    """It is said once, naming the device, and holds nothing else back."""
+def test_an_entry_refused_for_now_is_tried_again(known: KnownDevices) -> None:
+    """Only a thing that does not exist is given up; it is said once, and the device comes back by itself."""
+    core = disassociated(known("gone", "alive"), "gone")
+    core.cloud.refusing = {"gone": "InternalServerException"}
+    core.connect("gone")
+    core.run(2_000)
+    core.cloud.refusing = {}
+    core.run(600)
+
+    assert len(core.of_type("failed", "gone")) == 1
+    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
+
+
+def test_a_restore_that_fails_is_tried_again_soon(known: KnownDevices) -> None:
+    """After half of a minute, of two … with a jitter of a half, however far away the next cycle is."""
+    core = disassociated(known("gone", "alive", checkInterval="6h", offlineThreshold="7h"), "gone")
+    core.cloud.fail("associate", "unreachable", times=2)
+    core.connect("gone")
+    core.run(120)
+
+    assert [round(call.at - core.clock.now + 120) for call in core.cloud.calls if call.operation == "associate"] == [
+        0,
+        30,
+        90,
+    ]
+    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
+
+
+def test_a_return_counts_once_restores_are_switched_on(known: KnownDevices) -> None:
+    """A device that was heard while `restoreOnReturn` was off is associated again when it is heard next."""
+    core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")
+    core.connect("gone")
+    core.run(60)
+    assert len(core.of_type("returned", "gone")) == 1
+
+    core.configure({"restoreOnReturn": True})
+    core.run(10)
+    core.speak("gone")
+    core.run(10)
+
+    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
+
+
+def test_a_restore_that_fails_holds_nothing_else_back(known: KnownDevices) -> None:
+    """It is said once, naming the device."""
     core = disassociated(known("gone-0", "gone-1", "alive"), "gone-0")
     core.cloud.fail("associate", "accessDenied", times=4)
     core.request("restore", {"names": ["gone-0"]})
