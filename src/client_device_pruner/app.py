@@ -116,7 +116,8 @@ class App:
         self.ending = False  # whether the loop is to end
         self._status = 0
         self._started = clock.monotonic()
-        self._blind = self._observing = False
+        self._observing = False
+        self._noted = ""
         self._asked: Access | None = None
         self._next_list = float("inf")
 
@@ -267,9 +268,10 @@ class App:
         if observing != self._observing:
             self._observing = observing
             core.hurry()
-        if blind != self._blind:
-            self._blind = blind
-            core.store.note(core.clock.wall(), None, "notObserving" if blind else "observing")
+        state = "notObserving" if blind else "observing" if observing else self._noted
+        if state != self._noted:
+            self._noted = state
+            core.store.note(core.clock.wall(), None, state)
 
     def _why_blind(self, at: float) -> tuple[str, str]:
         if self._link.trouble:

@@ -397,3 +397,12 @@ def test_the_configuration_stays_in_force_when_the_state_opens_late(tmp_path: Pa
     site.world.run(2 * HOUR)
     assert site.status()["observing"]["since"] is not None
     assert site.status()["coverage"]["associated"] == 3
+
+
+def test_the_timeline_tells_when_observing_began(tmp_path: Path) -> None:
+    """From the first probes on, not only after a blind time."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(HOUR)
+    states = [row["state"] for row in site.rows("SELECT state FROM timeline WHERE name IS NULL ORDER BY id")]
+    assert states == ["started", "observing"]

@@ -113,7 +113,8 @@ class Deployed:
         hold = Hold(
             "configuration",
             f"the configuration was refused: {'; '.join(problems)}",
-            "correct it with a deployment; the last good one is in force for watching until then",
+            'correct it with a deployment ("reset": ["/key"] takes an unknown key away, a merge does not);'
+            " the last good one is in force for watching until then",
         )
         if hold not in core.guards.in_force:
             for problem in problems:
