@@ -195,9 +195,8 @@ def associated_anew(site: Site, rng: Random) -> None:
     """Somebody takes devices off the list, and puts them back."""
     for name in rng.sample(sorted(site.devices), 2):
         if site.devices[name].alive and site.take_off(name):
-            site.world.after(
-                rng.uniform(0.001, 2) * site.pace.day, lambda name=name: site.component.cloud.associate(name)
-            )
+            late = rng.uniform(0.001, 2) * site.pace.day
+            site.world.after(late, lambda name=name: site.component.cloud.associate(name))  # type: ignore[misc]
 
 
 def configured(site: Site, rng: Random) -> None:
