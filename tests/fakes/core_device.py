@@ -57,7 +57,7 @@ class CoreDevice(Component):
     def __init__(self, directory: Path, fuse: Fuse | None = None, **settings: Any) -> None:
         super().__init__(World(), directory, {**QUICK, **settings})
         self.jitter = lambda: 0.5
-        self.broker = FakeBroker(self, uptime_seconds=600)
+        self.broker = FakeBroker(self, uptime_seconds=60)
         self.fuse = fuse or Fuse()
         self.cloud.point = self.fuse.point
         self.call_seconds = float("inf")  # answers that are held are released by the test
