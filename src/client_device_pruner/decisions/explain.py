@@ -40,7 +40,8 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
     # The count of messages matters only until there are enough.
     counted = (min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem)
     unnamed = facts.unnamed if verdict.missing is Missing.UNNAMED else None
-    return hash((said, seen, device.marked_at, counted, unnamed))
+    # 30 bits fit Python's smallest number; one is kept for each device.
+    return hash((said, seen, device.marked_at, counted, unnamed)) & 0x3FFF_FFFF
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
