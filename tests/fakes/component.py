@@ -277,6 +277,12 @@ class Component:
 
     # What is deployed
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Its own configuration as it is deployed now."""
+        document: dict[str, Any] = self._configurations[None]
+        return document
+
     def configure(self, changes: dict[str, Any]) -> None:
         """Deploy values of its own configuration; those that are not named stay."""
         self._configurations[None] = {**self._configurations[None], **changes}

@@ -28,7 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--probe-minutes", type=int, default=10, help="presence.probeInterval (default: 10)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--json", action="store_true", help="no tables, only the line of JSON")
+    parser.add_argument("--planted", action="store_true", help="plant bugs, one after the other, and see them caught")
     options = parser.parse_args(arguments)
+    if options.planted:
+        from simulation.planted import hunt
+
+        return hunt(options.jobs)
     kinds = [options.kind] if options.kind else list(KINDS)
     if options.seed is not None:
         for kind in kinds:

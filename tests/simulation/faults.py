@@ -214,8 +214,8 @@ def configured(site: Site, rng: Random) -> None:
     )
     usual = {"protectedDevices": [], "dryRun": False, **site.usual}
     site.judge.threshold_changed(key, value)
-    site.component.configure({key: value})
-    site.world.after(rng.uniform(1, 40) * site.pace.day, lambda: site.component.configure({key: usual[key]}))
+    site.configure(**{key: value})
+    site.world.after(rng.uniform(1, 40) * site.pace.day, lambda: site.configure(**{key: usual[key]}))
 
 
 _WHAT: dict[str, Callable[[Site, Random], None]] = {

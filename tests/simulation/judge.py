@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from simulation.rates import MARGIN_DAYS, THRESHOLD_DAYS
@@ -60,6 +61,7 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
     observed: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     turns: int = 0
 
     def add(self, other: Figures) -> None:
@@ -88,6 +90,8 @@ class Judge:
         self._removed: dict[str, float] = {}
         self._by_others: set[str] = set()
         self._cut: dict[str, Cut] = {}
+        self._marked: dict[str, float] = {}
+        self._restorable: dict[str, float] = {}
         self._shortest = THRESHOLD_DAYS * site.pace.day
 
     # The truth
@@ -123,16 +127,47 @@ class Judge:
             self.figures.verdicts[verdict] += 1
             self._removed.setdefault(device.name, site.world.now)
             site.say(f"{device.name} ({device.style}) is disassociated: {verdict}")
+            self._check(device)
             if verdict in FALSE:
                 cut = Cut(site.kind, site.seed, device.name, device.style, site.world.now / site.pace.day, verdict)
                 self.figures.cuts.append(cut)
                 self._cut[device.name] = cut
         self._carried = len(site.component.cloud.carried)
 
+    def _check(self, device: Device) -> None:
+        """Hold a disassociation against the settings in force, but those that were deployed in the last minutes."""
+        site = self._site
+        day = site.pace.day
+        self.note_marks()
+        problems, document = self.figures.problems, site.component.configuration
+        if site.world.now - site.configured_at > 600.0:
+            if document.get("dryRun"):
+                problems.append(f"{device.name} was disassociated in a dry run")
+            if any(fnmatchcase(device.name, glob) for glob in document.get("protectedDevices", [])):
+                problems.append(f"{device.name} was disassociated though it is protected")
+        if site.world.now - self._marked.get(device.name, 0.0) < 0.95 * day:
+            problems.append(f"{device.name} was disassociated before its grace period was over")
+        self._restorable[device.name] = site.world.now
+
+    def note_marks(self) -> None:
+        """Note when each device was marked last."""
+        for event in self._site.component.happened("marked"):
+            if event.name:
+                self._marked[event.name] = event.at
+
     def heard(self, device: Device) -> None:
         """Something of a device reached the component."""
         if device.name in self._cut:
             self._cut[device.name].sighted = True
+        since = self._restorable.pop(device.name, None)
+        if since is not None:
+            self._site.world.after(4 * self._site.pace.day, lambda: self._is_restored(device))
+
+    def _is_restored(self, device: Device) -> None:
+        """Who was sighted after it was disassociated is associated again some days later, unless it went again."""
+        gone_again = device.name in self._restorable or device.name in self._by_others
+        if device.name not in self._site.component.cloud.associations and not gone_again:
+            self.figures.problems.append(f"{device.name} was sighted again and is not restored")
 
     def taken_off(self, name: str) -> None:
         """Somebody else took an association off."""
@@ -163,6 +198,12 @@ class Judge:
                 site.say(f"{device.name} ({device.style}, {device.fate}) is left: {why}")
         figures.baselines = site.baselines.tallies
         figures.turns = site.component.turns
+        kept = 60 * site.pace.day
+        rows = site.component.rows("SELECT name FROM disassociations WHERE outcome = 'done'")
+        journalled = {row["name"] for row in rows}
+        for name, removed_at in self._removed.items():
+            if site.end - kept < removed_at < site.end - 3 * site.pace.day and name not in journalled:
+                figures.problems.append(f"{name} was disassociated, and the journal does not say so")
         observed = site.component.kept("presence")["observedSeconds"]
         figures.observed.append(observed / site.end)
 

@@ -103,7 +103,7 @@ class Site:
         self.devices: dict[str, Device] = {}
         self.judge = Judge(self)
         self.baselines = Baselines(self)
-        self.clock_error = 0.0
+        self.clock_error = self.configured_at = 0.0
         self.powered = True
         self.fuse: int | None = None
         self._told_events = 0
@@ -170,6 +170,11 @@ class Site:
         return was
 
     # The core
+
+    def configure(self, **changes: object) -> None:
+        """Somebody deploys settings."""
+        self.configured_at = self.world.now
+        self.component.configure(changes)
 
     def set_clock_error(self, seconds: float) -> None:
         """The wall clock is wrong by so much from now on."""
@@ -249,6 +254,7 @@ class Site:
 
     def _tell_events(self) -> None:
         events = self.component.events
+        self.judge.note_marks()
         if self.told:
             for event in events:
                 if event.kind != "cycle":

@@ -31,6 +31,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "falseAway": figures.verdicts[EARLY],
         "muteConnected": figures.verdicts[MUTE],
         "awayLonger": figures.verdicts[AWAY],
+        "problems": len(figures.problems),
         "daysMedian": round(at(0.5, figures.days), 1),
         "days90": round(at(0.9, figures.days), 1),
     }
@@ -66,6 +67,7 @@ def tables(kinds: Mapping[str, Figures]) -> str:
     )
     lines += ["", "Connected devices cut off, each with its site", ""]
     lines += [_cut_line(cut) for cut in whole.cuts] or ["  none"]
+    lines += ["", "What contradicts the settings or the journal", "", *(f"  {text}" for text in whole.problems[:20])]
     for name, figures in kinds.items():
         lines += ["", f"Dead that stayed on {name}, in the component's own words", ""]
         lines += [f"  {number:4} {why}" for why, number in figures.left.most_common(12)] or ["  none"]

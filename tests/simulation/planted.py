@@ -1,0 +1,223 @@
+"""Planted bugs: each is put into the component, and hurried sites and histories at random have to catch it."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from client_device_pruner.config.settings import Settings
+from client_device_pruner.decisions import policy
+from client_device_pruner.decisions.policy import Evidence, Missing
+from client_device_pruner.presence import counts, sessions
+from client_device_pruner.presence.clock import ObservedClock
+from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.facts import Facts
+from client_device_pruner.presence.listing import Listing
+from client_device_pruner.presence.presence import Presence
+from client_device_pruner.presence.sessions import Sessions
+from client_device_pruner.pruning.core import Core
+from client_device_pruner.pruning.deployed import Deployed
+from client_device_pruner.pruning.restores import Restores
+from client_device_pruner.store.journal import Journal
+from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, SHORT, plant
+from simulation.campaign import quiet
+from simulation.devices import dice
+from simulation.judge import FALSE
+from simulation.rates import KINDS, Pace
+from simulation.site import Site
+
+HURRY = Pace(15.0)
+SITES, HISTORIES = 6, 25
+"""So many of each are tried; a bug that none of them catches is missed."""
+REMOVED = 0.6
+"""With all bugs out, more of the dead go."""
+
+
+def _put(owner: Any, name: str, value: object) -> None:
+    setattr(owner, name, value)
+
+
+def _wrap(owner: Any, name: str, made: Callable[..., Any]) -> None:
+    """Replace a method by one that gets the old one first."""
+    old = getattr(owner, name)
+    setattr(owner, name, lambda *given, **named: made(old, *given, **named))
+
+
+def _wall_clock() -> None:
+    def returned(self: ObservedClock, _sent: float, received: float, *, wall: float, **_named: Any) -> None:
+        # As if silences were measured by the wall clock.
+        self.seconds = max(self.seconds, wall - 1_799_990_000.0)
+        self.advanced_at = received
+
+    _put(ObservedClock, "returned", returned)
+
+
+def _more_then(device: Device) -> int:
+    return 2 + (counts.BRIDGE if device.then is None else device.then)
+
+
+def _end_nothing(_self: Sessions, _device: Device, *_given: Any) -> bool:
+    return False
+
+
+def _forget(old: Any, self: Devices, listed: Any, observed_seconds: float) -> Any:
+    pairs = list(listed)
+    for name in self.by_name.keys() - {name for name, _ in pairs}:
+        self.by_name[name].seen_at = self.by_name[name].listed_at = None
+        self.by_name[name].session = False
+    return old(self, pairs, observed_seconds)
+
+
+def _never_dry(old: Any, self: Deployed, read: Any, at: float) -> None:
+    value = {**read.value, "dryRun": False} if read.component is None else read.value
+    old(self, dataclasses.replace(read, value=value), at)
+
+
+def _unread_sightings(old: Any, self: Presence, devices: Devices, *given: Any) -> None:
+    old(self, devices, *given)
+    for device in devices.by_name.values():
+        if device.listed_at is not None:
+            device.seen_at, device.present_until = device.listed_at, None
+
+
+def _mark_as_due(old: Any, self: Core, device: Device, verdict: Any) -> None:
+    old(self, device, verdict)
+    device.marked_at = -1e9
+
+
+def _settle_but_one(old: Any, self: Journal, intents: Sequence[Any], outcome: str, wall: float) -> None:
+    old(self, intents[1:], outcome, wall)
+
+
+def _quarter(device: Device, settings: Settings, _facts: Facts) -> float:
+    return settings.threshold_seconds(device.name) / 4
+
+
+def _believe_all(old: Any, self: Listing, answer: Any, _known: Any) -> Any:
+    return old(self, answer, lambda _name: True)
+
+
+def _with(**fixed: Any) -> Callable[..., Any]:
+    return lambda old, *given, **named: old(*given, **{**named, **fixed})
+
+
+def _unused(old: Any, *given: Any) -> Any:
+    return dataclasses.replace(old(*given), used=0)
+
+
+def _half(old: Any, *given: Any) -> float:
+    return float(old(*given)) / 2
+
+
+EVENTS = ("events", "events+messages")
+BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
+    # what is wrong: on which kinds of sites that may show, and how it is put in
+    "silences are measured by the wall clock": (KINDS, _wall_clock),
+    "a lost probe is no gap": (KINDS, lambda: _put(ObservedClock, "gap", lambda _self: None)),
+    "the time between probes that are far apart counts": (
+        KINDS,
+        lambda: _wrap(ObservedClock, "returned", _with(interval_seconds=1e12)),
+    ),
+    "inputs that are dead do not stop the clock": (KINDS, lambda: _wrap(ObservedClock, "returned", _with(alive=True))),
+    "sightings are not read back at a start": (KINDS[1:], lambda: _wrap(Presence, "__init__", _unread_sightings)),
+    "a takeover ends the session": (EVENTS, lambda: _put(sessions, "_TAKEN_OVER", frozenset())),
+    "the late end of an old session ends the new one": (EVENTS, lambda: _put(sessions, "LATE_END_SECONDS", 0.0)),
+    "a disconnect ends no session": (EVENTS, lambda: _put(Sessions, "disconnected", _end_nothing)),
+    "a session makes nobody present": (EVENTS, lambda: _put(Facts, "is_present", lambda _self, _device: False)),
+    "no evidence is needed": (
+        KINDS[1:],
+        lambda: _put(policy, "find_evidence", lambda *_a: (Evidence.CONNECTION_COUNT, Missing.NONE)),
+    ),
+    "two unnamed connections more than then are fine": (EVENTS, lambda: _put(policy, "unnamed_then", _more_then)),
+    "the latest count of an hour is believed beside events": (EVENTS, lambda: _put(counts, "QUIET_SECONDS", -1.0)),
+    "an unbelievable client list is believed": (KINDS[:1], lambda: _wrap(Listing, "take", _believe_all)),
+    "thresholds are halved": (KINDS, lambda: _wrap(Settings, "threshold_seconds", _half)),
+    "patience is a quarter of the threshold": (KINDS, lambda: _put(policy, "patience_seconds", _quarter)),
+    "a list that is short once forgets who is not on it": (KINDS, lambda: _wrap(Devices, "reconcile", _forget)),
+    "protected devices are not": (KINDS, lambda: _put(Settings, "is_protected", lambda _self, _name: False)),
+    "a dry run is none": (KINDS, lambda: _wrap(Deployed, "take", _never_dry)),
+    "who returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
+    "the grace period is not waited for": (KINDS, lambda: _wrap(Core, "mark", _mark_as_due)),
+    "the budget of a day is never used up": ((), lambda: _wrap(Journal, "budget", _unused)),
+    "an intent is not settled": (KINDS, lambda: _wrap(Journal, "settle", _settle_but_one)),
+    "who publishes twice has no session": (EVENTS, lambda: _put(Sessions, "message", lambda *_a: False)),
+    "one message is a rhythm": (("messages",), lambda: _put(policy, "RHYTHM_MESSAGES", 0)),
+}
+
+
+def hunt(jobs: int | None) -> int:
+    """Plant one bug after the other, and print what caught it; the number of those that nothing caught."""
+    missed = 0
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        for name, caught in pool.imap_unordered(_try, [None, *BUGS]):
+            sys.stdout.write(f"{name}: {caught or 'MISSED'}\n")
+            sys.stdout.flush()
+            missed += not caught
+    return missed
+
+
+def _try(name: str | None) -> tuple[str, str]:
+    """What catches a bug, or, without one, that nothing is caught."""
+    quiet()
+    if name is None:
+        return "(no bug)", next(_caught(KINDS, 2), "") or "nothing, as it should be"
+    kinds, put_in = BUGS[name]
+    put_in()
+    return name, next(_caught(kinds, SITES), "")
+
+
+def _caught(kinds: Sequence[str], seeds: int) -> Iterator[str]:
+    """All that is wrong, one after the other: in sites, in histories, and in the property of the budgets."""
+    for seed in range(1, seeds + 1):
+        for kind in kinds:
+            if wrong := _attempt(_in_site, kind, seed):
+                yield f"simulation, {kind}, seed {seed}: {wrong}"
+    for seed in range(HISTORIES):
+        for kind in ("clientList", "events", "messages"):
+            if wrong := _attempt(_in_history, kind, seed):
+                yield f"history at random, {kind}, seed {seed}: {wrong}"
+    if wrong := _attempt(_in_budget, "", 0):
+        yield f"property of the budgets: {wrong}"
+
+
+def _attempt(search: Callable[[str, int], str], kind: str, seed: int) -> str:
+    try:
+        return search(kind, seed)
+    except Exception as error:  # noqa: BLE001 - whatever it raises, the bug is caught
+        return type(error).__name__
+
+
+def _in_site(kind: str, seed: int) -> str:
+    figures = Site(kind, seed, pace=HURRY).run().figures
+    for verdict in FALSE:
+        if figures.verdicts[verdict]:
+            return f"{figures.verdicts[verdict]} {verdict}"
+    if figures.problems:
+        return figures.problems[0]
+    if kind == "clientList" and figures.eligible >= 8 and figures.removed < REMOVED * figures.eligible:
+        return f"{figures.removed} of {figures.eligible} dead removed"
+    return ""
+
+
+def _in_history(kind: str, seed: int) -> str:
+    rng = dice("history", seed)
+    minutes, steps = (0.2, 1.0, 4.0, 15.0, 40.0, 90.0, 200.0), 3 * ON_DEVICES + FAULTS + LIFE
+    history = [(rng.choice(minutes), rng.choice(steps), rng.randrange(10)) for _ in range(rng.randint(10, 50))]
+    with plant(kind) as site:
+        site.play(history)
+        return site.problems[0] if site.problems else ""
+
+
+def _in_budget(_kind: str, _seed: int) -> str:
+    """Ten devices that were dead before may go by two a day."""
+    configuration = {**SHORT, "neverSeenThreshold": "1h", "gracePeriod": "0s"}
+    configuration["limits"] = {"maxPercentPerDay": 20, "approvalPercent": 100}
+    with plant("clientList", configuration) as site:
+        site.component.cloud.disassociate(*NAMES)
+        site.component.cloud.associate(*(f"dead-{number}" for number in range(10)))
+        site.world.run(20 * HOUR)
+        carried = len(site.component.cloud.carried)
+        return f"{carried} of 10 went in a day that allows 2" if carried > 2 else ""

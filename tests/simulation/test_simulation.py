@@ -1,0 +1,45 @@
+"""The simulation itself: it runs, repeats itself, and its judge sees what it should."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.judge import FALSE, Figures
+from simulation.rates import KINDS, Pace
+from simulation.site import Site
+from simulation.tables import as_json, tables
+
+HURRY = Pace(15.0)
+
+
+def run(kind: str, seed: int, years: float) -> Figures:
+    """The figures of one hurried site."""
+    return Site(kind, seed, years=years, pace=HURRY).run().figures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_site_of_each_kind(kind: str) -> None:
+    """In a fifth of a year nobody is cut off, and nothing contradicts the settings or the journal."""
+    figures = run(kind, 5, 0.2)
+    assert not figures.problems
+    assert not any(figures.verdicts[verdict] for verdict in FALSE)
+    assert figures.device_years > 1
+    assert as_json(figures)["falseConnected"] == 0
+    assert kind in tables({kind: figures})
+
+
+def test_a_seed_repeats_itself() -> None:
+    """The same seed gives the same figures."""
+    assert run("events+messages", 1, 0.15) == run("events+messages", 1, 0.15)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_hurried_sites(kind: str) -> None:
+    """In five site-years of each kind nobody is cut off, and most of the dead go."""
+    whole = Figures()
+    for seed in range(1, 6):
+        whole.add(run(kind, seed, 1.0))
+    assert not whole.problems
+    assert not any(whole.verdicts[verdict] for verdict in FALSE), whole.cuts
+    assert whole.removed > 0.6 * whole.eligible
