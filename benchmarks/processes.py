@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from enum import Enum
 from pathlib import Path
 
 
-def memory_bytes(pid: int, *, shared: bool = False) -> int:
-    """Its memory in RAM; of what it has in common with other processes all (RSS), or its share if `shared` (PSS)."""
-    return _number(pid, "smaps_rollup", "Pss:" if shared else "Rss:") * 1024
+class Memory(str, Enum):
+    """Which of its memory."""
+
+    ALL = "Rss"
+    """All that is in RAM, also what it has in common with other processes."""
+    SHARE = "Pss"
+    """The same, of what is in common its share."""
+    OWN = "Anonymous"
+    """What is in no file: its data."""
+
+
+def memory_bytes(pid: int, which: Memory) -> int:
+    """Its memory."""
+    return _number(pid, "smaps_rollup", f"{which.value}:") * 1024
 
 
 def cpu_seconds(pid: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
-from benchmarks.processes import cpu_seconds, memory_bytes
+from benchmarks.processes import Memory, cpu_seconds, memory_bytes
 from benchmarks.subjects import CORE, HURRIED, Kind, Subject, event, running, telemetry
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database, transaction
@@ -34,14 +34,14 @@ async def memory() -> Figures:
         few = await stack.enter_async_context(running(Kind.COMPONENT, FEW, settings=HURRIED))
         many = await stack.enter_async_context(running(Kind.COMPONENT, MANY, settings=HURRIED))
         await _settle(bare, few, many)
-        base, small, large = (memory_bytes(subject.pid) for subject in (bare, few, many))
-        base_share, small_share = (memory_bytes(subject.pid, shared=True) for subject in (bare, few))
+        base, ours = ({which: memory_bytes(subject.pid, which) for which in Memory} for subject in (bare, few))
+        grown = memory_bytes(many.pid, Memory.OWN) - ours[Memory.OWN]
     return {
-        "memory idle (RSS), the bare subscriber, MiB": base / MIB,
-        "memory idle (RSS), the component with 10 devices, MiB": small / MIB,
-        "memory idle (RSS), times the bare subscriber's": small / base,
-        "memory idle (PSS), times the bare subscriber's": small_share / base_share,
-        "memory of each further device of 1,000, bytes": (large - small) / (MANY - FEW),
+        "memory idle (RSS), the bare subscriber, MiB": base[Memory.ALL] / MIB,
+        "memory idle (RSS), the component with 10 devices, MiB": ours[Memory.ALL] / MIB,
+        "memory idle (RSS), times the bare subscriber's": ours[Memory.ALL] / base[Memory.ALL],
+        "memory idle (PSS), times the bare subscriber's": ours[Memory.SHARE] / base[Memory.SHARE],
+        "memory of each further device of 1,000, bytes": grown / (MANY - FEW),
     }
 
 
@@ -52,7 +52,7 @@ async def memory_of_100_000() -> Figures:
         running(Kind.COMPONENT, MOST, settings=HURRIED) as most,
     ):
         await _settle(few, most)
-        grown = memory_bytes(most.pid) - memory_bytes(few.pid)
+        grown = memory_bytes(most.pid, Memory.OWN) - memory_bytes(few.pid, Memory.OWN)
     return {"memory of each further device of 100,000, bytes": grown / (MOST - FEW)}
 
 
