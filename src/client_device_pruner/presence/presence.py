@@ -115,11 +115,9 @@ class Presence:
         name = self._messages.thing_name(topic, payload)
         if name is not None:
             device = self.devices.get(name)
-            self._heard[name] = Heard(topic, crc32(payload))
-            if self._is_replayed(device):
-                return
             self._sight(device, "message")
             self._published[name] = self._published.get(name, 0) + 1
+            self._heard[name] = Heard(topic, crc32(payload))
             if self._events_in_use and self.sessions.message(device, received):
                 self.counts.returned(name)
 
@@ -219,14 +217,6 @@ class Presence:
     def _is_present(self, device: Device) -> bool:
         latest = self._listing.latest
         return device.name in latest.names if self._listing.in_use and latest else device.session
-
-    def _is_replayed(self, device: Device) -> bool:
-        """Whether its message is one that the broker retained: it is not connected, as events and list both say.
-
-        If it lives, the next list names it. Who was never announced may connect by another client id.
-        """
-        latest = self._listing.latest
-        return latest is not None and device.announced > 0 and not device.session and device.name not in latest.names
 
     # Observed time
 

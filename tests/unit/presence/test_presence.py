@@ -295,24 +295,6 @@ def test_retained_messages_are_pointed_out() -> None:
     assert site.presence.hint("pump-9") == ""
 
 
-def test_a_message_of_a_device_that_events_and_list_say_is_not_connected_is_no_sighting() -> None:
-    """Brokers retain messages, and send them again for the dead: where the list names who is there, they count not."""
-    site = Site()
-    site.connected("pump-7", 1)
-    site.connected("pump-8", 2)
-    site.list("pump-7", "pump-8", "by-another-id")
-    site.disconnected("pump-7", 1)
-    site.list("pump-8")
-    site.probe()
-    site.days(20)
-    for name in ("pump-7", "pump-8", "thing-of-another-id"):
-        site.message(name)
-    site.probe()
-    assert site.device("pump-7").seen_by == "disconnected"
-    assert site.device("pump-8").seen_by == "message"
-    assert site.device("thing-of-another-id").seen_by == "message"
-
-
 def test_what_was_present_by_another_input_was_present_until_now() -> None:
     """Switching an input on or off makes nobody silent for the time that it was connected."""
     site = Site()
