@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--planted", action="store_true", help="plant bugs, one after the other, and see them caught")
     options = parser.parse_args(arguments)
     if options.planted:
-        from simulation.planted import hunt
+        from planted.bugs import hunt
 
         return hunt(options.jobs)
     kinds = [options.kind] if options.kind else list(KINDS)

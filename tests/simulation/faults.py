@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from client_device_pruner.greengrass.link import IN
 from simulation.devices import dice
-from simulation.rates import DAY, DIES_WITH_POWER, FAULTS, HOUR, YEAR
+from simulation.rates import DAY, DIES_WITH_POWER, HOUR, YEAR
 
 if TYPE_CHECKING:
     from simulation.site import Site
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 def plan(site: Site) -> None:
     """Let every kind of fault happen at random times."""
-    for name, rate in FAULTS.items():
-        _next(site, name, rate.per_year * site.stress, dice(site.kind, site.seed, name))
+    for happen, per_year, _why in FAULTS:
+        _next(site, happen, per_year * site.stress, dice(site.kind, site.seed, _name(happen)))
 
 
-def _next(site: Site, name: str, per_year: float, rng: Random) -> None:
+def _name(happen: Callable[[Site, Random], None]) -> str:
+    return happen.__name__.replace("_", " ")
+
+
+def _next(site: Site, fault: Callable[[Site, Random], None], per_year: float, rng: Random) -> None:
     def happen() -> None:
-        site.judge.figures.faults[name] += 1
-        site.say(f"fault: {name}")
-        _WHAT[name](site, rng)
-        _next(site, name, per_year, rng)
+        site.judge.figures.faults[_name(fault)] += 1
+        site.say(f"fault: {_name(fault)}")
+        fault(site, rng)
+        _next(site, fault, per_year, rng)
 
     site.world.after(rng.expovariate(per_year / site.pace.year), happen)
 
@@ -218,27 +222,28 @@ def configured(site: Site, rng: Random) -> None:
     site.world.after(rng.uniform(1, 40) * site.pace.day, lambda: site.configure(**{key: usual[key]}))
 
 
-_WHAT: dict[str, Callable[[Site, Random], None]] = {
-    "bridge restarts": bridge_restarts,
-    "bridge broken": bridge_broken,
-    "broker restarts": broker_restarts,
-    "listener restarts": listener_restarts,
-    "storm": storm,
-    "power cut": power_cut,
-    "core off for weeks": off_for_weeks,
-    "clock jumps": clock_jumps,
-    "killed": killed,
-    "dies at a call": dies_at_a_call,
-    "upgraded": upgraded,
-    "subscription dies": subscription_dies,
-    "nucleus restarts": nucleus_restarts,
-    "overflow": overflow,
-    "cloud fails": cloud_fails,
-    "cloud lies": cloud_lies,
-    "cloud refuses": cloud_refuses,
-    "list fails": list_fails,
-    "disk full": disk_full,
-    "many leave": many_leave,
-    "associated anew": associated_anew,
-    "configured": configured,
-}
+FAULTS: tuple[tuple[Callable[[Site, Random], None], float, str], ...] = (
+    # what, how often in a year, why that often
+    (bridge_restarts, 18, "its certificate rotates each week, networks and deployments do the rest"),
+    (bridge_broken, 1.5, "hours to days: a deployment with a mistake"),
+    (broker_restarts, 6, "updates and crashes; down for up to 40 s, the bridge comes when its back-off lets it"),
+    (listener_restarts, 3, "each change of EMQX' configuration"),
+    (storm, 1, "all devices reconnect within a second, and EMQX throws the bridge out (case 35)"),
+    (power_cut, 4, "up to half a day"),
+    (off_for_weeks, 0.5, "plants close"),
+    (clock_jumps, 3, "no battery, wrong time servers, people"),
+    (killed, 4, "out of memory, upgrades of the nucleus"),
+    (dies_at_a_call, 4, "the same at the worst time: around its calls to the cloud"),
+    (upgraded, 3, "new versions"),
+    (subscription_dies, 2, "silently, as on Greengrass Lite"),
+    (nucleus_restarts, 3, "its own upgrades"),
+    (overflow, 2, "a storm of messages fills the queue"),
+    (cloud_fails, 8, "throttling, outages, credentials"),
+    (cloud_lies, 2, "a list that is short for some hours (case 2)"),
+    (cloud_refuses, 1, "one entry, for days"),
+    (list_fails, 2, "the HTTP API is away for hours or days"),
+    (disk_full, 2, "logs"),
+    (many_leave, 0.5, "a hall is closed: a third go within two days"),
+    (associated_anew, 3, "somebody takes associations off and puts them back"),
+    (configured, 2, "other settings for some days or weeks"),
+)

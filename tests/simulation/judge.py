@@ -57,7 +57,6 @@ class Figures:
     removed: int = 0
     days: list[float] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
-    left_styles: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
     observed: list[float] = field(default_factory=list)
@@ -194,7 +193,6 @@ class Judge:
             else:
                 why = verdicts.get(device.name, "it is not known")
                 figures.left[why] += 1
-                figures.left_styles[device.style] += 1
                 site.say(f"{device.name} ({device.style}, {device.fate}) is left: {why}")
         figures.baselines = site.baselines.tallies
         figures.turns = site.component.turns

@@ -95,39 +95,5 @@ STRESS = (0.1, 0.3, 1.0, 2.0)
 """A site's faults come so many times as often as below: few sites are bad, most are calm."""
 DIES_WITH_POWER = 0.01
 """Chance that a device does not survive a power cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How often in a year, and why that often."""
-
-    per_year: float
-    why: str
-
-
-FAULTS = {
-    "bridge restarts": Rate(18, "its certificate rotates each week, networks and deployments do the rest"),
-    "bridge broken": Rate(1.5, "hours to days: a deployment with a mistake"),
-    "broker restarts": Rate(6, "updates and crashes; down for up to 40 s, the bridge comes when its back-off lets it"),
-    "listener restarts": Rate(3, "each change of EMQX' configuration"),
-    "storm": Rate(1, "all devices reconnect within a second, and EMQX throws the bridge out (case 35)"),
-    "power cut": Rate(4, "up to half a day"),
-    "core off for weeks": Rate(0.5, "plants close"),
-    "clock jumps": Rate(3, "no battery, wrong time servers, people"),
-    "killed": Rate(4, "out of memory, upgrades of the nucleus"),
-    "dies at a call": Rate(4, "the same at the worst time: around its calls to the cloud"),
-    "upgraded": Rate(3, "new versions"),
-    "subscription dies": Rate(2, "silently, as on Greengrass Lite"),
-    "nucleus restarts": Rate(3, "its own upgrades"),
-    "overflow": Rate(2, "a storm of messages fills the queue"),
-    "cloud fails": Rate(8, "throttling, outages, credentials"),
-    "cloud lies": Rate(2, "a list that is short for some hours (case 2)"),
-    "cloud refuses": Rate(1, "one entry, for days"),
-    "list fails": Rate(2, "the HTTP API is away for hours or days"),
-    "disk full": Rate(2, "logs"),
-    "many leave": Rate(0.5, "a hall is closed: a third go within two days"),
-    "associated anew": Rate(3, "somebody takes associations off and puts them back"),
-    "configured": Rate(2, "other settings for some days or weeks"),
-}
 OPERATOR_DAYS = 7
 """A person looks at the plan that waits so often, asks the plant, and approves it if all of it is really gone."""

@@ -12,25 +12,11 @@ from client_device_pruner.greengrass.ipc import Message
 from client_device_pruner.greengrass.link import IN
 from fakes.broker import FakeBroker, Faults
 from fakes.component import Component, Killed, World
-from simulation import faults
+from simulation import faults, rates
 from simulation.baselines import Baselines
 from simulation.devices import Client, Device, Stranger, dice
 from simulation.judge import Judge
-from simulation.rates import (
-    DEVICES,
-    DOUBLED,
-    LATE,
-    LATE_SECONDS,
-    LOSSES,
-    MINUTE,
-    OPERATOR_DAYS,
-    REPLAYED,
-    RETAINS,
-    STRANGERS,
-    STRESS,
-    THRESHOLD_DAYS,
-    Pace,
-)
+from simulation.rates import Pace
 
 BURST_PROBES = 0.9
 """Messages gather for so many probe intervals before the component takes them, with the time at which each arrived:
@@ -39,7 +25,7 @@ that costs a fraction of the turns. All else it takes as the real loop does."""
 
 def size_of(kind: str, seed: int) -> int:
     """How many devices a site begins with."""
-    fewest, most = DEVICES
+    fewest, most = rates.DEVICES
     return round(float(fewest * (most / fewest) ** dice(kind, seed, "size").random()))
 
 
@@ -74,8 +60,8 @@ class Site:
         self.end = years * self.pace.year
         self.rng = dice(kind, seed, "site")
         self.told = told
-        self.stress = self.rng.choice(STRESS)
-        self.retains = self.rng.random() < RETAINS
+        self.stress = self.rng.choice(rates.STRESS)
+        self.retains = self.rng.random() < rates.RETAINS
         self.world = World()
         self._directory = Path(tempfile.mkdtemp(prefix="site-", dir=scratch_directory()))
         self.component = Component(
@@ -84,16 +70,16 @@ class Site:
             self._configuration(probe_minutes),
             client_list=kind == "clientList",
             seed=seed,
-            burst_seconds=BURST_PROBES * probe_minutes * MINUTE,
+            burst_seconds=BURST_PROBES * probe_minutes * rates.MINUTE,
         )
         self.broker = FakeBroker(
             self.component,
             emqx=kind != "messages",
             seed=seed,
-            count_seconds=probe_minutes * MINUTE,
-            uptime_seconds=probe_minutes * MINUTE,
+            count_seconds=probe_minutes * rates.MINUTE,
+            uptime_seconds=probe_minutes * rates.MINUTE,
         )
-        self.broker.faults = Faults(self.rng.choice(LOSSES), DOUBLED, LATE, LATE_SECONDS)
+        self.broker.faults = Faults(self.rng.choice(rates.LOSSES), rates.DOUBLED, rates.LATE, rates.LATE_SECONDS)
         self.broker.on_lost = lambda name: self.clients[name].lost() if name in self.clients else None
         self.broker.on_bridge = self._replay
         self.component.on_taken = self._heard
@@ -113,14 +99,14 @@ class Site:
         try:
             for _device in range(size_of(self.kind, self.seed)):
                 self.add_device(self.rng.uniform(60, self.pace.day))
-            for style, chance, _why in STRANGERS:
+            for style, chance, _why in rates.STRANGERS:
                 for number in range(sum(self.rng.random() < chance for _ in range(2))):
                     stranger = Stranger(self, f"{style}{number}", style)
                     self.clients[stranger.name] = stranger
                     stranger.begin()
             faults.plan(self)
             self.world.after(self.pace.day, self._daily)
-            self.world.after(OPERATOR_DAYS * self.pace.day, self._look)
+            self.world.after(rates.OPERATOR_DAYS * self.pace.day, self._look)
             self.component.start()
             self.world.run(self.end - self.world.now)
             self.judge.finish()
@@ -152,7 +138,7 @@ class Site:
     def _replay(self) -> None:
         if self.retains:
             names = [name for name, device in self.devices.items() if device.last_contact is not None]
-            for name in self.rng.sample(names, min(REPLAYED, len(names))):
+            for name in self.rng.sample(names, min(rates.REPLAYED, len(names))):
                 self.spoke(name)
 
     def died(self, device: Device) -> None:
@@ -204,7 +190,12 @@ class Site:
     @property
     def usual(self) -> dict[str, str]:
         """The defaults, in its days."""
-        days = {"offlineThreshold": THRESHOLD_DAYS, "gracePeriod": 1, "checkInterval": 0.25, "neverSeenThreshold": 90}
+        days = {
+            "offlineThreshold": rates.THRESHOLD_DAYS,
+            "gracePeriod": 1,
+            "checkInterval": 0.25,
+            "neverSeenThreshold": 90,
+        }
         return {key: self.duration(number) for key, number in days.items()}
 
     def _configuration(self, probe_minutes: int) -> dict[str, Any]:
@@ -265,7 +256,7 @@ class Site:
 
     def _look(self) -> None:
         """A person looks at the plan that waits."""
-        self.world.after(OPERATOR_DAYS * self.pace.day, self._look)
+        self.world.after(rates.OPERATOR_DAYS * self.pace.day, self._look)
         status = self.component.kept("status") if self.component.running else None
         plan = status and status["plan"]
         if plan and not any(self.judge.lives(name) for name in plan["devices"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,18 +42,7 @@ def tables(kinds: Mapping[str, Figures]) -> str:
     for figures in kinds.values():
         whole.add(figures)
     lines = ["Dead removed, and connected devices cut off", ""]
-    header = (
-        "kind",
-        "sites",
-        "device-years",
-        "dead",
-        "removed",
-        "",
-        "days, median",
-        "90 %",
-        "connected cut off",
-        "/1,000",
-    )
+    header = ["kind", "sites", "device-years", "dead", "removed", "", "days, median", "90 %", "cut off", "in 1,000"]
     lines += _columns([header, *(_row(name, figures) for name, figures in kinds.items())])
     lines += ["", "Taken off, by the truth", ""]
     verdicts = (GONE, NEVER, AWAY, MUTE, *FALSE)
@@ -94,14 +82,8 @@ def _row(name: str, figures: Figures) -> tuple[str, ...]:
 
 def _cut_line(cut: Cut) -> str:
     replay = f'make simulate ARGS="--kind {cut.kind} --seed {cut.seed}"'
-    after = _after(cut.sighted, cut.restored)
+    after = ("NOT RESTORED", "restored")[cut.restored] if cut.sighted else "not sighted since"
     return f"  {cut.kind} {cut.style} {cut.name}, day {cut.day:.1f}, {cut.verdict}, {after}: {replay}"
-
-
-def _after(sighted: bool, restored: bool) -> str:
-    if not sighted:
-        return "not sighted since"
-    return "restored when it was sighted" if restored else "SIGHTED AND NOT RESTORED"
 
 
 def _share(figures: Figures) -> str:
@@ -109,29 +91,19 @@ def _share(figures: Figures) -> str:
 
 
 def _baselines(kinds: Mapping[str, Figures], whole: Figures) -> Iterable[tuple[str, ...]]:
-    yield (
-        "this component",
-        *(f"{1000 * len(figures.false_connected) / max(1.0, figures.device_years):.1f}" for figures in kinds.values()),
-        str(whole.verdicts[GONE]),
-    )
+    def in_thousand(number: int, figures: Figures) -> str:
+        return f"{1000 * number / max(1.0, figures.device_years):.1f}"
+
+    own = (in_thousand(len(figures.false_connected), figures) for figures in kinds.values())
+    yield ("this component", *own, str(whole.verdicts[GONE]))
     for rule in (IN_MEMORY, PERSISTED, INDEX):
-        false = [
-            sum(figures.baselines[rule][verdict] for verdict in FALSE if rule in figures.baselines)
+        false = (
+            in_thousand(sum(figures.baselines[rule][verdict] for verdict in FALSE), figures)
             for figures in kinds.values()
-        ]
-        rates = (
-            f"{1000 * n / max(1.0, figures.device_years):.1f}" for n, figures in zip(false, kinds.values(), strict=True)
         )
-        yield (rule, *rates, str(whole.baselines.get(rule, Counter())[GONE]))
+        yield (rule, *false, str(whole.baselines[rule][GONE]))
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if not n else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

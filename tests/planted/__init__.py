@@ -1,0 +1,1 @@
+"""Bugs that are put into the component on purpose, to see that they are caught."""
