@@ -191,31 +191,3 @@ async def test_retained_messages_come_again_with_each_subscription(broker: Broke
     late = await Listener("late").listen(broker, "clients/#", "end")
     (await connected(broker, "sender")).publish("end", b"")
     await until(lambda: late.messages == [("end", b"")])
-
-
-async def test_a_broker_that_dies_tells_nobody_and_starts_anew() -> None:
-    """On the same port; its uptime begins again, and session numbers never repeat."""
-    broker = Broker(count_interval_seconds=0.05, uptime_interval_seconds=0.1)
-    await broker.start()
-    listener = await Listener().listen(broker, EVENTS, "$SYS/brokers/+/uptime")
-    robot = await connected(broker, "robot")
-    first, port = broker.connections["robot"], broker.port
-
-    def uptimes() -> list[int]:
-        return [int(payload) for topic, payload in listener.messages if topic.endswith("/uptime")]
-
-    await until(lambda: len(uptimes()) >= 4)
-    highest = max(uptimes())
-    await broker.stop()
-    await until(lambda: not robot.connected and not listener.client.connected)
-    assert broker.connections == {}
-    assert listener.story("robot") == ["connected"]
-    listener.messages.clear()
-    await broker.start()
-    assert broker.port == port
-    await listener.listen(broker, "$SYS/brokers/+/uptime")
-    await robot.connect(broker.port)
-    assert broker.connections["robot"] > first
-    await until(uptimes)
-    assert uptimes()[0] < highest
-    await broker.stop()

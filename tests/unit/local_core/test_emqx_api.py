@@ -23,9 +23,9 @@ PAGE = "clients?conn_state=connected&limit=1000&page="
 class Site:
     """A broker, its API, and a client of that."""
 
-    def __init__(self) -> None:
-        self.broker = Broker()
-        self.api = EmqxApi(self.broker)
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.api = EmqxApi(broker)
         self.login = {"username": "pruner", "password": "secret"}
         self._pool = urllib3.PoolManager(retries=False)
 
@@ -49,14 +49,12 @@ class Site:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(broker: Broker) -> AsyncIterator[Site]:
     """Provide a running broker whose API is switched on."""
-    site = Site()
-    await site.broker.start()
+    site = Site(broker)
     await site.api.start(site.api.configuration(password="secret"))
     yield site
     await site.api.stop()
-    await site.broker.stop()
 
 
 async def test_it_lists_the_connected_clients(site: Site) -> None:

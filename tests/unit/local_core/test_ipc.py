@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from awsiot.eventstreamrpc import AccessDeniedError, ConnectionClosedError, StreamClosedError
+from awsiot.eventstreamrpc import ConnectionClosedError, StreamClosedError
 from awsiot.greengrasscoreipc import connect, model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
@@ -33,28 +33,21 @@ _ACCESS = {
 
 
 class _Core:
-    """A server with one component, and SDK clients on it."""
+    """A server with one component, which an SDK client stands for."""
 
-    def __init__(self, path: Path, *, lite: bool = False) -> None:
-        self.path = path
+    def __init__(self, *, lite: bool) -> None:
         self.pubsub = PubSub()
         self.iot_core: list[Message] = []
         self.configuration: dict[str, dict[str, Any]] = {_NAME: {"accessControl": _ACCESS, "limits": {"a": 1}}}
         self.server = IpcServer(self.pubsub, configuration=self.configuration, iot_core=self.iot_core.append, lite=lite)
-        self.token = self.server.issue_token(_NAME)
-        self.clients: list[Any] = []
+        self.client: Any = None
 
-    async def client(self, token: str = "", *, lifecycle: Any = None) -> Any:
-        raw = await asyncio.to_thread(
-            connect,
-            ipc_socket=str(self.path),
-            authtoken=token or self.token,
-            lifecycle_handler=lifecycle,
-            timeout=5.0,
-        )
-        client = GreengrassCoreIPCClientV2(client=raw, executor=ThreadPoolExecutor(1))
-        self.clients.append(client)
-        return client
+    async def connect(self, path: str) -> None:
+        """Serve there, and connect."""
+        await self.server.start(Path(path))
+        token = self.server.issue_token(_NAME)
+        raw = await asyncio.to_thread(connect, ipc_socket=path, authtoken=token, timeout=5.0)
+        self.client = GreengrassCoreIPCClientV2(client=raw, executor=ThreadPoolExecutor(1))
 
 
 class _Handler:
@@ -77,19 +70,13 @@ class _Handler:
             on_stream_closed=self.closed.set,
         )
 
-    async def follow(self, client: Any) -> None:
-        await asyncio.to_thread(
-            client.subscribe_to_configuration_update, key_path=["limits"], on_stream_event=self.events.append
-        )
-
 
 async def _serving(*, lite: bool) -> AsyncIterator[_Core]:
     with tempfile.TemporaryDirectory(prefix="ipc-") as directory:
-        core = _Core(Path(directory) / "s", lite=lite)
-        await core.server.start(core.path)
+        core = _Core(lite=lite)
+        await core.connect(f"{directory}/s")
         yield core
-        for client in core.clients:
-            await asyncio.to_thread(client.close)
+        await asyncio.to_thread(core.client.close)
         await core.server.stop()
 
 
@@ -113,12 +100,11 @@ def _binary(payload: bytes) -> Any:
 
 async def test_messages_arrive_as_they_were_published(core: _Core) -> None:
     """Binary stays binary, JSON stays JSON, each carries its topic, and all come in order until the stream closes."""
-    client = await core.client()
     handler = _Handler()
-    await handler.subscribe(client, "in/#", model.ReceiveMode.RECEIVE_ALL_MESSAGES)
+    await handler.subscribe(core.client, "in/#", model.ReceiveMode.RECEIVE_ALL_MESSAGES)
     core.pubsub.publish(Message("in/$SYS/x", b"\x00\xff", "bridge"))
     text = model.PublishMessage(json_message=model.JsonMessage(message={"a": [1]}))
-    await asyncio.to_thread(client.publish_to_topic, topic="in/json", publish_message=text)
+    await asyncio.to_thread(core.client.publish_to_topic, topic="in/json", publish_message=text)
     for number in range(1000):
         core.pubsub.publish(Message("in/x", b"%d" % number, "bridge"))
     await until(lambda: len(handler.events) == 1002)
@@ -133,28 +119,26 @@ async def test_messages_arrive_as_they_were_published(core: _Core) -> None:
 
 async def test_what_access_control_does_not_grant_is_refused(core: _Core) -> None:
     """For subscribing, publishing and IoT Core; the error says what was wanted."""
-    client = await core.client()
     with pytest.raises(model.UnauthorizedError) as refused:
-        await _Handler().subscribe(client, "other/#")
+        await _Handler().subscribe(core.client, "other/#")
     assert "other/#" in refused.value.message
     with pytest.raises(model.UnauthorizedError):
-        await asyncio.to_thread(client.publish_to_topic, topic="other", publish_message=_binary(b""))
+        await asyncio.to_thread(core.client.publish_to_topic, topic="other", publish_message=_binary(b""))
     with pytest.raises(model.UnauthorizedError):
-        await asyncio.to_thread(client.publish_to_iot_core, topic_name="other", qos="1", payload=b"")
-    await asyncio.to_thread(client.publish_to_iot_core, topic_name="cloud/x", qos="1", payload=b"p")
+        await asyncio.to_thread(core.client.publish_to_iot_core, topic_name="other", qos="1", payload=b"")
+    await asyncio.to_thread(core.client.publish_to_iot_core, topic_name="cloud/x", qos="1", payload=b"p")
     assert core.iot_core == [Message("cloud/x", b"p", _NAME)]
     for topic, payload in [("cloud/#", b""), ("cloud" + "/x" * 8, b""), ("cloud/x", b"x" * 131_073)]:
         with pytest.raises(model.InvalidArgumentsError):
-            await asyncio.to_thread(client.publish_to_iot_core, topic_name=topic, qos="1", payload=payload)
+            await asyncio.to_thread(core.client.publish_to_iot_core, topic_name=topic, qos="1", payload=payload)
 
 
 async def test_configuration_is_read_by_key_path(core: _Core) -> None:
     """A leaf comes under its own name; another component's can be read; what is missing is an error."""
     core.configuration["other.Component"] = {"clientId": "bridge-1"}
-    client = await core.client()
 
     async def get(path: list[str] | None, component: str | None = None) -> Any:
-        answer = await asyncio.to_thread(client.get_configuration, key_path=path, component_name=component)
+        answer = await asyncio.to_thread(core.client.get_configuration, key_path=path, component_name=component)
         return answer.value
 
     assert await get(["limits"]) == {"a": 1}
@@ -167,69 +151,25 @@ async def test_configuration_is_read_by_key_path(core: _Core) -> None:
 
 
 async def test_configuration_updates_tell_the_key_path(core: _Core) -> None:
-    """Of what was subscribed to only; a subscription that dies silently brings nothing more (case 28)."""
-    client = await core.client()
-    old, new = _Handler(), _Handler()
-    await old.follow(client)
-    core.server.set_configuration(_NAME, {**core.configuration[_NAME], "limits": {"a": 2}, "else": 1})
-    await until(lambda: old.events)
-    update = old.events[0].configuration_update_event
-    assert (update.component_name, update.key_path) == (_NAME, ["limits", "a"])
-    core.server.mute_configuration()
-    await new.follow(client)
-    core.server.set_configuration(_NAME, {**core.configuration[_NAME], "limits": {"a": 3}})
-    await until(lambda: new.events)
-    assert (len(old.events), len(new.events)) == (1, 1)
-
-
-async def test_a_dropped_connection_closes_streams_then_disconnects(core: _Core) -> None:
-    """Later calls raise, and a new connection works unless the tokens are forgotten."""
-    disconnected = threading.Event()
-
-    class _Lifecycle:
-        def on_connect(self) -> None:
-            pass
-
-        def on_disconnect(self, reason: Exception | None) -> None:
-            assert handler.closed.is_set()
-            assert reason is not None
-            disconnected.set()
-
+    """Of what was subscribed to only."""
     handler = _Handler()
-    client = await core.client(lifecycle=_Lifecycle())
-    await handler.subscribe(client, "in/#")
-    core.server.drop_connections()
-    await until(disconnected.is_set)
-    with pytest.raises(ConnectionClosedError):
-        await handler.subscribe(client, "in/#")
-    await core.client()
-    core.server.drop_connections(forget_tokens=True)
-    with pytest.raises(AccessDeniedError):
-        await core.client()
-
-
-async def test_a_muted_subscription_stays_open_and_silent(core: _Core) -> None:
-    """Only a new subscription receives again."""
-    client = await core.client()
-    old, new = _Handler(), _Handler()
-    await old.subscribe(client, "in/#")
-    core.server.mute_pubsub()
-    core.pubsub.publish(Message("in/1", b""))
-    await new.subscribe(client, "in/#")
-    core.pubsub.publish(Message("in/2", b""))
-    await until(lambda: new.events)
-    assert (old.topics(), new.topics()) == ([], ["in/2"])
-    assert not old.closed.is_set()
+    await asyncio.to_thread(
+        core.client.subscribe_to_configuration_update, key_path=["limits"], on_stream_event=handler.events.append
+    )
+    core.server.set_configuration(_NAME, {**core.configuration[_NAME], "else": 1})
+    core.server.set_configuration(_NAME, {**core.configuration[_NAME], "limits": {"a": 2}})
+    await until(lambda: handler.events)
+    update = handler.events[0].configuration_update_event
+    assert (update.component_name, update.key_path) == (_NAME, ["limits", "a"])
 
 
 async def test_a_frozen_server_answers_after_the_thaw(core: _Core) -> None:
     """Calls hang meanwhile, and messages wait."""
-    client = await core.client()
     handler = _Handler()
-    await handler.subscribe(client, "in/#")
+    await handler.subscribe(core.client, "in/#")
     core.server.freeze()
     core.pubsub.publish(Message("in/1", b""))
-    call = client.get_configuration_async(key_path=["limits"])
+    call = core.client.get_configuration_async(key_path=["limits"])
     await asyncio.sleep(0.2)
     assert not call.done()
     assert not handler.events
@@ -248,39 +188,33 @@ async def test_a_frozen_server_answers_after_the_thaw(core: _Core) -> None:
 )
 async def test_lite_refuses_without_a_word(lite: _Core, operation: str, arguments: dict[str, Any]) -> None:
     """Deployments that ask and shadows are not there; its errors carry no text."""
-    client = await lite.client()
     with pytest.raises(model.ServiceError) as refused:
-        await asyncio.to_thread(getattr(client, operation), **arguments)
+        await asyncio.to_thread(getattr(lite.client, operation), **arguments)
     assert refused.value.message is None
 
 
-async def test_lite_carries_no_long_messages(lite: _Core) -> None:
-    """A long one silences the subscription, or costs the connection; a long configuration cannot be read."""
-    client = await lite.client()
+@pytest.mark.parametrize(
+    "killer",
+    [Message("in/x", b"x" * 7_500), JsonMessage("in/x", json.dumps(dict.fromkeys(map(str, range(24)), 1)).encode())],
+)
+async def test_what_silences_a_subscription_on_lite(lite: _Core, killer: Message) -> None:
+    """A message of 10,000 bytes in base64, and JSON with more than 23 members (case 27), without a word."""
+    old, new = _Handler(), _Handler()
+    await old.subscribe(lite.client, "in/#")
+    lite.pubsub.publish(JsonMessage("in/23", json.dumps(dict.fromkeys(map(str, range(23)), 1)).encode()))
+    lite.pubsub.publish(killer)
+    await new.subscribe(lite.client, "in/#")
+    lite.pubsub.publish(Message("in/late", b"1"))
+    await until(lambda: new.events)
+    assert (old.topics(), new.topics()) == (["in/23"], ["in/late"])
+    assert not old.closed.is_set()
+
+
+async def test_what_lite_refuses_for_its_length(lite: _Core) -> None:
+    """A long configuration cannot be read; publishing a long message costs the connection."""
     lite.configuration[_NAME]["long"] = ["x" * 100] * 100
     with pytest.raises(model.ServiceError):
-        await asyncio.to_thread(client.get_configuration, key_path=["long"])
-    handler = _Handler()
-    await handler.subscribe(client, "in/#")
-    for topic, size in (("in/short", 1), ("in/long", 7_500), ("in/late", 1)):  # 10,000 bytes in base64
-        lite.pubsub.publish(Message(topic, b"x" * size))
-    await until(lambda: handler.events)
-    assert handler.topics() == ["in/short"]
+        await asyncio.to_thread(lite.client.get_configuration, key_path=["long"])
     with pytest.raises((StreamClosedError, ConnectionClosedError)):
-        await asyncio.to_thread(client.publish_to_topic, topic="in/a", publish_message=_binary(b"x" * 7_500))
-    await until(lambda: handler.closed.is_set() and not lite.server.connected)
-
-
-async def test_on_lite_json_with_many_members_kills_the_subscriptions_that_match(lite: _Core) -> None:
-    """Silently (case 27); a new one works, and 23 members do no harm."""
-    client = await lite.client()
-    old, new = _Handler(), _Handler()
-    await old.subscribe(client, "in/#")
-    for number, members in enumerate((23, 24, 1)):
-        document = json.dumps(dict.fromkeys(map(str, range(members)), 1)).encode()
-        lite.pubsub.publish(JsonMessage(f"in/{number}", document))
-    await new.subscribe(client, "in/#")
-    lite.pubsub.publish(Message("in/3", b""))
-    await until(lambda: new.events)
-    assert (old.topics(), new.topics()) == (["in/0"], ["in/3"])
-    assert not old.closed.is_set()
+        await asyncio.to_thread(lite.client.publish_to_topic, topic="in/a", publish_message=_binary(b"x" * 7_500))
+    await until(lambda: not lite.server.connected)
