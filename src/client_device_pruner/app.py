@@ -15,14 +15,7 @@ from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.greengrass import ipc
 from client_device_pruner.greengrass.link import IN, Link
 from client_device_pruner.greengrass.queue import Overflow, Queue
-from client_device_pruner.presence.client_list import (
-    Answer,
-    Asked,
-    AskFailed,
-    ClientList,
-    ClientListFailed,
-    ClientLists,
-)
+from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ClientLists, ListFailed
 from client_device_pruner.presence.clock import Clock
 from client_device_pruner.pruning.cloud import Cloud, Reply
 from client_device_pruner.pruning.core import Core
@@ -204,9 +197,9 @@ class App:
                 pass  # what is due is done after this anyway
             case ClientList():
                 self._core.presence.take_list(item)
-            case ClientListFailed():
-                self._core.presence.list_failed(item)
-            case Asked() | AskFailed():
+            case ListFailed(request=None, reason=reason):
+                self._core.presence.list_failed(reason)
+            case Asked() | ListFailed():
                 self._check.answered(item, at)
             case _:
                 self._take_news(item, at)

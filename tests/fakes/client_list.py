@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.presence.client_list import Answer, Asked, AskFailed, ClientList, ClientListFailed
+from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ListFailed
 
 
 class FakeClientLists:
@@ -38,7 +38,7 @@ class FakeClientLists:
         self.accesses.append(access)
         now = self._monotonic()
         if self.failure:
-            self._answer(ClientListFailed(self.failure, now))
+            self._answer(ListFailed(None, self.failure))
         else:
             self._answer(ClientList(frozenset(self.connected), now, now))
 
@@ -47,9 +47,9 @@ class FakeClientLists:
         self.accesses.append(access)
         self.asked.append(tuple(names))
         if self.failure:
-            self._answer(AskFailed(request, self.failure))
+            self._answer(ListFailed(request, self.failure))
         else:
-            self._answer(Asked(request, frozenset(self.connected.intersection(names)), self._monotonic()))
+            self._answer(Asked(request, frozenset(self.connected.intersection(names))))
 
     def release(self) -> None:
         """Hand in the answers that wait."""

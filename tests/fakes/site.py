@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from client_device_pruner.config.emqx import Access
 from client_device_pruner.config.settings import Settings, parse
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.devices import Device, Devices
-from client_device_pruner.presence.listing import ListSource
 from client_device_pruner.presence.presence import Presence
 from fakes.clock import FakeClock
 
 DAY = 86_400.0
 BRIDGE = "mqtt-bridge-abc"
+ACCESS = Access("http://127.0.0.1:18083/api/v5", "pruner", "a-secret", "")
 
 
 class Site:
@@ -82,7 +83,7 @@ class Site:
 
     def list(self, *names: str) -> None:
         """The broker answers with its client list, the bridge on it."""
-        self.presence.use_list(ListSource(on=True))
+        self.presence.use_list(ACCESS)
         self.presence.take_list(ClientList(frozenset({BRIDGE, *names}), self.clock.now, self.clock.now))
 
     def associate(self, *names: str, timestamp: float = 1.0) -> tuple[str, ...]:

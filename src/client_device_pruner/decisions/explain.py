@@ -31,6 +31,19 @@ _SEEN_BY = {
     "clientList": "it was on the broker's client list",
     "restore": "it was associated again, which counts as seen",
 }
+_WHY_MISSING = {
+    Missing.NONE: "",
+    Missing.NO_LIST: "no client list has come from the broker yet",
+    Missing.NO_COUNT: "the broker announces connections, but its connection count or the announcements are not heard",
+    Missing.UNNAMED: "the broker has more connections that cannot be named than when the device left",
+    Missing.FEW_MESSAGES: "the broker announces no connections, and too few messages of the device were heard",
+    Missing.NEVER_HEARD: "the broker announces no connections, and the device was never heard",
+}
+
+
+def why_missing(missing: Missing, facts: Facts) -> str:
+    """Why there is no evidence against a device, in words; empty if there is."""
+    return facts.count_problem if missing is Missing.COUNT_PROBLEM else _WHY_MISSING[missing]
 
 
 def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
@@ -108,9 +121,7 @@ def _if_it_left(verdict: Verdict, settings: Settings) -> str:
 
 def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
     then = unnamed_then(device)
-    threshold = settings.threshold_seconds(device.name)
-    span = _text(RHYTHM_SHARE * threshold)
-    match verdict.evidence or verdict.missing:
+    match verdict.evidence:
         case Evidence.CLIENT_LIST:
             return "The broker's client list does not name it."
         case Evidence.CONNECTION_COUNT:
@@ -120,28 +131,16 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
             )
         case Evidence.RHYTHM:
             return "It published regularly, and the component would hear it, so its silence is evidence."
-        case Missing.NO_LIST:
-            return "No client list has come from the broker since the component started: nothing shows that it is gone."
-        case Missing.NO_COUNT:
-            return (
-                "The broker announces connections, but its connection count, or the announcements, are not heard:"
-                " pruner status says what the bridge lacks. Until then nothing shows that it is gone."
-            )
-        case Missing.COUNT_PROBLEM:
-            return f"Nothing shows that it is gone: {facts.count_problem}."
-        case Missing.UNNAMED:
-            return (
-                f"Nothing shows that it is gone: the broker has {_connections(facts.unnamed)} that cannot be named,"
-                f" where it had {then} when the device left. One of them may be this device. The broker's client list"
-                " would tell: switch it on in the EMQX component (see presence.clientList.url)."
-            )
-        case Missing.FEW_MESSAGES:
-            return (
-                f"Nothing shows that it is gone: the broker announces no connections, and {device.messages} messages"
-                f" of it were heard, where {RHYTHM_MESSAGES} over {span} are needed."
-            )
-        case _:
-            return "Nothing shows that it is gone: the broker announces no connections, and it was never heard."
+    why = why_missing(verdict.missing, facts)
+    if verdict.missing is Missing.UNNAMED:
+        why = (
+            f"the broker has {_connections(facts.unnamed)} that cannot be named, where it had {then} when the device"
+            " left. One of them may be this device. The broker's client list would tell: see presence.clientList.url"
+        )
+    elif verdict.missing is Missing.FEW_MESSAGES:
+        span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
+        why += f" ({device.messages}, where {RHYTHM_MESSAGES} over {span} are needed)"
+    return f"Nothing shows that it is gone: {why}."
 
 
 def _next(verdict: Verdict, settings: Settings) -> str:

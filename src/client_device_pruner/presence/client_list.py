@@ -39,41 +39,32 @@ class ClientList:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientListFailed:
-    """A call without an answer: what happened, to what, and what to do; `began` as in `ClientList`."""
-
-    reason: str
-    began: float
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
-    """The answer to `ask`: which of the names that it was asked for are connected, begun at `began` (monotonic)."""
+    """The answer to the `ask` of that number: which of the names that it was asked for are connected."""
 
     request: int
     connected: frozenset[str]
-    began: float
 
 
 @dataclass(frozen=True, slots=True)
-class AskFailed:
-    """No answer to `ask`, not even for some of the names: why."""
+class ListFailed:
+    """No answer, not even in part: what happened, to what, and what to do; `request` is None for a `fetch`."""
 
-    request: int
+    request: int | None
     reason: str
 
 
-Answer = ClientList | ClientListFailed | Asked | AskFailed
+Answer = ClientList | Asked | ListFailed
 
 
 class ClientLists(Protocol):
     """The seam: asks the broker, and hands in each answer later."""
 
     def fetch(self, access: Access) -> None:
-        """Ask for the whole list, unless that is being done: a `ClientList` or `ClientListFailed` follows."""
+        """Ask for the whole list, unless that is being done: a `ClientList` or `ListFailed` follows."""
 
     def ask(self, access: Access, names: Sequence[str], request: int) -> None:
-        """Ask for these names, one by one: an `Asked` or `AskFailed` with this request's number follows."""
+        """Ask for these names, one by one: an `Asked` or `ListFailed` with this number follows."""
 
     def close(self) -> None:
         """Hand in nothing from now on."""
@@ -106,22 +97,21 @@ class ClientListReader:
             finally:
                 self._fetching = False
 
-        self._start(access, call, lambda reason: ClientListFailed(reason, began))
+        self._start(access, None, call)
 
     def ask(self, access: Access, names: Sequence[str], request: int) -> None:
         """See `ClientLists`; after a refused login it fails at once, until a `fetch` has tried again."""
-        began = self._monotonic()
 
         def call(session: _Session) -> Answer:
-            return Asked(request, frozenset(name for name in names if _is_connected(session, name)), began)
+            return Asked(request, frozenset(name for name in names if _is_connected(session, name)))
 
-        self._start(access, call, lambda reason: AskFailed(request, reason))
+        self._start(access, request, call)
 
     def close(self) -> None:
         """See `ClientLists`."""
         self._closed = True
 
-    def _start(self, access: Access, call: Callable[[_Session], Answer], failed: Callable[[str], Answer]) -> None:
+    def _start(self, access: Access, request: int | None, call: Callable[[_Session], Answer]) -> None:
         def run() -> None:
             with self._turn:
                 if self._session is None or self._session.access != access:
@@ -129,9 +119,9 @@ class ClientListReader:
                 try:
                     answer = call(self._session)
                 except _Failed as error:
-                    answer = failed(str(error))
+                    answer = ListFailed(request, str(error))
                 except Exception as error:  # noqa: BLE001 - the caller waits for an answer
-                    answer = failed(f"the client list failed: {type(error).__name__}: {error}")
+                    answer = ListFailed(request, f"the client list failed: {type(error).__name__}: {error}")
             if not self._closed:
                 self._deliver(answer)
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from client_device_pruner.config.emqx import Access, NoAccess
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.facts import Input
 
 INTERVALS = 3  # a call must have succeeded within so many intervals (DESIGN, model 2)
 _GONE_FOR_GOOD = 'if the list is gone for good, set presence.clientList.url to ""'
-
-
-@dataclass(frozen=True, slots=True)
-class ListSource:
-    """Where the client list comes from, as the configuration has it."""
-
-    on: bool  # whether it is switched on; off forgets that it was in use
-    reason: str = ""  # why it cannot be asked, in words; empty if it can
-    remedy: str = ""  # what to do about that
 
 
 class Listing:
@@ -27,13 +18,17 @@ class Listing:
     def __init__(self, *, in_use: bool) -> None:
         self.in_use = in_use  # whether observed time depends on the list
         self.latest: ClientList | None = None  # the latest list of this run that was believed
-        self.source: ListSource | None = None  # None before the configuration says where it comes from
+        self.access: Access | NoAccess | None = None  # None before the configuration says how it is had
         self._failure = ""
 
-    def use(self, source: ListSource) -> None:
-        """Take over where the list comes from; one that is switched off is forgotten."""
-        self.source = source
-        if not source.on:
+    @property
+    def _off(self) -> bool:
+        return isinstance(self.access, NoAccess) and self.access.off
+
+    def use(self, access: Access | NoAccess) -> None:
+        """Take over how the list is had; one that is switched off is forgotten."""
+        self.access = access
+        if self._off:
             self.in_use, self.latest, self._failure = False, None, ""
 
     def take(self, answer: ClientList, is_known_open: Callable[[str], bool]) -> bool:
@@ -41,7 +36,7 @@ class Listing:
 
         `is_known_open`: whether a name is the bridge's, or has a session that was open before the call and still is.
         """
-        if self.source is None or not self.source.on:
+        if self.access is None or self._off:
             return False
         if not any(map(is_known_open, answer.names)):
             self._failure = "the list names neither the bridge nor a session that is known to be open"
@@ -55,11 +50,12 @@ class Listing:
 
     def input(self, at: float, interval_seconds: float) -> Input:
         """The list as an input, at monotonic seconds `at`."""
-        source = self.source or ListSource(on=True)
+        why, remedy = "", ""
+        if isinstance(self.access, NoAccess):
+            why, remedy = self.access.reason, self.access.finding.remedy if self.access.finding else ""
         if not self.in_use:
-            reason = self._failure or source.reason or ("" if source.on else "switched off")
-            return Input(in_use=False, alive=True, reason=reason, remedy=source.remedy)
-        if source.reason or self.latest is None or at - self.latest.ended > INTERVALS * interval_seconds:
-            reason = source.reason or self._failure or "it has not answered yet"
-            return Input(in_use=True, alive=False, reason=reason, remedy=source.remedy or _GONE_FOR_GOOD)
+            return Input(in_use=False, alive=True, reason=self._failure or why, remedy=remedy)
+        if why or self.latest is None or at - self.latest.ended > INTERVALS * interval_seconds:
+            reason = why or self._failure or "it has not answered yet"
+            return Input(in_use=True, alive=False, reason=reason, remedy=remedy or _GONE_FOR_GOOD)
         return Input(in_use=True, alive=True, reason=self._failure)

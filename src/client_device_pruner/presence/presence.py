@@ -9,13 +9,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 from zlib import crc32
 
+from client_device_pruner.config.emqx import Access, NoAccess
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
-from client_device_pruner.presence.client_list import ClientList, ClientListFailed
+from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.clock import Clock, ObservedClock
 from client_device_pruner.presence.counts import Counts
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts, Input
-from client_device_pruner.presence.listing import Listing, ListSource
+from client_device_pruner.presence.listing import Listing
 from client_device_pruner.presence.messages import Messages, is_name
 from client_device_pruner.presence.replays import QUIET_SECONDS, Heard, Replays
 from client_device_pruner.presence.sessions import Sessions, Uptime
@@ -98,10 +99,10 @@ class Presence:
                     self.devices.touch(device)
         self._message_filters = filters
 
-    def use_list(self, source: ListSource) -> None:
-        """Take over where the client list comes from; one that is switched off is forgotten."""
+    def use_list(self, access: Access | NoAccess) -> None:
+        """Take over how the client list is had; one that is switched off is forgotten."""
         before = self._present_names()
-        self._listing.use(source)
+        self._listing.use(access)
         self._date_absent(before)
 
     # What is heard
@@ -191,9 +192,9 @@ class Presence:
                 device.present_until = self.observed.seconds
                 self.devices.touch(device)
 
-    def list_failed(self, failure: ClientListFailed) -> None:
+    def list_failed(self, reason: str) -> None:
         """The client list could not be had."""
-        self._listing.failed(failure.reason)
+        self._listing.failed(reason)
 
     def sight(self, name: str, by: str) -> None:
         """Note a sighting: by the client list when asked by name, or by our own restore."""
@@ -290,8 +291,8 @@ class Presence:
         self._count_in_use = self._count_in_use or earlier._count_in_use
         if earlier._message_filters is not None:
             self.use_bridge(earlier._bridge_ids, earlier._message_filters, earlier._unmapped)
-        if earlier._listing.source is not None:
-            self.use_list(earlier._listing.source)
+        if earlier._listing.access is not None:
+            self.use_list(earlier._listing.access)
 
     # What is known
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from client_device_pruner.config.settings import DEFAULTS, Settings, SettingsRefused, parse
 from client_device_pruner.decisions import explain
-from client_device_pruner.decisions.coverage import Coverage, Tally
+from client_device_pruner.decisions.coverage import Coverage
 from client_device_pruner.decisions.guards import Guards, Hold, lost_together
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
@@ -57,7 +57,7 @@ class Core:
         self.presence = Presence(Devices(), clock)
         self.shares = Shares()
         self.counts: Counter[str] = Counter()  # devices by state
-        self.coverage = Coverage(0, 0, ())
+        self.coverage = Coverage()
         self._own = own
         self._events = Events(
             core_device,
@@ -270,19 +270,18 @@ class Core:
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
         if at < self._next_survey and not now:
             return
-        tally = Tally(self.settings, facts)
+        self.coverage = Coverage()
         changed = (self.devices.by_name[name] for name in self.devices.changed)
         self._tell([device for device in changed if not device.associated], facts)
-        self._tell(self.devices.associated(), facts, tally)
-        self.coverage = tally.coverage()
+        self._tell(self.devices.associated(), facts, self.coverage)
         self._next_survey = at + max(SURVEY_SECONDS * scale, (self.clock.monotonic() - at) / SURVEY_SHARE)
         figures = (self.coverage.associated, self.coverage.removable)
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
             self._next_coverage = at + COVERAGE_SECONDS * scale
-            self.event("coverage", associated=figures[0], removable=figures[1], reasons=list(self.coverage.reasons))
+            self.event("coverage", associated=figures[0], removable=figures[1], reasons=self.coverage.reasons)
 
-    def _tell(self, devices: Iterable[Device], facts: Facts, tally: Tally | None = None) -> None:
+    def _tell(self, devices: Iterable[Device], facts: Facts, coverage: Coverage | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""
         wall = self.clock.wall()
         for device in devices:
@@ -290,8 +289,8 @@ class Core:
             if device.associated:
                 verdict = judge(device, self.settings, facts)
                 state, told = verdict.state.value, explain.fingerprint(verdict, device, facts)
-                if tally is not None:
-                    tally.add(verdict, device)
+                if coverage is not None:
+                    coverage.add(verdict, device, self.settings, facts)
             if told != device.told:
                 device.told = told
                 self._untold.add(device.name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.config.bridge import BRIDGE, EMQX, bridge_client_id, diagnose, message_filters, missing_inputs
-from client_device_pruner.config.emqx import Access, NoAccess, client_list_access
+from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, SettingsRefused, changed_keys, parse, protection_lost
 from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.presence.listing import ListSource
 from client_device_pruner.reports.events import LOGGER
 
 if TYPE_CHECKING:
@@ -151,13 +150,6 @@ class Deployed:
         if EMQX in self._others or settings.presence.client_list.url != "auto":
             access = client_list_access(settings, self._others.get(EMQX))
             self.access = access if isinstance(access, Access) else None
-            core.presence.use_list(_list_source(access))
+            core.presence.use_list(access)
         if {BRIDGE, EMQX} <= self._others.keys():
             self.findings = diagnose(settings, self._others[BRIDGE], self._others[EMQX], lite=self.lite)
-
-
-def _list_source(access: Access | NoAccess) -> ListSource:
-    if isinstance(access, Access):
-        return ListSource(on=True)
-    remedy = access.finding.remedy if access.finding else ""
-    return ListSource(on=not access.off, reason=access.reason, remedy=remedy)

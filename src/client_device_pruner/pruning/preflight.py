@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.presence.client_list import Asked, AskFailed, ClientLists
+from client_device_pruner.presence.client_list import Asked, ClientLists, ListFailed
 
 if TYPE_CHECKING:
     from client_device_pruner.config.emqx import Access
@@ -44,11 +44,11 @@ class PreflightCheck:
         else:
             self._miss("the client list, which is in use, cannot be asked")
 
-    def answered(self, answer: Asked | AskFailed, at: float) -> None:
+    def answered(self, answer: Asked | ListFailed, at: float) -> None:
         """Take what the broker answered; an answer to another request is dropped."""
         if answer.request != self._request or self._probe or self._hold:
             return
-        if isinstance(answer, AskFailed):
+        if isinstance(answer, ListFailed):
             self._miss(f"the client list did not say whether the devices are connected: {answer.reason}")
             return
         for name in answer.connected:

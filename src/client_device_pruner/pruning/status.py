@@ -42,7 +42,11 @@ def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Sched
             },
         },
         "counts": {state.value: core.counts[state.value] for state in State},
-        "coverage": {**asdict(core.coverage), "reasons": list(core.coverage.reasons)},
+        "coverage": {
+            "associated": core.coverage.associated,
+            "removable": core.coverage.removable,
+            "reasons": core.coverage.reasons,
+        },
         "guards": [
             {"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in core.guards.in_force
         ],

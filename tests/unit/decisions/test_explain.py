@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from client_device_pruner.decisions import explain
-from client_device_pruner.decisions.coverage import Tally
+from client_device_pruner.decisions.coverage import Coverage
 from fakes.site import DAY, Site
 
 
@@ -102,7 +102,7 @@ def test_a_never_seen_device() -> None:
     site.associate("pump-7")
     assert "never been seen" in _text(site)
     assert "gone after 90d (neverSeenThreshold)" in _text(site)
-    assert "announces no connections, and it was never heard" in _text(site)
+    assert "announces no connections, and the device was never heard" in _text(site)
     site.settings = Site({"neverSeenThreshold": ""}).settings
     assert "never disassociated" in _text(site)
 
@@ -130,10 +130,9 @@ def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
     site.connected("pump-8", 1)
     site.counts = 4
     site.minutes(12)
-    tally = Tally(site.settings, site.presence.facts(site.clock.now))
+    coverage, facts = Coverage(), site.presence.facts(site.clock.now)
     for name in ("pump-7", "pump-8", "gate-1"):
-        tally.add(site.verdict(name), site.device(name))
-    coverage = tally.coverage()
+        coverage.add(site.verdict(name), site.device(name), site.settings, facts)
     assert (coverage.associated, coverage.removable) == (3, 1)
-    assert any("client list would tell" in reason for reason in coverage.reasons)
+    assert any("cannot be named" in reason for reason in coverage.reasons)
     assert any("protectedDevices" in reason for reason in coverage.reasons)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from client_device_pruner.config.emqx import NoAccess
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.devices import HALF_YEAR_SECONDS
-from client_device_pruner.presence.listing import ListSource
-from fakes.site import DAY, Site
+from fakes.site import ACCESS, DAY, Site
 
 
 def test_a_sighting_counts_as_made_at_the_next_return_of_the_probe() -> None:
@@ -168,7 +168,7 @@ def test_messages_are_counted_anew_when_the_mapping_changes() -> None:
 def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
     """Another broker's list, or an incomplete one, says nothing."""
     site = Site()
-    site.presence.use_list(ListSource(on=True))
+    site.presence.use_list(ACCESS)
     site.associate("pump-7")
     site.presence.take_list(ClientList(frozenset({"pump-7"}), site.clock.now, site.clock.now))
     assert not site.presence.facts(site.clock.now).list_in_use
@@ -187,7 +187,7 @@ def test_a_list_that_stays_away_stops_the_clock() -> None:
     site.minutes(10)
     assert site.presence.observed.seconds - before <= 60
     again = site.restarted()
-    again.presence.use_list(ListSource(on=True, reason="EMQX is not deployed"))
+    again.presence.use_list(NoAccess("EMQX is not deployed"))
     again.minutes(10)
     listing = again.presence.inputs(again.clock.now)["clientList"]
     assert again.presence.observed.seconds - before <= 60
@@ -262,7 +262,7 @@ def test_what_was_configured_before_the_state_could_be_read_stays() -> None:
     """The bridge's client id, its filters and the list's address are of the configuration, not of the file."""
     stored, meanwhile = Site(), Site()
     meanwhile.presence.use_bridge("site-bridge", ["clients/+/telemetry"], frozenset({"clients"}))
-    meanwhile.presence.use_list(ListSource(on=True, reason="EMQX is not deployed"))
+    meanwhile.presence.use_list(NoAccess("EMQX is not deployed"))
     stored.presence.take_over(meanwhile.presence)
     stored.connected("site-bridge", 1)
     assert stored.presence.sessions.open == 0
@@ -309,7 +309,7 @@ def test_what_was_present_by_another_input_was_present_until_now() -> None:
     assert site.verdict("pump-7").silent_seconds < 600
     site.days(1)
     site.list("lamp-1")
-    site.presence.use_list(ListSource(on=False))
+    site.presence.use_list(NoAccess("off", off=True))
     site.settings = Site({"presence": {"connectionEvents": False}}).settings
     site.presence.use(site.settings)
     assert site.verdict("lamp-1").silent_seconds < 600

@@ -9,8 +9,7 @@ import pytest
 
 from client_device_pruner.config.emqx import Access
 from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.presence.client_list import Answer, Asked, AskFailed, ClientList
-from client_device_pruner.presence.listing import ListSource
+from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ListFailed
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.preflight import ASK_SECONDS, PreflightCheck
 from fakes.client_list import FakeClientLists
@@ -31,11 +30,11 @@ class Trial:
         self.came_back = False
         self.check = PreflightCheck(self.core, cast("Any", self), self.lists, lambda: self.access)
         if listed:
-            self.core.presence.use_list(ListSource(on=True))
+            self.core.presence.use_list(ACCESS)
             self.core.presence.take_list(ClientList(frozenset({"mqtt-bridge-1"}), 1.0, 2.0))
 
     def _answer(self, answer: Answer) -> None:
-        assert isinstance(answer, (Asked, AskFailed))
+        assert isinstance(answer, Asked | ListFailed)
         self.check.answered(answer, self.clock.now)
 
     def send_extra(self, at: float) -> str:
@@ -126,7 +125,7 @@ def test_an_answer_to_an_earlier_check_is_dropped(tmp_path: Path) -> None:
     trial.lists.held = True
     trial.begin("pump-7")
     trial.begin("pump-8")
-    trial.check.answered(AskFailed(1, "late"), trial.clock.now)
+    trial.check.answered(ListFailed(1, "late"), trial.clock.now)
     assert trial.poll() == (False, None)
 
     trial.lists.release()
