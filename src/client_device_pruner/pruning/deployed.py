@@ -96,7 +96,7 @@ class Deployed:
         lost = protection_lost(before, settings) if known else ()
         changed = changed_keys(before, settings) if known else ()
         self._apply(settings)
-        kept = {key: value for key, value in document.items() if key != "accessControl"}
+        kept = {key: value for key, value in (document or {}).items() if key != "accessControl"}
         core.attempt(lambda: core.store.keep(configuration=kept))
         core.event("configuration", accepted=True, changed=list(changed), problems=[], protectionEnded=list(lost))
         for sentence in lost:
