@@ -21,6 +21,7 @@ from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.reports.events import TYPE_PREFIX
 from client_device_pruner.reports.shadow import Shadow
+from fakes.state import a_status
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 COMPONENT = "community.greengrass.ClientDevicePruner"
@@ -159,21 +160,9 @@ def test_going_live_ends_the_dry_run_alone_and_more_slowly() -> None:
         assert document["deploymentPolicies"]["failureHandlingPolicy"] == "ROLLBACK"
 
 
-STATUS: dict[str, Any] = {
-    "version": __version__,
-    "dryRun": True,
-    "observing": {"since": None},
-    "coverage": {"associated": 2, "removable": 1},
-    "guards": [{"guard": "accessDenied"}],
-    "plan": {"id": "x"},
-    "doctor": [],
-    "lastCycle": {"failed": None},
-}
-
-
 def fields() -> dict[str, Any]:
     """Give the fields that the index has of the shadow that the component writes."""
-    update = Shadow().update(STATUS, 0.0)
+    update = Shadow().update(a_status(), 0.0)
     assert update
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

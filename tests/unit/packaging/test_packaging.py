@@ -90,10 +90,11 @@ def test_leftovers_of_work_are_left_out(tmp_path: Path) -> None:
 
 
 def test_is_a_zip_build_under_the_recipe_s_artifact_name() -> None:
-    """The recipe names the archive that is built, and gdk uploads to where it says."""
+    """The recipe names the archive that is built, gdk uploads to where it says, and a nucleus unpacks it."""
     (artifact,) = RECIPE["Manifests"][0]["Artifacts"]
     assert (COMPONENT["build"]["build_system"], OPTIONS["zip_name"]) == ("zip", "client-device-pruner")
     assert artifact["Uri"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/client-device-pruner.zip"
+    assert artifact["Unarchive"] == "ZIP"
 
 
 def test_versions_are_equal() -> None:
