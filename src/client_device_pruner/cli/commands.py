@@ -14,7 +14,7 @@ from typing import Any
 from client_device_pruner import __version__
 from client_device_pruner.cli import answers
 from client_device_pruner.cli.answers import Answer, Failed
-from client_device_pruner.cli.reading import StateUnreadable
+from client_device_pruner.cli.reading import NOT_UNDERSTOOD, StateUnreadable, unreadable
 from client_device_pruner.cli.render import say
 from client_device_pruner.decisions.policy import State
 
@@ -100,6 +100,9 @@ def carry_out(options: argparse.Namespace) -> int:
         return 1
     except FileNotFoundError:
         say("The current directory is gone: give --work-dir, with a path from the root.", sys.stderr)
+        return 1
+    except NOT_UNDERSTOOD as error:
+        say(str(unreadable(options.work_dir, error)), sys.stderr)
         return 1
     try:
         say(json.dumps(answer.value, indent=2) if options.json else answer.text, sys.stdout)

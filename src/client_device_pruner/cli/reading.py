@@ -20,6 +20,8 @@ from client_device_pruner.store.journal import Intent, Journal
 
 DATABASE = "pruner.db"
 """The state file in the work directory."""
+NOT_UNDERSTOOD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What a document raises, here or where it is shown, that holds what was never written."""
 _PLACEHOLDER = re.compile(r"\{(silent|lastSeen|left|due)\}")
 _DEVICE_EVENTS = ("marked", "unmarked", "failed", "returned", "restored")
 
@@ -165,11 +167,16 @@ def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
                 wanted = f"this command reads {SCHEMA_VERSION}: run the component of the same version first"
                 raise StateUnreadable(f"{path} has schema {version}, {wanted}.")
             yield connection
-    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise StateUnreadable(
-            f"{path} cannot be read ({error!r}): run this as root or as the component's user. If it is broken, the"
-            " component sets it aside when it starts."
-        ) from error
+    except (sqlite3.Error, OSError, *NOT_UNDERSTOOD) as error:
+        raise unreadable(work_dir, error) from error
+
+
+def unreadable(work_dir: Path, error: Exception) -> StateUnreadable:
+    """What there is to say of a state file that raises this error."""
+    return StateUnreadable(
+        f"{work_dir / DATABASE} cannot be read ({error!r}): run this as root or as the component's user. If it is"
+        " broken, the component sets it aside when it starts."
+    )
 
 
 def _events(connection: sqlite3.Connection, name: str | None = None) -> list[Happening]:
