@@ -60,12 +60,11 @@ class Scheduler:
 
     def schedule(self, at: float) -> None:
         """Set the time of the next cycle: when the configuration was first read, or `checkInterval` changed."""
-        core, most = self._core, self._core.settings.check_interval_seconds
-        if not core.devices.associated_count:
-            most = min(most, FIRST_LIST_SECONDS * core.settings.scale)
+        core, jitter = self._core, self._jitter()
+        delay = first_delay_seconds(core.settings, jitter, listed=core.devices.associated_count > 0)
         if core.store.connection is not None and core.journal.open_intents():
-            most = min(most, UNSETTLED_SECONDS * core.settings.scale)
-        self._next_cycle = at + self._jitter() * most
+            delay = min(delay, jitter * UNSETTLED_SECONDS * core.settings.scale)
+        self._next_cycle = at + delay
 
     def tick(self, at: float) -> float:
         """Do what is due; returns when to be called next at the latest, if nothing is heard before."""
@@ -161,6 +160,15 @@ class Scheduler:
             **{state.value: core.counts[state.value] for state in State},
             **more,
         )
+
+
+def first_delay_seconds(settings: Settings, jitter: float, *, listed: bool) -> float:
+    """How long after a start the first cycle comes, with a jitter in [0, 1): within `checkInterval`.
+
+    Sooner where no association is `listed` yet.
+    """
+    soon = settings.check_interval_seconds if listed else FIRST_LIST_SECONDS * settings.scale
+    return jitter * min(soon, settings.check_interval_seconds)
 
 
 def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> float:
