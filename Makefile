@@ -3,6 +3,7 @@
 # make demo        set up what is missing, run the component on an embedded local core
 # make bench       set up what is missing, run the benchmarks (PARTS=… some of them)
 # make simulate    set up what is missing, simulate sites in virtual time (ARGS="--help" has the choices)
+# make fleet       set up what is missing, simulate the calls of a fleet against the account's quota (ARGS as above)
 # make lint, make units, make e2e   a part of make test
 # make versions    the unit tests on the oldest and the newest Python there is
 # make lock        pin the requirements anew (needs uv)
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test test-long units e2e lint demo bench simulate versions lock clean
+.PHONY: test test-long units e2e lint demo bench simulate fleet versions lock clean
 .DEFAULT_GOAL := test
 
 # The tests start some thousand processes: without it each would compile anew what it imports.
@@ -53,6 +54,9 @@ bench: $(READY)
 
 simulate: $(READY)
 	PYTHONPATH=src:tests $(RUN) -m simulation $(ARGS)
+
+fleet: $(READY)
+	PYTHONPATH=src:tests $(RUN) -m fleet $(ARGS)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs
