@@ -133,9 +133,7 @@ class App:
         Returns when there will be something to do if nothing arrives, in monotonic seconds.
         """
         for item in self.queue.take_all(wait_seconds):
-            self._core.begin_turn()
             self._core.attempt(self._take, item)
-        self._core.begin_turn()
         at = self._clock.monotonic()
         wakes = [self._link.tick(at), self._deployed.tick(at), self._fetch_list(at)]
         self._watch_observing(at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,9 +172,10 @@ class CoreDevice(Component):
         with contextlib.closing(_REAL_CONNECT(self.work_dir / "pruner.db", isolation_level=None)) as connection:
             connection.execute(statement, values)
 
-    def request(self, kind: str, argument: Any) -> None:
-        """Queue a request as the command line does; it is looked for every other second."""
-        self.write("INSERT INTO requests (kind, argument) VALUES (?, ?)", kind, json.dumps(argument))
+    def request(self, kind: str, *subjects: str) -> None:
+        """Queue requests as the command line does; they are looked for every other second."""
+        for subject in subjects:
+            self.write("INSERT INTO requests (kind, subject) VALUES (?, ?)", kind, subject)
         self.wake_at = min(self.wake_at, self.world.now + 2.0)
 
     def status(self) -> dict[str, Any]:

@@ -128,8 +128,8 @@ class WrittenState:
             if outcome != "open":
                 journal.settle(intents, outcome, WALL - 3_599)
 
-    def requests(self) -> list[tuple[str, Any]]:
+    def requests(self) -> list[tuple[str, str]]:
         """What was asked of the component."""
         with closing(self.connect()) as connection:
-            rows = connection.execute("SELECT kind, argument FROM requests ORDER BY id").fetchall()
-        return [(row["kind"], json.loads(row["argument"])) for row in rows]
+            rows = connection.execute("SELECT kind, subject FROM requests ORDER BY id").fetchall()
+        return [(row["kind"], row["subject"]) for row in rows]

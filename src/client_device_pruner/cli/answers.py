@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import sys
 import time
@@ -209,7 +208,7 @@ def restore(options: argparse.Namespace) -> Answer:
         raise Failed("\n".join([*lines, "Nothing was asked for."]))
     if not wanted:
         raise Failed("There is nothing to restore: pruner history shows what was disassociated, and in which cycle.")
-    running = _request(options.work_dir, "restore", {"names": wanted})
+    running = _request(options.work_dir, "restore", wanted)
     said = _requested(f"Asked to restore {_some(wanted)}", "within 60 s; pruner history shows it", running=running)
     return Answer({"queued": True, "names": wanted, "running": running}, said)
 
@@ -222,13 +221,15 @@ def approve(options: argparse.Namespace) -> Answer:
         waiting = found.status["plan"]
         hint = f"the one that waits is {waiting['id']}" if waiting else "none waits"
         raise Failed(f"There is no plan {options.plan}: {hint}. Nothing was approved.")
-    running = _request(options.work_dir, "approve", options.plan)
-    said = _requested(f"Approved plan {options.plan} ({_devices(names)})", "the next cycle heeds it", running=running)
+    running = _request(options.work_dir, "approve", [options.plan])
+    said = _requested(
+        f"Approved plan {options.plan} ({_devices(names)})", "the next cycle takes it into account", running=running
+    )
     return Answer({"queued": True, "plan": options.plan, "names": names, "running": running}, said)
 
 
-def _request(work_dir: Path, kind: str, argument: Any) -> bool:
-    """Leave a request in the state file; returns whether the component runs, to take it up.
+def _request(work_dir: Path, kind: str, subjects: Sequence[str]) -> bool:
+    """Leave a request for each subject in the state file; returns whether the component runs, to take it up.
 
     SQLite gives what root makes beside the file (`-wal`, `-shm`) to the owner of the file, so the component's user
     is not locked out.
@@ -238,7 +239,8 @@ def _request(work_dir: Path, kind: str, argument: Any) -> bool:
     try:
         connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         with closing(connection), transaction(connection, through=True) as write:
-            write.execute("INSERT INTO requests (kind, argument) VALUES (?, ?)", (kind, json.dumps(argument)))
+            rows = [(kind, subject) for subject in subjects]
+            write.executemany("INSERT INTO requests (kind, subject) VALUES (?, ?)", rows)
     except sqlite3.Error as error:
         raise Failed(f"{path} cannot be written ({error}): nothing was asked for.") from error
     return reading.is_running(work_dir)

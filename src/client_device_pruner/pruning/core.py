@@ -12,7 +12,7 @@ from typing import Any
 from client_device_pruner.config.settings import DEFAULTS, Settings, SettingsRefused, parse
 from client_device_pruner.decisions import explain
 from client_device_pruner.decisions.coverage import Coverage
-from client_device_pruner.decisions.guards import Guards, Hold, lost_together
+from client_device_pruner.decisions.guards import Guards, Hold
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
 from client_device_pruner.presence.devices import Device, Devices
@@ -70,7 +70,6 @@ class Core:
         self._started = clock.monotonic()
         self._ran_before = 0.0
         self._loaded = False
-        self._facts: Facts | None = None
         self._untold: set[str] = set()
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
@@ -96,23 +95,9 @@ class Core:
         """The component's running time over all runs."""
         return self._ran_before + self.clock.monotonic() - self._started
 
-    def begin_turn(self) -> None:
-        """What was known a turn ago may have changed."""
-        self._facts = None
-
     def facts(self) -> Facts:
-        """By what the devices are judged in this turn."""
-        if self._facts is None:
-            self._facts = self.presence.facts(self.clock.monotonic())
-        return self._facts
-
-    def judge(self, device: Device) -> Verdict:
-        """What the rule says of a device now."""
-        return judge(device, self.settings, self.facts())
-
-    def lost_together(self) -> frozenset[str]:
-        """The names of devices that were lost together."""
-        return lost_together(self.devices.associated(), self.settings, self.facts())
+        """By what the devices are judged now."""
+        return self.presence.facts(self.clock.monotonic())
 
     # What changes
 
@@ -145,6 +130,7 @@ class Core:
         at = self.clock.monotonic()
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
         self._next_open = min(self._next_open, at + REOPEN_SECONDS * settings.scale)
+        self._next_survey = at  # other settings, other verdicts
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
             self.event(kind, name, **data)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client_device_pruner.decisions.guards import Hold, Plan, new_plan_id
-from client_device_pruner.decisions.policy import State, Verdict
+from client_device_pruner.decisions.policy import State, Verdict, judge
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
+from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
 from client_device_pruner.pruning.plans import expire_approvals, make_plan
 from client_device_pruner.reports.events import LOGGER
-
-if TYPE_CHECKING:
-    from client_device_pruner.pruning.core import Core
-    from client_device_pruner.store.journal import Intent
+from client_device_pruner.store.journal import Intent
 
 BATCH = 100  # entries of one batch call at most: the API's limit
 MAX_PAGES = 10_000
@@ -164,13 +162,12 @@ class Cycle:
 
     def _judge(self) -> list[Verdict]:
         """Judge all devices, and return those that are due; marks are set and taken off, and said so."""
-        core, due = self._core, []
-        core.begin_turn()
+        core, due, facts = self._core, [], self._core.facts()
         for device in list(core.devices.associated()):
-            verdict = core.judge(device)
+            verdict = judge(device, core.settings, facts)
             if verdict.gone and device.marked_at is None:
                 core.mark(device, verdict)
-                verdict = core.judge(device)
+                verdict = judge(device, core.settings, facts)
             elif not verdict.gone:
                 core.unmark(device, verdict.reason)
             if verdict.state is State.DUE:
@@ -222,12 +219,11 @@ class Cycle:
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
         """What the rule and the guards let go now: what was heard, or configured, since the plan counts."""
-        core = self._core
-        core.begin_turn()
+        core, facts = self._core, self._core.facts()
         if core.settings.dry_run:
             return []
         devices = [core.devices.by_name[verdict.name] for verdict in batch if verdict.name in core.devices.by_name]
-        verdicts = [core.judge(device) for device in devices if device.associated]
+        verdicts = [judge(device, core.settings, facts) for device in devices if device.associated]
         # The limit is of the whole cycle, and may be lower now than when its first batch was sent.
         left = max(0, core.settings.limits.max_per_cycle - self._sent)
         return self._plan([verdict for verdict in verdicts if verdict.state is State.DUE]).take[:left]

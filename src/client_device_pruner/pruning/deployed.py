@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from client_device_pruner.config.bridge import BRIDGE, EMQX, bridge_client_id, diagnose, message_filters, missing_inputs
 from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, SettingsRefused, changed_keys, parse, protection_lost
 from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.greengrass.ipc import Configuration, ConfigurationChanged
+from client_device_pruner.greengrass.link import Link
+from client_device_pruner.pruning.core import Core
 from client_device_pruner.reports.events import LOGGER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from client_device_pruner.greengrass.ipc import Configuration, ConfigurationChanged
-    from client_device_pruner.greengrass.link import Link
-    from client_device_pruner.pruning.core import Core
 
 NOT_DEPLOYED = "ResourceNotFoundError"  # how the error begins where there is no such component
 REREAD_SECONDS = 60.0  # after how long a configuration that could not be read is asked for again

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.pruning.cloud import CallFailed
+from client_device_pruner.pruning.core import Core
 from client_device_pruner.reports.events import rfc3339
-
-if TYPE_CHECKING:
-    from client_device_pruner.pruning.core import Core
 
 START, LIST, DISASSOCIATE, ASSOCIATE = "start", "list", "disassociate", "associate"
 """What the cloud is asked, as failures are told apart."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client_device_pruner.decisions import guards
 from client_device_pruner.decisions.guards import Plan, member, new_plan_id
-
-if TYPE_CHECKING:
-    from client_device_pruner.decisions.policy import Verdict
-    from client_device_pruner.pruning.core import Core
+from client_device_pruner.decisions.policy import Verdict
+from client_device_pruner.pruning.core import Core
 
 MAX_PLANS = 20  # plans remembered for late approvals, and approvals
 
@@ -35,7 +33,7 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
             budget=core.journal.budget(devices.associated_count, core.running_seconds()),
             approved={name for name, key in keys.items() if key in approved},
             plan_id=plan_id,
-            lost_together=core.lost_together(),
+            lost_together=guards.lost_together(devices.associated(), core.settings, core.facts()),
             standing=[hold for hold in core.guards.standing if not (trying and hold.guard == "accessDenied")],
         )
         return replace(plan, take=plan.take[:1]) if trying else plan
@@ -52,9 +50,9 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
     return made(plan_id)
 
 
-def approve(core: Core, plan_ids: Sequence[str]) -> None:
-    """Remember approvals."""
-    core.store.keep(approved=[*core.store.kept("approved", []), *plan_ids][-MAX_PLANS:])
+def approve(core: Core, plan_id: str) -> None:
+    """Remember an approval."""
+    core.store.keep(approved=[*core.store.kept("approved", []), plan_id][-MAX_PLANS:])
 
 
 def expire_approvals(core: Core, due: Sequence[Verdict]) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from client_device_pruner.config.emqx import Access
 from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.greengrass.link import Link
 from client_device_pruner.presence.client_list import Asked, ClientLists, ListFailed
-
-if TYPE_CHECKING:
-    from client_device_pruner.config.emqx import Access
-    from client_device_pruner.greengrass.link import Link
-    from client_device_pruner.pruning.core import Core
+from client_device_pruner.pruning.core import Core
 
 ASK_SECONDS = 120.0  # how long the broker may take to answer for up to 100 names, one call each
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from client_device_pruner.pruning.cloud import CallFailed
+from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.cycle import Cycle, Start, Steps, associate, is_same
 from client_device_pruner.pruning.failures import ASSOCIATE, Failures
 from client_device_pruner.pruning.plans import approve
 from client_device_pruner.reports.events import rfc3339
 from client_device_pruner.store.database import transaction
-
-if TYPE_CHECKING:
-    from client_device_pruner.pruning.core import Core
-    from client_device_pruner.store.journal import Intent
+from client_device_pruner.store.journal import Intent
 
 
 class Restores:
@@ -38,11 +34,6 @@ class Restores:
             self._failures.failed(ready, "", ASSOCIATE, [intent.name for intent in intents])
             return
         yield from associate(self._core, self._failures, intents, "")
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something noted is not done yet, since the cloud failed or refused it."""
-        return bool(self._core.journal.wanted())
 
     def take_sighted(self, cycle: Cycle | None) -> None:
         """Act on sightings of devices that are marked, in flight, or disassociated."""
@@ -86,23 +77,17 @@ class Restores:
     def take_requests(self) -> None:
         """Take what the command line asks for; raises `sqlite3.Error` where the state file refuses."""
         connection = self._core.store.opened()
-        rows = connection.execute("SELECT id, kind, argument FROM requests ORDER BY id").fetchall()
+        rows = connection.execute("SELECT id, kind, subject FROM requests ORDER BY id").fetchall()
         # Noted before the request goes: a crash between leaves it to be asked for twice, never lost.
         for row in rows:
-            argument = json.loads(row["argument"])
             if row["kind"] == "approve":
-                approve(self._core, [argument])
-            else:
-                self._want(self._meant(argument), "command")
+                approve(self._core, row["subject"])
+        names = {row["subject"] for row in rows if row["kind"] == "restore"}
+        restorable = self._core.journal.restorable(self._core.running_seconds()) if names else ()
+        self._want([intent for intent in restorable if intent.name in names], "command")
         if rows:
             with transaction(connection, through=True) as write:
                 write.executemany("DELETE FROM requests WHERE id = ?", [(row["id"],) for row in rows])
-
-    def _meant(self, argument: Any) -> list[Intent]:
-        """What a request to restore means: `{"names": […]}`, `{"cycle": id}` or `{"all": true}`."""
-        intents = self._core.journal.restorable(self._core.running_seconds())
-        names, cycle = argument.get("names", ()), argument.get("cycle")
-        return [i for i in intents if argument.get("all") or i.name in names or i.cycle_id == cycle]
 
     def _want(self, intents: Sequence[Intent], requested_by: str) -> None:
         if intents:

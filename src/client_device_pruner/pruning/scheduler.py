@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from client_device_pruner.config.settings import Settings
+from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.decisions.policy import State
 from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, Ready, Reply
+from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
 from client_device_pruner.pruning.failures import Failures
+from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.restores import Restores
-
-if TYPE_CHECKING:
-    from client_device_pruner.decisions.guards import Hold
-    from client_device_pruner.pruning.core import Core
-    from client_device_pruner.pruning.preflight import PreflightCheck
 
 BACK_OFF_SECONDS = 60.0
 """The most that the first cycle after one that failed waits; doubles up to `checkInterval` (CONTRACT, cloud calls)."""
@@ -118,7 +115,7 @@ class Scheduler:
 
     def _plan_restore(self, at: float) -> None:
         """Try a restore that failed again, after delays as those of cycles that fail."""
-        if not self._restores.waiting:
+        if not self._core.journal.wanted():
             self._restores_failed, self._next_restore = 0, float("inf")
             return
         self._restores_failed += 1
@@ -147,7 +144,6 @@ class Scheduler:
                     self.failures.missed(cycle.missed)
         self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self.failures.in_a_row)
         more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
-        core.begin_turn()
         core.survey(now=True)
         core.event(
             "cycle",

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client_device_pruner import __version__
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.decisions.policy import State
+from client_device_pruner.greengrass.link import Link
 from client_device_pruner.presence.clock import DAY_SECONDS, MONTH_SECONDS
 from client_device_pruner.presence.facts import Input
+from client_device_pruner.pruning.core import Core
+from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.plans import waiting_plan
+from client_device_pruner.pruning.scheduler import Scheduler
 from client_device_pruner.reports.events import rfc3339
-
-if TYPE_CHECKING:
-    from client_device_pruner.greengrass.link import Link
-    from client_device_pruner.pruning.core import Core
-    from client_device_pruner.pruning.deployed import Deployed
-    from client_device_pruner.pruning.scheduler import Scheduler
 
 
 def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Scheduler, at: float) -> dict[str, Any]:

@@ -29,7 +29,7 @@ CREATE INDEX disassociations_by_name ON disassociations (name);
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, data TEXT NOT NULL);
 CREATE INDEX history_by_name ON history (name);
 CREATE TABLE timeline (id INTEGER PRIMARY KEY, wall REAL NOT NULL, name TEXT, state TEXT NOT NULL);
-CREATE TABLE requests (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL);
+CREATE TABLE requests (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL);
 """
 _REFUSALS = ("disk i/o error", "disk is full", "unable to open", "readonly", "locked", "locking")
 """What SQLite says where the medium refuses, in lower case: the file itself may be sound (Python 3.10 has no codes)."""

@@ -259,7 +259,7 @@ class TestRequests:
 
         assert pruner.value("restore", *arguments) == {"queued": True, "names": names, "running": True}
         assert "within 60 s" in pruner.text("restore", *arguments)
-        assert pruner.state.requests() == [("restore", {"names": names})] * 2
+        assert pruner.state.requests() == [("restore", name) for name in names] * 2
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
@@ -287,7 +287,7 @@ class TestRequests:
         pruner.state.write()
 
         assert pruner.text("approve", "p2") == (
-            "Approved plan p2 (2 devices: press-2, press-3): the next cycle heeds it.\n"
+            "Approved plan p2 (2 devices: press-2, press-3): the next cycle takes it into account.\n"
         )
         assert pruner.value("approve", "p1") == {"queued": True, "plan": "p1", "names": ["press-3"], "running": True}
         assert pruner.state.requests() == [("approve", "p2"), ("approve", "p1")]
@@ -298,7 +298,7 @@ class TestRequests:
         stopped.state.disassociate("c1", "gone-1")
 
         assert "The component does not run: it will be done when it does." in stopped.text("restore", "gone-1")
-        assert stopped.state.requests() == [("restore", {"names": ["gone-1"]})]
+        assert stopped.state.requests() == [("restore", "gone-1")]
         assert "none waits" in stopped.failure("approve", "p1")
 
     def test_a_state_file_that_is_busy_is_said(self, pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:

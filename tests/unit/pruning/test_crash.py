@@ -139,7 +139,7 @@ def restore(directory: Path, fuse: Fuse) -> CoreDevice:
     fuse.armed = False
     core.run_until(lambda: len(core.of_type("disassociated")) >= 3, 7_200)
     fuse.armed = True
-    core.request("restore", {"names": [GONE[1]]})
+    core.request("restore", GONE[1])
     core.connect(GONE[0])
     core.run_until(lambda: {GONE[0], GONE[1]} <= core.cloud.associations.keys(), 7_200, "not restored")
     core.run(300)

@@ -307,7 +307,7 @@ def test_a_sighting_during_the_last_call_of_a_cycle_is_a_return(known: KnownDevi
         return core.cloud.count(operation) >= number
 
     core.run_until(lambda: called("disassociate", 2), 90_000)
-    core.request("restore", {"names": ["gone-0"]})
+    core.request("restore", "gone-0")
     core.run(3)
     core.run_until(lambda: called("associate", 1), 60)
     core.connect("gone-1")

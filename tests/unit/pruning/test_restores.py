@@ -18,17 +18,13 @@ def disassociated(core: CoreDevice, *names: str) -> CoreDevice:
 
 
 def test_requests_have_their_kinds(known: KnownDevices) -> None:
-    """By name, by cycle, all, each within a minute; what cannot be undone is passed over."""
+    """Each within a minute; what cannot be undone is passed over."""
     core = disassociated(known(*GONE, "alive", **QUICK_TO_GO), *GONE)
-    first_cycle = core.of_type("disassociated")[0]["cycleId"]
 
-    core.request("restore", {"names": ["gone-3", "nobody"]})
+    core.request("restore", "gone-3", "nobody")
     core.run(60)
     assert core.cloud.associations.keys() == {"alive", "gone-3"}
-    core.request("restore", {"cycle": first_cycle})
-    core.run(60)
-    assert core.cloud.associations.keys() == {"alive", "gone-3", "gone-0", "gone-1"}
-    core.request("restore", {"all": True})
+    core.request("restore", *GONE)
     core.run(60)
     assert core.cloud.associations.keys() == {"alive", *GONE}
     assert {data["requestedBy"] for data in core.of_type("restored")} == {"command"}
@@ -39,7 +35,7 @@ def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: Know
     """Within a minute, though the next cycle is hours away."""
     core = disassociated(known("gone", "alive", offlineThreshold="13h", checkInterval="6h"), "gone")
     core.cloud.held = True
-    core.request("restore", {"names": ["gone"]})
+    core.request("restore", "gone")
     core.run(3)
     core.die()
     core.cloud.held = False
@@ -53,7 +49,7 @@ def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: Know
 def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
     """Case 4: it is safe for its patience, whatever `neverSeenThreshold` says."""
     core = disassociated(known("gone", "alive", neverSeenThreshold="10m"), "gone")
-    core.request("restore", {"names": ["gone"]})
+    core.request("restore", "gone")
     core.run(60)
     restored_at = core.clock.now
     core.run(2_300)
@@ -89,7 +85,7 @@ def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevice
     (returned,) = core.of_type("returned", "gone")
     assert returned["willRestore"] is False
     assert core.cloud.associations.keys() == {"alive"}
-    core.request("restore", {"names": ["gone"]})
+    core.request("restore", "gone")
     core.run(60)
     assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
 
@@ -111,7 +107,7 @@ def test_an_entry_refused_to_be_restored_is_given_up(known: KnownDevices) -> Non
     """The thing was deleted meanwhile: it is said, and not tried for ever."""
     core = disassociated(known("gone", "alive"), "gone")
     core.cloud.refusing = {"gone": "ResourceNotFoundException"}
-    core.request("restore", {"all": True})
+    core.request("restore", "gone")
     core.run(3_600)
 
     (failed,) = core.of_type("failed")
@@ -167,7 +163,7 @@ def test_a_restore_that_fails_holds_nothing_else_back(known: KnownDevices) -> No
     """It is said once, naming the device."""
     core = disassociated(known("gone-0", "gone-1", "alive"), "gone-0")
     core.cloud.fail("associate", "accessDenied", times=4)
-    core.request("restore", {"names": ["gone-0"]})
+    core.request("restore", "gone-0")
     core.disconnect("gone-1")
     core.run_until(lambda: core.of_type("restored"), 9_000)
 
