@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -97,22 +98,29 @@ async def test_a_subscription_that_is_renewed_again_and_again(make_trial: MakeTr
     assert trial.associated == {"speaks"}
 
 
-@pytest.mark.parametrize("missing", ["PrunerProbeBack", "PrunerCount", "PrunerClients"])
-async def test_a_mapping_entry_is_missing(trial: Trial, missing: str) -> None:
-    """A deployment loses an entry: nothing is observed, and what the doctor has to paste mends it."""
+async def test_an_entry_of_the_mapping_is_missing(trial: Trial) -> None:
+    """A deployment loses it: nothing is observed, `notObserving` says why, and the doctor has what mends it."""
     await trial.watch("silent")
-    left = {name: entry for name, entry in MAPPING.items() if name != missing}
-    await trial.core.deploy({BRIDGE: {"reset": ["/mqttTopicMapping"], "merge": {"mqttTopicMapping": left}}})
+    for missing, reason in {
+        "PrunerProbeBack": "does not come back from the broker",
+        "PrunerCount": "the bridge no longer maps",
+        "PrunerClients": "the bridge no longer maps",
+    }.items():
+        since = len(trial.core.events)
+        left = {name: entry for name, entry in MAPPING.items() if name != missing}
+        await trial.core.deploy({BRIDGE: {"reset": ["/mqttTopicMapping"], "merge": {"mqttTopicMapping": left}}})
 
-    held = await trial.event("held", guard="notObserving")
-    (finding,) = of_the_bridge(await trial.status(of_the_bridge, "a finding"))
+        await trial.event("held", since=since, guard="notObserving")
+        status = await trial.status(partial(is_held, reason), reason)
+        (finding,) = of_the_bridge(status)
 
-    assert finding["finding"] in held["remedy"] or "the bridge no longer maps" in held["reason"]
-    remedy = json.loads(finding["remedy"])
-    assert remedy == {"mqttTopicMapping": {missing: MAPPING[missing]}}
-    await trial.core.deploy({BRIDGE: {"merge": remedy}})
-    await trial.event("released", guard="notObserving")
-    await trial.status(lambda status: not of_the_bridge(status), "nothing found any more")
+        assert status["observing"]["since"] is None
+        remedy = json.loads(finding["remedy"])
+        assert remedy == {"mqttTopicMapping": {missing: MAPPING[missing]}}
+        await trial.core.deploy({BRIDGE: {"merge": remedy}})
+        await trial.event("released", since=since, guard="notObserving")
+        await trial.status(lambda status: not of_the_bridge(status), "nothing found any more")
+    assert not trial.of_type("marked")
 
 
 async def test_a_bridge_that_moquette_does_not_understand(make_trial: MakeTrial) -> None:
@@ -133,6 +141,11 @@ async def test_a_bridge_that_moquette_does_not_understand(make_trial: MakeTrial)
     await trial.core.deploy({BRIDGE: {"merge": {"mqtt": {"version": "mqtt3"}}}})
     await trial.event("released", guard="notObserving")
     await trial.status(lambda status: not of_the_bridge(status), "nothing found any more")
+
+
+def is_held(reason: str, status: dict[str, Any]) -> bool:
+    """Whether a guard says so."""
+    return reason in str(status["guards"])
 
 
 def of_the_bridge(status: dict[str, Any]) -> list[dict[str, str]]:

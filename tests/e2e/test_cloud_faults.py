@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from e2e.trial import QUICK, REPOSITORY, MakeTrial, Trial, failing
+from e2e.trial import QUICK, Trial, failing
 from local_core.cloud import CREDENTIALS, DISASSOCIATE, LIST
 
 pytestmark = [pytest.mark.e2e]
 
 PORTAL = b"<html><body>Welcome to our Wi-Fi</body></html>"
-Answer = tuple[dict[str, Any], str, str]
-"""What the cloud answers, the code that is told, and a part of the remedy."""
+Answer = tuple[str, dict[str, Any], str, str]
+"""The operation that fails and how, the code that is told, and a part of the remedy."""
 NO_LIST: list[Answer] = [
-    ({"status": 429, "error": "TooManyRequestsException"}, "TooManyRequestsException", "quota"),
-    ({"status": 500, "error": "InternalServerException"}, "InternalServerException", "the next cycle tries"),
-    ({"body": PORTAL}, "GarbageAnswer", "portal or proxy"),
-    ({"status": 403, "error": "ExpiredTokenException"}, "ExpiredTokenException", "clock is right"),
-]
-NO_CREDENTIALS: list[Answer] = [
-    ({"drop": True}, "CredentialRetrievalError", "aws.greengrass.TokenExchangeService runs")
+    (LIST, {"status": 429, "error": "TooManyRequestsException"}, "TooManyRequestsException", "quota"),
+    (LIST, {"status": 500, "error": "InternalServerException"}, "InternalServerException", "the next cycle tries"),
+    (LIST, {"body": PORTAL}, "GarbageAnswer", "portal or proxy"),
+    (CREDENTIALS, {"drop": True}, "CredentialRetrievalError", "aws.greengrass.TokenExchangeService runs"),
+    (LIST, {"status": 403, "error": "ExpiredTokenException"}, "ExpiredTokenException", "clock is right"),
 ]
 
 
@@ -37,26 +34,23 @@ async def lose_one(trial: Trial, **settings: Any) -> None:
     await trial.devices.drop("dead")
 
 
-@pytest.mark.parametrize(
-    ("operation", "answers"), [(LIST, NO_LIST), (CREDENTIALS, NO_CREDENTIALS)], ids=["no list", "no token exchange"]
-)
-async def test_while_no_list_can_be_had_nothing_goes(trial: Trial, operation: str, answers: list[Answer]) -> None:
+async def test_while_no_list_can_be_had_nothing_goes(trial: Trial) -> None:
     """Case 3 and 30: one event however often it repeats; `status` says what failed and what to do; then all goes on."""
     await lose_one(trial)
     lost_at = (await trial.status())["observedSeconds"]
-    for fault, code, remedy in answers:
+    for operation, fault, code, remedy in NO_LIST:
         with failing(trial, operation, **fault):
             failed = await trial.event("failed", code=code)
             assert remedy in failed["remedy"]
             told = await trial.status(failed_by(code))
             assert remedy in told["lastCycle"]["failed"]["remedy"]
             assert told["lastCycle"]["completeAt"]
-            if code == answers[-1][1]:
+            if code == NO_LIST[-1][2]:
                 await trial.cycles(2)
                 await trial.status(lambda status: status["observedSeconds"] > lost_at + 5.5, "it is gone by now")
     assert trial.associated == {"alive", "dead"}
     assert not trial.batches
-    assert len(trial.of_type("failed")) == len(answers)
+    assert len(trial.of_type("failed")) == len(NO_LIST)
     await trial.event("disassociated", "dead")
     await trial.status(lambda status: status["lastCycle"]["failed"] is None and not status["guards"])
 
@@ -113,32 +107,6 @@ async def test_an_entry_that_is_refused_stays_and_the_others_go(trial: Trial) ->
         assert len(trial.of_type("failed")) == 1
         assert trial.associated == {"alive", "lamp-1"}
     await trial.event("disassociated", "lamp-1")
-
-
-async def test_only_the_token_exchange_credentials_are_ever_used(make_trial: MakeTrial, tmp_path: Path) -> None:
-    """Case 1: keys in the environment, files, a profile and a process offer others; without the exchange, no call."""
-    home, ran = tmp_path / "home", tmp_path / "ran"
-    keys = "aws_access_key_id = AKIAWRONG\naws_secret_access_key = wrong\n"
-    profile = f"credential_process = touch {ran}\nregion = us-east-1\nendpoint_url = http://127.0.0.1:9\n"
-    (home / ".aws").mkdir(parents=True)
-    (home / ".aws/credentials").write_text(f"[default]\n{keys}[other]\n{keys}", "utf-8")
-    (home / ".aws/config").write_text(f"[default]\n{profile}[profile process]\n{profile}", "utf-8")
-    recipe = yaml.safe_load((REPOSITORY / "recipe.yaml").read_text("utf-8"))
-    recipe["Manifests"][0]["Lifecycle"]["run"]["Setenv"] = {
-        "HOME": str(home), "AWS_PROFILE": "process", "AWS_CONFIG_FILE": str(home / ".aws/config"),
-        "AWS_ACCESS_KEY_ID": "AKIAWRONG", "AWS_SECRET_ACCESS_KEY": "wrong",
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
-    trial = await make_trial(recipe=tmp_path / "recipe.yaml")
-
-    with failing(trial, CREDENTIALS, status=404):
-        await trial.deploy(listens=False, **QUICK)
-        failed = await trial.event("failed")
-        assert failed["code"] == "CredentialRetrievalError"
-        await trial.until(lambda: len(trial.of_type("cycle")) >= 2, "it retries")
-        assert not trial.calls(LIST)
-    await trial.event("cycle", complete=True)  # the cloud takes only keys that the exchange gave
-    assert not ran.exists()
 
 
 def failed_by(code: str) -> Callable[[dict[str, Any]], bool]:

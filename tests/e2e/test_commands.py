@@ -93,12 +93,19 @@ async def test_in_a_directory_that_is_gone(trial: Trial, tmp_path: Path) -> None
 
 
 async def test_the_ipc_daemon_dies_again_and_again(trial: Trial) -> None:
-    """Case 24: it ends itself twice to be started anew; after that `status` says since when there is no connection."""
+    """Case 24: it ends itself twice to be started anew; after that `status` says since when there is no connection.
+
+    A connection that is only cut is made anew by the same process.
+    """
 
     def is_back(starts: int) -> bool:
         return trial.core.component.starts == starts and COMPONENT in trial.core.ipc.connected
 
     await trial.watch("alive", **QUICK)
+    trial.core.ipc.drop_connections()
+    await trial.until(lambda: any("no connection to Greengrass" in str(line) for line in trial.log()), "the cut")
+    await trial.until(partial(is_back, 1), "it connects")
+    await trial.observes(1.0)
     for starts in (2, 3):
         trial.core.ipc.drop_connections(forget_tokens=True)
         await trial.until(partial(is_back, starts), "it ends, is started anew, and connects")

@@ -36,36 +36,28 @@ async def test_the_end_of_a_dry_run_is_said_and_begins_the_grace_period_anew(tri
 
 
 async def test_protection_and_a_longer_threshold_spare_a_marked_device(trial: Trial) -> None:
-    """Each takes the mark off in the next cycle; the longest of the thresholds that match counts, by its name."""
+    """Each takes the mark off in the next cycle; the longest of the thresholds that match counts, by its name.
+
+    Case 28: nobody tells of the deployment, since the subscription died; it is read before the next cycle.
+    """
     await trial.watch("alive", "lamp-1", "lamp-2", **{**QUICK, "gracePeriod": "2s"})
     await trial.devices.drop("lamp-1", "lamp-2")
     for name in ("lamp-1", "lamp-2"):
         await trial.event("marked", name)
 
+    trial.core.ipc.mute_configuration()
+    since = len(trial.core.events)
     thresholds = {
         "short": {"devices": ["lamp-*"], "offlineThreshold": "5s"},
         "long": {"devices": ["*-2"], "offlineThreshold": "1h"},
     }
     await trial.core.deploy({COMPONENT: {"merge": {"thresholds": thresholds, "protectedDevices": ["*-1"]}}})
+    assert "protectedDevices" in (await trial.event("configuration", since=since, accepted=True))["changed"]
     await trial.event("unmarked", "lamp-1", reason="it is protected")
     await trial.event("unmarked", "lamp-2", reason="its silence no longer reaches its patience")
     await trial.event("cycle", present=1, silent=1, protected=1)
     assert "protectedDevices names it" in await trial.explain("lamp-1")
     assert "silent for 1h (thresholds.long)" in await trial.explain("lamp-2")
-    assert not trial.batches
-
-
-async def test_a_configuration_whose_subscription_died_is_read_before_the_next_cycle(trial: Trial) -> None:
-    """Case 28: nobody tells of the deployment that protects a marked device; it is heeded all the same, and said."""
-    await trial.watch("alive", "dead", **{**QUICK, "gracePeriod": "2s"})
-    await trial.devices.drop("dead")
-    await trial.event("marked", "dead")
-
-    trial.core.ipc.mute_configuration()
-    await trial.core.deploy({COMPONENT: {"merge": {"protectedDevices": ["dead"]}}})
-    await trial.event("configuration", accepted=True, changed=["protectedDevices"])
-    await trial.event("unmarked", "dead", reason="it is protected")
-    await trial.event("cycle", protected=1)
     assert not trial.batches
 
 

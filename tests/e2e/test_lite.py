@@ -65,6 +65,7 @@ async def test_a_life_with_two_settings(make_trial: MakeTrial) -> None:
     assert warnings >= {"presence.probeInterval", "massLoss.window", "checkInterval", "gracePeriod"}
     assert trial.batches == [("dead",)]
     assert trial.associated == {"alive", "later"}
+    assert not [held for held in trial.of_type("held") if held["guard"] != "notObserving"]
 
 
 async def test_what_deafens_the_component_is_not_observed(make_trial: MakeTrial) -> None:

@@ -6,10 +6,9 @@ import asyncio
 
 import pytest
 
-from e2e.trial import COMPONENT, IN, MAPPING, THRESHOLD_SECONDS, TRIAL, MakeTrial, Trial, documented, meanwhile
+from e2e.trial import COMPONENT, MAPPING, THRESHOLD_SECONDS, MakeTrial, Trial
 from local_core.cloud import LIST
-from local_core.core import BRIDGE, EMQX
-from local_core.pubsub import Message
+from local_core.core import BRIDGE
 
 pytestmark = [pytest.mark.e2e]
 
@@ -79,41 +78,6 @@ async def test_with_both(trial: Trial) -> None:
     assert not trial.of_type("marked", "unannounced")
 
 
-async def test_with_the_client_list(trial: Trial) -> None:
-    """As the documents in `deploy` have it, the dry run first: the client list shows what is gone and what is not."""
-    port = trial.core.emqx_api.port
-
-    async def deploy(name: str) -> None:
-        document = documented(name)
-        # Beside the durations only the port differs: another test may have 18083.
-        document[EMQX]["dockerOptions"] = document[EMQX]["dockerOptions"].replace("1:18083:", f"1:{port}:")
-        document[COMPONENT] = {**TRIAL, **document[COMPONENT]}
-        await trial.core.deploy({component: {"merge": merged} for component, merged in document.items()})
-
-    trial.core.cloud.associate("dead", "silent")
-    await trial.devices.connect("dead", "silent", reconnect_seconds=0.1)
-    await deploy("deployment-dry-run")
-    await trial.known(2)
-    (finding,) = (await trial.status())["doctor"]
-    assert "password that everybody knows" in finding["finding"], "the document's own is a placeholder"
-    await trial.devices.drop("dead")
-    await trial.event("cycle", wouldDisassociate=1)
-    since = len(trial.core.events)
-
-    await deploy("deployment-live")
-    gone = await trial.event("disassociated", "dead")
-
-    (configured,) = trial.of_type("configuration", since=since)
-    assert configured["changed"] == ["dryRun"]
-    assert configured["protectionEnded"]
-    assert trial.of_type("unmarked", "dead", since=since), "its grace period begins anew"
-    assert gone["evidence"] == "clientList"
-    assert trial.batches == [("dead",)]
-    assert not trial.of_type("marked", "silent")
-    assert {message.topic for message in trial.core.iot_core} >= {"client-device-pruner/core-1/events"}
-    assert trial.core.shadows.reported["core-1", "client-device-pruner"]["dryRun"], "one update a minute at most"
-
-
 @pytest.mark.timeout(300)
 async def test_250_at_once(trial: Trial) -> None:
     """They go in one cycle, in three batches, by lists of three pages; meanwhile the core has other things to do."""
@@ -131,7 +95,7 @@ async def test_250_at_once(trial: Trial) -> None:
         await asyncio.sleep(0.1)
     # Longer on a slow machine: the silence before it connected counts for its patience.
     await trial.event("cycle", wouldDisassociate=250, seconds=120)
-    before = len([call for call in trial.core.cloud.calls if call.operation == LIST])
+    before = len(trial.calls(LIST))
 
     await trial.core.deploy({COMPONENT: {"merge": {"dryRun": False}}})
     cycle = await trial.event("cycle", disassociated=250)
@@ -140,7 +104,7 @@ async def test_250_at_once(trial: Trial) -> None:
     assert {name for names in trial.batches for name in names} == set(crowd)
     assert {gone["cycleId"] for gone in trial.of_type("disassociated")} == {cycle["cycleId"]}
     assert trial.associated == {"silent"}
-    lists = [call for call in trial.core.cloud.calls if call.operation == LIST][before:]
+    lists = trial.calls(LIST)[before:]
     assert sum("nextToken" not in call.parameters for call in lists) * 3 - 2 <= len(lists)
 
 
@@ -168,33 +132,3 @@ async def test_a_trial_with_two_settings(make_trial: MakeTrial) -> None:
         "checkInterval",
         "gracePeriod",
     }
-
-
-@pytest.mark.timeout(300)
-async def test_a_trial_with_two_settings_on_lite(make_trial: MakeTrial) -> None:
-    """Case 21: with a publisher of the site's own, which echoes the probe, and tells what it hears."""
-    trial = await make_trial(lite=True)
-    trial.core.cloud.associate("dead", "lives")
-    heard = {"dead", "lives"}
-
-    def publish(topic: str, payload: bytes) -> None:
-        trial.core.pubsub.publish(Message(topic, payload, "com.example.Presence"))
-
-    async def tell() -> None:
-        while True:
-            for name in heard:
-                publish(f"{IN}clients/{name}/seen", b"1")
-            await asyncio.sleep(1.0)
-
-    trial.core.pubsub.subscribe("pruner-probe/+", lambda probe: publish(IN + probe.topic, probe.payload))
-    async with meanwhile(tell()):
-        await trial.core.deploy({COMPONENT: {"merge": TWO_SETTINGS}})
-        await trial.status(lambda status: status["coverage"]["removable"] == 2, "two with a rhythm")
-        heard.remove("dead")
-
-        gone = await trial.event("disassociated", "dead", seconds=180)
-
-    assert gone["evidence"] == "rhythm"
-    assert trial.associated == {"lives"}
-    assert not trial.of_type("marked", "lives")
-    assert not [held for held in trial.of_type("held") if held["guard"] != "notObserving"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.trial import COMPONENT, THRESHOLD_SECONDS, MakeTrial, Trial
+from e2e.trial import COMPONENT, THRESHOLD_SECONDS, MakeTrial, Trial, documented
 from local_core.core import EMQX
 
 pytestmark = [pytest.mark.e2e]
@@ -27,26 +27,6 @@ async def test_the_component_is_killed(trial: Trial) -> None:
     assert trial.core.component.starts == 2
     assert gone["evidence"] == "connectionCount"
     assert all(cycle["present"] == 1 for cycle in trial.of_type("cycle", since=since))
-    assert trial.associated == {"silent"}
-    assert not trial.of_type("marked", "silent")
-
-
-async def test_the_nucleus_restarts(trial: Trial) -> None:
-    """A connection that is cut is made anew; when its token is void the process ends, to be given another."""
-    await trial.watch("dead", "silent")
-    trial.core.ipc.drop_connections()
-    await trial.until(lambda: any("no connection to Greengrass" in str(line) for line in trial.log()), "the cut")
-    await trial.until(lambda: COMPONENT in trial.core.ipc.connected, "another connection")
-    await trial.observes(1.0)
-    assert trial.core.component.starts == 1
-    await trial.devices.drop("dead")
-    await trial.status(lambda status: status["counts"]["silent"] == 1, "its silence in the state file")
-
-    trial.core.ipc.drop_connections(forget_tokens=True)
-    gone = await trial.event("disassociated", "dead")
-
-    assert trial.core.component.starts == 2
-    assert gone["evidence"] == "connectionCount"
     assert trial.associated == {"silent"}
     assert not trial.of_type("marked", "silent")
 
@@ -118,33 +98,55 @@ async def test_the_listener_restarts(make_trial: MakeTrial) -> None:
     assert "It was last seen" in await trial.explain("dead"), "no longer taken for connected"
 
 
-async def test_nothing_of_it_costs_a_silent_device_with_the_client_list(make_trial: MakeTrial) -> None:
-    """Component, bridge, broker and listener restart, and it is back unheard each time: the client list names it."""
-    trial = await make_trial(uptime_interval_seconds=1.0)
-    trial.core.cloud.associate("dead", "silent")
-    await trial.core.deploy({EMQX: {"merge": trial.core.emqx_api.configuration()}})
-    await trial.deploy(presence={"probeInterval": "1s", "clientList": {"interval": "1s"}})
-    await trial.devices.connect("silent", reconnect_seconds=BEFORE_THE_BRIDGE_SECONDS)
-    await trial.devices.connect("dead")
-    await trial.known(2)
-    await trial.devices.drop("dead")
+async def test_from_the_deployment_documents_alone(make_trial: MakeTrial) -> None:
+    """A silent device that dies goes; one that is back unheard after each restart stays: the client list names it.
 
+    Nothing is set but what makes it a trial, and the port, since another test may have 18083.
+    """
+    trial = await make_trial(uptime_interval_seconds=1.0)
+
+    async def deploy(name: str) -> None:
+        document = documented(name)
+        port = f"127.0.0.1:{trial.core.emqx_api.port}:"
+        document[EMQX]["dockerOptions"] = document[EMQX]["dockerOptions"].replace("127.0.0.1:18083:", port)
+        document[COMPONENT] |= {"allowShortDurations": True, "offlineThreshold": f"{THRESHOLD_SECONDS:g}s"}
+        await trial.core.deploy({component: {"merge": merged} for component, merged in document.items()})
+
+    async def back() -> None:
+        await trial.until(lambda: trial.core.bridge.connected, "the bridge")
+        await trial.until(lambda: trial.devices.is_connected("silent"), "the silent device")
+        await trial.observes(1.5)
+
+    trial.core.cloud.associate("dead", "silent")
+    await trial.devices.connect("dead", "silent", reconnect_seconds=BEFORE_THE_BRIDGE_SECONDS)
+    await deploy("deployment-dry-run")
+    await trial.known(2)
+    (finding,) = (await trial.status())["doctor"]
+    assert "password that everybody knows" in finding["finding"], "the document's own is a placeholder"
+    since = len(trial.core.events)
+    await deploy("deployment-live")
+    configured = await trial.event("configuration", since=since)
+    assert configured["changed"] == ["dryRun"]
+    assert configured["protectionEnded"]
+
+    await trial.devices.drop("dead")
     trial.core.component.kill()
     await trial.until(lambda: trial.core.component.starts == 2, "another start")
-    await trial.observes(1.5)
+    await back()
     await trial.core.bridge.stop()
     await trial.core.bridge.start()
-    await trial.observes(1.5)
+    await back()
     await restart_broker(trial)
-    await trial.observes(1.5)
-    await trial.core.deploy({EMQX: {"merge": {"emqxConfig": {"mqtt": {"max_packet_size": "2MB"}}}}})
+    await back()
+    await trial.core.broker.restart_listener()
+    await back()
     gone = await trial.event("disassociated", "dead")
-    await trial.cycles(2)
+    await trial.event("cycle", since=len(trial.core.events), present=1)
 
     assert gone["evidence"] == "clientList"
-    assert trial.associated == {"silent"}
+    assert trial.batches == [("dead",)]
     assert not trial.of_type("marked", "silent")
-    assert trial.of_type("cycle")[-1]["present"] == 1
+    assert {message.topic for message in trial.core.iot_core} >= {"client-device-pruner/core-1/events"}
 
 
 async def restart_broker(trial: Trial) -> None:
