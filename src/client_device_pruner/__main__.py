@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(work_dir: Path) -> int:
     """Run the component until SIGTERM or SIGINT."""
-    from client_device_pruner.app import App, Connected, Edges, Item, NotConnected
+    from client_device_pruner.app import App, Connected, Edges, Item
     from client_device_pruner.greengrass.queue import Queue
     from client_device_pruner.presence.client_list import ClientListReader
     from client_device_pruner.pruning.cloud import CloudChild
@@ -55,7 +55,7 @@ def run(work_dir: Path) -> int:
 
     def connect(queue: Queue[Item]) -> None:
         def attempt() -> None:
-            from client_device_pruner.greengrass.ipc import GreengrassIpc
+            from client_device_pruner.greengrass.ipc import Disconnected, GreengrassIpc
 
             try:
                 connection = GreengrassIpc(
@@ -63,7 +63,7 @@ def run(work_dir: Path) -> int:
                     report=queue.put_always,
                 )
             except Exception as error:  # noqa: BLE001 - the SDK raises many kinds; each is a failed attempt
-                queue.put_always(NotConnected(f"{type(error).__name__}: {error}"))
+                queue.put_always(Disconnected(f"{type(error).__name__}: {error}", refused=True))
             else:
                 queue.put_always(Connected(connection))
 

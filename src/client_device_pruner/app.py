@@ -42,25 +42,18 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
-class NotConnected:
-    """Connecting failed."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Woken:
     """The child process that calls the cloud has answered: the scheduler has something to do."""
 
 
-Item = ipc.News | Connected | NotConnected | Woken | Answer
+Item = ipc.News | Connected | Woken | Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
     """The ways out of the process, replaced in tests and in the simulation."""
 
-    # begins to connect to Greengrass; puts `Connected` or `NotConnected` into the queue
+    # begins to connect to Greengrass; puts `Connected` or `Disconnected` into the queue
     connect: Callable[[Queue[Item]], None]
     # makes what calls the cloud; it gets a function that takes its replies, from any thread
     cloud: Callable[[Callable[[Reply], None]], Cloud]
@@ -207,14 +200,12 @@ class App:
             case Connected(connection):
                 self._link.connected(connection, at)
                 self._deployed.connected(at)
-            case NotConnected(reason):
-                self._link.lost(reason, at, refused=True)
-            case ipc.Disconnected(reason):
-                self._link.lost(reason, at)
-            case ipc.Subscribed(topic):
-                self._link.subscribed(topic, at)
-            case ipc.StreamClosed(topic):
-                self._link.stream_closed(topic, at)
+            case ipc.Disconnected(reason, refused):
+                self._link.lost(reason, at, refused=refused)
+            case ipc.Subscribed():
+                self._link.subscribed(at)
+            case ipc.StreamClosed():
+                self._link.stream_closed(at)
             case ipc.Refused():
                 self._link.refused(item, at)
                 if item.resource.startswith("$aws/things/"):

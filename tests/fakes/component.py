@@ -16,10 +16,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from client_device_pruner.app import BURST_SECONDS, App, Connected, Edges, Item, NotConnected
+from client_device_pruner.app import BURST_SECONDS, App, Connected, Edges, Item
 from client_device_pruner.config.bridge import BRIDGE, EMQX, required_entries
 from client_device_pruner.config.settings import SettingsRefused, parse
-from client_device_pruner.greengrass.ipc import Message
+from client_device_pruner.greengrass.ipc import Disconnected, Message
 from client_device_pruner.greengrass.link import PROBE
 from client_device_pruner.greengrass.queue import Queue
 from client_device_pruner.presence.client_list import Answer
@@ -323,7 +323,7 @@ class Component:
 
     def _connect(self, queue: Queue[Item]) -> None:
         if self.refuse_connection:
-            queue.put_always(NotConnected(self.refuse_connection))
+            queue.put_always(Disconnected(self.refuse_connection, refused=True))
             self._notice()
             return
 

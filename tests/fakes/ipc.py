@@ -81,8 +81,8 @@ class FakeIpc:
     def close_stream(self) -> None:
         """End the subscription with a notice."""
         ended, self.subscriptions = self.subscriptions, []
-        for topic in ended:
-            self.tell(StreamClosed(topic))
+        if ended:
+            self.tell(StreamClosed())
 
     def disconnect(self, reason: str = "gone") -> None:
         """End the connection from the other side."""
@@ -113,7 +113,7 @@ class FakeIpc:
         if self._answered("SubscribeToTopic", topic):
             self.subscriptions.append(topic)
             self.alive = True
-            self.tell(Subscribed(topic))
+            self.tell(Subscribed())
 
     def publish(self, topic: str, payload: bytes) -> None:
         """See `Ipc`."""

@@ -15,11 +15,10 @@ from typing import Any
 
 from client_device_pruner.cli.render import about
 from client_device_pruner.store.database import SCHEMA_VERSION, get_meta, read_only
-from client_device_pruner.store.history import TimelineRow, read_history, read_timeline
+from client_device_pruner.store.history import Happening, TimelineRow, read_history, read_timeline
 from client_device_pruner.store.journal import Intent, Journal
 
-DATABASE = "pruner.db"
-"""The state file in the work directory."""
+DATABASE = "pruner.db"  # the state file in the work directory
 NOT_UNDERSTOOD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What a document raises, here or where it is shown, that holds what was never written."""
 _PLACEHOLDER = re.compile(r"\{(silent|lastSeen|left|due)\}")
@@ -35,19 +34,13 @@ class Thing:
     """One name that the component keeps; its durations are observed time."""
 
     name: str
-    state: str
-    """Its state in the verdict; "" for a name that is not associated."""
-    evidence: str | None
-    """What shows that it is gone, or would; None if nothing does, or if it is present."""
-    seen_wall: float | None
-    """Its last sighting in epoch seconds; None if it was never sighted."""
+    state: str  # its state in the verdict; "" for a name that is not associated
+    evidence: str | None  # what shows that it is gone, or would; None if nothing does, or if it is present
+    seen_wall: float | None  # its last sighting in epoch seconds; None if it was never sighted
     seen_by: str
-    silent_seconds: float | None
-    """None while it is present."""
-    patience_seconds: float | None
-    """None: for ever."""
-    due_in_seconds: float | None
-    """Until its grace period is over; None if it is not marked."""
+    silent_seconds: float | None  # None while it is present
+    patience_seconds: float | None  # None: for ever
+    due_in_seconds: float | None  # until its grace period is over; None if it is not marked
     sentences: tuple[str, ...]
 
 
@@ -56,30 +49,16 @@ class Snapshot:
     """What the component knew when it last wrote its status, at `written` (epoch seconds)."""
 
     core_device: str
-    running: bool
-    """Now."""
+    running: bool  # now
     written: float
-    status: dict[str, Any]
-    """The contract's status document, as it is to be read now."""
-    things: Mapping[str, Thing]
-    """Every name that is kept, in order."""
-    plans: Mapping[str, tuple[str, ...]]
-    """The names in each plan that can be approved, by the plan's id."""
+    status: dict[str, Any]  # the contract's status document, as it is to be read now
+    things: Mapping[str, Thing]  # every name that is kept, in order
+    plans: Mapping[str, tuple[str, ...]]  # the names in each plan that can be approved, by the plan's id
 
     @property
     def associated(self) -> tuple[Thing, ...]:
         """The associated devices, by name."""
         return tuple(thing for thing in self.things.values() if thing.state)
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """One line of the history: when (epoch seconds), what (an event's type), to what (None: no device), its data."""
-
-    wall: float
-    kind: str
-    name: str | None
-    data: dict[str, Any]
 
 
 def read(work_dir: Path) -> Snapshot:
@@ -116,7 +95,7 @@ def read_happenings(work_dir: Path, name: str | None = None) -> tuple[Happening,
     even one whose outcome is not known yet (`intended`).
     """
     with _reading(work_dir) as connection:
-        found = [event for event in _events(connection, name) if event.kind in _DEVICE_EVENTS]
+        found = [event for event in read_history(connection, name) if event.kind in _DEVICE_EVENTS]
         rows = connection.execute(
             "SELECT * FROM disassociations WHERE outcome IN ('open', 'done') AND (?1 IS NULL OR name = ?1)", (name,)
         )
@@ -130,7 +109,7 @@ def read_happenings(work_dir: Path, name: str | None = None) -> tuple[Happening,
 def read_record(work_dir: Path) -> tuple[list[Happening], list[TimelineRow]]:
     """Read all events, and all changes of state, each in the order in which they were."""
     with _reading(work_dir) as connection:
-        return _events(connection), read_timeline(connection)
+        return read_history(connection), read_timeline(connection)
 
 
 def read_restorable(work_dir: Path) -> dict[str, Intent]:
@@ -177,10 +156,6 @@ def unreadable(work_dir: Path, error: Exception) -> StateUnreadable:
         f"{work_dir / DATABASE} cannot be read ({error!r}): run this as root or as the component's user. If it is"
         " broken, the component sets it aside when it starts."
     )
-
-
-def _events(connection: sqlite3.Connection, name: str | None = None) -> list[Happening]:
-    return [Happening(row["wall"], row["type"], row["name"], row["data"]) for row in read_history(connection, name)]
 
 
 def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:

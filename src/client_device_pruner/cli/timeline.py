@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from client_device_pruner.cli.reading import Happening, Snapshot, Thing
+from client_device_pruner.cli.reading import Snapshot, Thing
 from client_device_pruner.cli.render import about, evidence_of, utc
 from client_device_pruner.decisions.policy import State
-from client_device_pruner.store.history import TimelineRow
+from client_device_pruner.store.history import Happening, TimelineRow
 
 LONGEST_SECONDS = 400 * 86_400.0
 """What is older is not drawn: a wall clock that was once years off is not to stretch the page."""

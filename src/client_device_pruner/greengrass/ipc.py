@@ -16,8 +16,7 @@ from awsiot.eventstreamrpc import LifecycleHandler
 from awsiot.greengrasscoreipc import connect, model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
-CONNECT_SECONDS = 10.0
-"""How long connecting may take; the SDK's own default."""
+CONNECT_SECONDS = 10.0  # how long connecting may take; the SDK's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +56,20 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A subscription stands."""
-
-    topic: str
+    """The subscription stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """A subscription ended without our doing."""
-
-    topic: str
+    """The subscription ended without our doing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is lost; the token of this process may no longer be good."""
+    """The connection is lost, or one could not be made (`refused`): the token of this process may no longer be good."""
 
     reason: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +148,13 @@ class GreengrassIpc:
         def on_closed() -> None:
             # One that we closed ourselves is no news.
             if subscription == self._subscription:
-                self.report(StreamClosed(topic))
+                self.report(StreamClosed())
 
         self._stream = self._start(
             "SubscribeToTopic",
             topic,
             self._client.subscribe_to_topic_async,
-            done=lambda _answer: self.report(Subscribed(topic)),
+            done=lambda _answer: self.report(Subscribed()),
             topic=topic,
             receive_mode=model.ReceiveMode.RECEIVE_ALL_MESSAGES,
             on_stream_event=on_event,

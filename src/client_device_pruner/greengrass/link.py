@@ -24,14 +24,14 @@ SELF_TEST = f"{IN}self-test"
 
 SELF_TEST_SECONDS = 15.0
 """How long a self-test, or the answer to a subscription, may take: it passes through one process of the same host."""
-RECONNECT_SECONDS = 5.0
-"""How long after a lost connection, or a closed subscription, a new one is tried."""
-RETRY_SECONDS = 30.0
-"""The same after an attempt that failed."""
+RECONNECT_SECONDS = 5.0  # how long after a lost connection, or a closed subscription, a new one is tried
+RETRY_SECONDS = 30.0  # the same after an attempt that failed
 
 _FILTER = f"{IN}#"
-_EXITS = "the process ends to be started anew, at most twice an hour"
+_EXITS = "the process ends to be restarted, at most twice an hour"
 _NEVER = float("inf")
+_SUBSCRIBE = ("SubscribeToTopic", "client-device-pruner/*")  # operation and resource as the recipe grants them
+_SEND_PROBE = ("PublishToTopic", f"{PROBE}*")
 _LOGGER = logging.getLogger("client_device_pruner")
 
 
@@ -49,7 +49,7 @@ class Link:
 
     All times are monotonic seconds. `connect` begins to connect, and the outcome comes as news; `give_up` ends the
     process, if that has not happened too often; `on_return` gets (sent, received) when a probe came back before its
-    successor was due, and `on_gap` the reason when one was lost, or the subscription or the connection began anew.
+    successor was due, and `on_gap` the reason when one was lost, or there is a new subscription or connection.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Link:
         ipc.follow_deployments()
         self._subscribe(at)
 
-    def lost(self, reason: str, at: float, refused: bool = False) -> None:
-        """Heed that the connection ended, or that an attempt to connect failed (`refused`)."""
+    def lost(self, reason: str, at: float, *, refused: bool) -> None:
+        """The connection ended, or an attempt to connect failed (`refused`)."""
         self.close()
         self._no_connection = reason
         self._on_gap("no connection to Greengrass")
@@ -105,20 +105,20 @@ class Link:
             # After a restart of the nucleus the token of this process is void: only a new process can connect.
             self._give_up(f"no connection to Greengrass: {reason}")
 
-    def subscribed(self, topic: str, at: float) -> None:
-        """Heed that the subscription stands: whatever came before it was not heard."""
-        self._refusals.pop(("SubscribeToTopic", _granted(topic)), None)
+    def subscribed(self, at: float) -> None:
+        """The subscription stands: whatever came before it was not heard."""
+        self._refusals.pop(_SUBSCRIBE, None)
         self._subscribed, self._deadline, self._subscribe_at = True, _NEVER, _NEVER
         self._on_gap("a new subscription")
         if self._remedies:
             self._send_self_test(at)
         self._probe = self._send_probe(at)
 
-    def stream_closed(self, topic: str, at: float) -> None:
-        """Heed that Greengrass ended the subscription."""
+    def stream_closed(self, at: float) -> None:
+        """Greengrass ended the subscription."""
         self._subscribed, self._deadline = False, _NEVER
         self._subscribe_at = at + self._fixed(RECONNECT_SECONDS)
-        self._on_gap(f"the subscription to {topic} was closed")
+        self._on_gap("the subscription was closed")
 
     def refused(self, refused: Refused, at: float) -> None:
         """Say what Greengrass refuses; a missing permission is said once, and stays among the findings."""
@@ -137,7 +137,7 @@ class Link:
 
     def deployed(self) -> None:
         """Forget the refusals, which a deployment could end: it is to be seen again whether they last."""
-        if ("SubscribeToTopic", _granted(_FILTER)) in self._refusals:
+        if _SUBSCRIBE in self._refusals:
             self._subscribe_at = -_NEVER
         self._refusals.clear()
 
@@ -176,7 +176,7 @@ class Link:
         probe.returned = True
         self._lost_probe = self._testing = False
         self._remedies, self._deadline = 0, _NEVER
-        self._refusals.pop(("PublishToTopic", _granted(PROBE)), None)
+        self._refusals.pop(_SEND_PROBE, None)
         if self.trouble:
             _LOGGER.info("the probe comes back again", extra={"fields": {"after": self.trouble}})
         self.trouble = ""
@@ -263,20 +263,20 @@ class Link:
     def _explain(self) -> str:
         if self._no_connection:
             after = f"every {RETRY_SECONDS:g} s; {_EXITS}" if self._failed_attempts > 1 else "soon"
-            return f"no connection to Greengrass ({self._no_connection}): it is tried again {after}"
-        for key in (("SubscribeToTopic", _granted(_FILTER)), ("PublishToTopic", _granted(PROBE))):
+            return f"no connection to Greengrass ({self._no_connection}): the component tries again {after}"
+        for key in (_SUBSCRIBE, _SEND_PROBE):
             if missing := self._refusals.get(key):
                 return f"{missing.finding}; `pruner status` has the JSON that grants it"
         if self._remedies > 2:
             return f"the subscription to local pub/sub is dead, also on a new connection: {_EXITS}"
         if self._remedies or self._subscribe_at < _NEVER:
-            what = "the connection" if self._remedies > 1 else "it"
-            return f"the subscription to local pub/sub is dead: {what} is made anew"
+            what = "connects" if self._remedies > 1 else "subscribes"
+            return f"the subscription to local pub/sub is dead: the component {what} again"
         if self._lost_probe and self._echoed:
             why = "the bridge, its mapping or the broker does not work (without a bridge: what echoes in its place)"
             return f"the probe reaches local pub/sub but does not come back from the broker: {why}"
         if self._lost_probe:
-            return "a probe did not come back: it is found out where it was lost"
+            return "a probe did not come back: the component is finding out where it was lost"
         return "the probe has not come back yet" if self.trouble else ""
 
     @property
@@ -286,17 +286,15 @@ class Link:
 
     # Calls
 
-    def publish(self, topic: str, payload: bytes) -> bool:
-        """Publish on local pub/sub; False if there is no connection."""
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish on local pub/sub; without a connection it is dropped."""
         if self._ipc is not None:
             self._ipc.publish(topic, payload)
-        return self._ipc is not None
 
-    def publish_to_iot_core(self, topic: str, payload: bytes) -> bool:
-        """Publish to AWS IoT Core; False if there is no connection to Greengrass."""
+    def publish_to_iot_core(self, topic: str, payload: bytes) -> None:
+        """Publish to AWS IoT Core; without a connection to Greengrass it is dropped."""
         if self._ipc is not None:
             self._ipc.publish_to_iot_core(topic, payload)
-        return self._ipc is not None
 
     def read_configuration(self, component: str | None, follow: bool = False) -> None:
         """Ask for a component's configuration (None: our own), and to be told when it changes."""

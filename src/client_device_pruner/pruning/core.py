@@ -34,8 +34,7 @@ SURVEY_SHARE = 0.005  # the share of a core that this takes at most
 class Core:
     """Owned by the one thread.
 
-    `publish…` says False where that is not possible now; `own` takes the lock on the state, or has it already, and says
-    False while another instance has it.
+    `own` takes the lock on the state, or has it already, and says False while another instance has it.
     """
 
     def __init__(
@@ -44,8 +43,8 @@ class Core:
         core_device: str,
         clock: Clock,
         *,
-        publish: Callable[[str, bytes], bool],
-        publish_to_iot_core: Callable[[str, bytes], bool],
+        publish: Callable[[str, bytes], object],
+        publish_to_iot_core: Callable[[str, bytes], object],
         own: Callable[[], bool] = lambda: True,
     ) -> None:
         self.clock = clock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 MAX_HISTORY = 20_000  # events kept at most, some 6 MB
@@ -12,6 +13,16 @@ MAX_TIMELINE = 50_000  # changes of state kept at most, some 3 MB
 
 TimelineRow = tuple[float, str | None, str]
 """Wall clock in epoch seconds; the device, or None for the component itself; what its state became."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of the history: when (epoch seconds), what (an event's type), to what (None: no device), its data."""
+
+    wall: float
+    kind: str
+    name: str | None
+    data: dict[str, Any]
 
 
 def record(write: sqlite3.Connection, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
@@ -30,10 +41,10 @@ def prune(write: sqlite3.Connection) -> None:
     write.execute("DELETE FROM timeline WHERE id <= (SELECT max(id) FROM timeline) - ?", (MAX_TIMELINE,))
 
 
-def read_history(connection: sqlite3.Connection, thing: str | None = None) -> list[dict[str, Any]]:
-    """The events, oldest first: `wall`, `type`, `name` (or None) and `data`; those about one device if it is named."""
+def read_history(connection: sqlite3.Connection, thing: str | None = None) -> list[Happening]:
+    """The events, oldest first; those about one device if it is named."""
     query = "SELECT wall, type, name, data FROM history WHERE ?1 IS NULL OR name = ?1 ORDER BY id"
-    return [{**dict(row), "data": json.loads(row["data"])} for row in connection.execute(query, (thing,))]
+    return [Happening(*row[:3], json.loads(row["data"])) for row in connection.execute(query, (thing,))]
 
 
 def read_timeline(connection: sqlite3.Connection) -> list[TimelineRow]:

@@ -21,8 +21,8 @@ def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.
             history.add_timeline(connection, [(wall, None, "observing")])
         history.prune(connection)
 
-        assert [row["wall"] for row in history.read_history(connection)] == [40.0, 10.0, 30.0]
+        assert [row.wall for row in history.read_history(connection)] == [40.0, 10.0, 30.0]
         assert history.read_history(connection, "pump-10") == [
-            {"wall": 10.0, "type": "marked", "name": "pump-10", "data": {"silentSeconds": 10.0}}
+            history.Happening(10.0, "marked", "pump-10", {"silentSeconds": 10.0})
         ]
         assert history.read_timeline(connection) == [(10.0, None, "observing"), (30.0, None, "observing")]
