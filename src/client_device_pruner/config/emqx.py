@@ -23,7 +23,7 @@ _PUBLISHED = re.compile(
     r"(?<!\S)(?:-p|--publish)[ =]*['\"]?(?:(?P<address>[\d.]+\.\d+|\[.*?\]):)?(?:(?P<port>\d+):)?(?P<inside>\d+)"
     r"(?:/tcp)?['\"]?(?!\S)"
 )
-_HOST_NETWORK = re.compile(r"--net(?:work)?[ =]host\b")
+_HOST_NETWORK = re.compile(r"--net(?:work)?[ =]+['\"]?host['\"]?(?!\S)")
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|\[::1\]")
 
 
@@ -67,10 +67,9 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     if int(port) == 0:
         reason = "EMQX's HTTP API is off"
         why = "is off: a silent device that is connected cannot be told from one that is gone"
-        return NoAccess(reason, _mend(emqx, why, _PORT), off=True)
+        return NoAccess(reason, _mend(emqx, why, _PORT, off=True), off=True)
     options = emqx.get("dockerOptions")
-    # AWS's component has Docker options wherever it runs EMQX in Docker.
-    if options is None or _HOST_NETWORK.search(str(options)):
+    if _is_on_host(options):
         reached = [(host or "0.0.0.0", port)]  # noqa: S104 - a bare port is on all addresses
     elif host and _LOOPBACK.fullmatch(host):
         reached = []  # the container's own
@@ -104,15 +103,20 @@ def diagnose_client_list(settings: Settings, emqx: Mapping[str, Any] | None) -> 
     return (Finding(text, json.dumps({"emqxConfig": {"dashboard": _LOGIN}})),)
 
 
-def _mend(emqx: Mapping[str, Any], why: str, port: int) -> Finding:
+def _is_on_host(docker_options: object) -> bool:
+    """Whether EMQX has the host's own network: AWS's component has Docker options wherever it runs EMQX in Docker."""
+    return docker_options is None or _HOST_NETWORK.search(str(docker_options)) is not None
+
+
+def _mend(emqx: Mapping[str, Any], why: str, port: int, *, off: bool = False) -> Finding:
     """Say what is wrong, with the JSON of what lacks: the user's login and other Docker options stay as they are."""
-    options = str(emqx.get("dockerOptions", _DOCKER_OPTIONS))
-    host_network = _HOST_NETWORK.search(options)
-    bind = f"127.0.0.1:{port}" if host_network else port
+    options = emqx.get("dockerOptions", _DOCKER_OPTIONS if off else None)
+    on_host = _is_on_host(options)
+    bind = f"127.0.0.1:{port}" if on_host else port
     login = {key: ours for key, ours in _LOGIN.items() if not _at(emqx, "emqxConfig", "dashboard", key)}
     document: dict[str, Any] = {"emqxConfig": {"dashboard": {"listeners": {"http": {"bind": bind}}, **login}}}
-    if not host_network:
-        others = _PUBLISHED.sub(lambda found: "" if found["inside"] == str(port) else found[0], options)
+    if not on_host:
+        others = _PUBLISHED.sub(lambda found: "" if found["inside"] == str(port) else found[0], str(options))
         document["dockerOptions"] = " ".join(f"{others} -p 127.0.0.1:{port}:{port}".split())
     told = f"EMQX's HTTP API {why}, so the client list is not used. Merge into {EMQX}, or, to do without it,"
     return Finding(f'{told} set presence.clientList.url of this component to ""', json.dumps(document))

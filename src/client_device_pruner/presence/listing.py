@@ -53,9 +53,10 @@ class Listing:
         why, remedy = "", ""
         if isinstance(self.access, NoAccess):
             why, remedy = self.access.reason, self.access.finding.remedy if self.access.finding else ""
+        reason = why or self._failure
         if not self.in_use:
-            return Input(in_use=False, alive=True, reason=self._failure or why, remedy=remedy)
+            return Input(in_use=False, alive=True, reason=reason, remedy=remedy)
         if why or self.latest is None or at - self.latest.ended > INTERVALS * interval_seconds:
-            reason = why or self._failure or "it has not answered yet"
-            return Input(in_use=True, alive=False, reason=reason, remedy=remedy or _GONE_FOR_GOOD)
-        return Input(in_use=True, alive=True, reason=self._failure)
+            remedy = "\n".join(filter(None, (remedy, _GONE_FOR_GOOD)))
+            return Input(in_use=True, alive=False, reason=reason or "it has not answered yet", remedy=remedy)
+        return Input(in_use=True, alive=True, reason=reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client_device_pruner.config.emqx import NoAccess
+from client_device_pruner.config.finding import Finding
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.devices import HALF_YEAR_SECONDS
 from fakes.site import ACCESS, DAY, Site
@@ -193,6 +194,19 @@ def test_a_list_that_stays_away_stops_the_clock() -> None:
     assert again.presence.observed.seconds - before <= 60
     assert (listing.alive, listing.reason) == (False, "EMQX is not deployed")
     assert 'presence.clientList.url to ""' in listing.remedy
+    again.presence.use_list(NoAccess("not on the loopback alone", Finding("open", "{}")))
+    assert again.presence.inputs(again.clock.now)["clientList"].remedy.splitlines() == ["{}", listing.remedy]
+
+
+def test_why_a_list_is_not_in_use() -> None:
+    """What its configuration lacks now, whatever failed before: the doctor says the same."""
+    site = Site()
+    site.presence.use_list(ACCESS)
+    site.presence.list_failed("refused")
+    assert site.presence.inputs(site.clock.now)["clientList"].reason == "refused"
+    site.presence.use_list(NoAccess("not on the loopback alone", Finding("open", "{}")))
+    listing = site.presence.inputs(site.clock.now)["clientList"]
+    assert (listing.in_use, listing.reason, listing.remedy) == (False, "not on the loopback alone", "{}")
 
 
 def test_a_short_list_of_associations_forgets_nobody() -> None:
