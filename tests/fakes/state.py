@@ -35,6 +35,7 @@ def a_status() -> dict[str, Any]:
             "seconds": OBSERVED,
             "shareOfDay": 0.98,
             "shareOfMonth": 0.75,
+            "knownSince": "2026-01-15T08:00:00.000Z",
             "inputs": {"probe": alive, "connectionEvents": alive, "clientList": unused},
         },
         "counts": {"present": 1, "silent": 1, "marked": 1, "due": 0, "protected": 0, "neverSeen": 1},

@@ -14,12 +14,11 @@ from typing import Any
 
 from client_device_pruner.cli import reading, timeline
 from client_device_pruner.cli.reading import Snapshot, Thing
-from client_device_pruner.cli.render import about, evidence_of, remedies, say, sections, table, utc
+from client_device_pruner.cli.render import about, evidence_of, remedies, say, sections, table, until_due, utc
 from client_device_pruner.reports.events import rfc3339
 from client_device_pruner.store.database import transaction
 
-BUSY_SECONDS = 10.0
-"""How long a request waits for its turn to write."""
+BUSY_SECONDS = 10.0  # how long a request waits for its turn to write
 _NONE = "No device is associated, or the first cycle has not listed them yet."
 _SOME = 10  # names in one sentence
 
@@ -44,11 +43,10 @@ def status(options: argparse.Namespace) -> Answer:
     runs = "runs" if found.running else "does not run"
     age = f"as of {utc(found.written)}, {about(max(0.0, time.time() - found.written))} ago"
     since = f"since {_when(observing['since'])}" if observing["since"] else "nothing is observed now"
-    shares = f"{observing['shareOfDay']:.0%} of the last day, {observing['shareOfMonth']:.0%} of the last month"
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
     rows = [
         ("Component", f"{runs} on {found.core_device}, version {status['version']} ({age})"),
-        ("Observing", f"{since}; {shares}"),
+        ("Observing", f"{since}; {_shares(observing, found.written)}"),
         ("Devices", f"{coverage['associated']} associated: {counts}" if coverage["associated"] else _NONE),
         ("Removable", f"{coverage['removable']} of {coverage['associated']} would be removed once gone"),
         *(("", reason) for reason in coverage["reasons"]),
@@ -58,7 +56,10 @@ def status(options: argparse.Namespace) -> Answer:
     if status["dryRun"]:
         rows.append(("Dry run", "dryRun is on: nothing is disassociated"))
     parts = {
-        "Inputs": remedies((_input(name, one), one.get("remedy", "")) for name, one in observing["inputs"].items()),
+        "Inputs": remedies(
+            ((_input(name, one), one["remedy"]) for name, one in observing["inputs"].items()),
+            elsewhere=[doc["remedy"] for doc in status["doctor"]],
+        ),
         "Guards in force": _guards(found) or "  none",
     }
     if failed := last["failed"]:
@@ -75,6 +76,17 @@ def status(options: argparse.Namespace) -> Answer:
 def _when(time_of_machines: str) -> str:
     """A time of the status document as the other commands show it: in UTC, to the second."""
     return f"{time_of_machines[:10]} {time_of_machines[11:19]}Z"
+
+
+def _shares(observing: Mapping[str, Any], written: float) -> str:
+    """Which shares of the last day and month were observed; of a shorter time, if no more is known."""
+    known = observing["knownSince"] or rfc3339(written)
+    periods = ((86_400.0, "shareOfDay", "of the last day"), (30 * 86_400.0, "shareOfMonth", "of the last month"))
+    shares = [
+        f"{observing[key]:.0%} {period if known <= rfc3339(written - seconds) else f'since {_when(known)}'}"
+        for seconds, key, period in periods
+    ]
+    return ", ".join(dict.fromkeys(shares))
 
 
 def _input(name: str, one: Mapping[str, Any]) -> str:
@@ -94,10 +106,12 @@ def list_devices(options: argparse.Namespace) -> Answer:
         say(f"The component does not run: this is how things stood at {utc(found.written)}.", sys.stderr)
     head = ("THING", "STATE", "LAST SEEN", "SILENT", "PATIENCE", "EVIDENCE", "DUE")
     text = f"No device is {options.state}." if found.associated else _NONE
-    return Answer([_figures(thing) for thing in things], table([head, *map(_row, things)]) if things else text)
+    if things:
+        text = table([head, *(_row(thing, found) for thing in things)])
+    return Answer([_figures(thing) for thing in things], text)
 
 
-def _row(thing: Thing) -> tuple[str, ...]:
+def _row(thing: Thing, found: Snapshot) -> tuple[str, ...]:
     due = thing.due_in_seconds
     return (
         thing.name,
@@ -106,7 +120,7 @@ def _row(thing: Thing) -> tuple[str, ...]:
         "-" if thing.silent_seconds is None else about(thing.silent_seconds),
         "for ever" if thing.patience_seconds is None else about(thing.patience_seconds),
         thing.evidence or "-",
-        "-" if due is None else f"in {about(due)}" if due else "next cycle",
+        "-" if due is None else until_due(due, found.status["guards"]),
     )
 
 
@@ -133,7 +147,7 @@ def explain(options: argparse.Namespace) -> Answer:
     if not found.running:
         lines.append(f"This was so at {utc(found.written)}. The component does not run, so nothing happens.")
     names = ("Last seen", "Silent", "Patience", "Evidence", "Due")
-    parts = {"In figures": table(zip(names, _row(thing)[2:], strict=True), indent="  ")}
+    parts = {"In figures": table(zip(names, _row(thing, found)[2:], strict=True), indent="  ")}
     if thing.state in {"marked", "due"}:
         parts["Guards that hold disassociations back"] = _guards(found)
     value = {**_figures(thing), "sentences": thing.sentences, "running": found.running}

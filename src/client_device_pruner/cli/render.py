@@ -22,11 +22,13 @@ def sections(heading: str, parts: Mapping[str, str]) -> str:
     return "\n\n".join([heading, *(f"{title}\n{body}" for title, body in parts.items() if body)])
 
 
-def remedies(rows: Iterable[tuple[str, str]]) -> str:
-    """What is wrong, each with what to do about it below it."""
+def remedies(rows: Iterable[tuple[str, str]], elsewhere: Iterable[str] = ()) -> str:
+    """What is wrong, each with what to do about it below it; a remedy that stands `elsewhere` is not said again."""
     lines: list[str] = []
+    said = set(elsewhere)
     for what, remedy in rows:
-        lines += [f"  {what}", *(f"    → {line}" for line in remedy.splitlines())]
+        lines += [f"  {what}", *(f"    → {line}" for line in remedy.splitlines() if remedy not in said)]
+        said.add(remedy)
     return "\n".join(lines)
 
 
@@ -39,6 +41,11 @@ def about(seconds: float) -> str:
     """A duration as a person says it: to the hour from a day on, to the minute from an hour on, to the second."""
     step = 3600 if seconds >= 86_400 else 60 if seconds >= 3600 else 1 if seconds >= 10 else 0.1
     return format_duration(round(seconds / step) * step)
+
+
+def until_due(seconds: float, guards: Sequence[Any]) -> str:
+    """When a device goes whose grace period ends in so long, while these guards are in force."""
+    return f"in {about(seconds)}" if seconds else "held by a guard" if guards else "next cycle"
 
 
 def utc(wall: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.cli.reading import Snapshot, Thing
-from client_device_pruner.cli.render import about, evidence_of, utc
+from client_device_pruner.cli.render import about, evidence_of, until_due, utc
 from client_device_pruner.decisions.policy import State
 from client_device_pruner.store.history import Happening, TimelineRow
 
@@ -57,7 +57,9 @@ def compose(found: Snapshot, events: Sequence[Happening], changes: Sequence[Time
     lanes, associated = _Lanes(), {thing.name for thing in found.associated}
     for happening in happenings:
         lanes.take(replace(happening, wall=round(max(0.0, happening.wall - start), 2)))
-    devices = [lanes.of("device", thing.name).row(end, **_told(thing)) for thing in found.associated]
+    devices = [
+        lanes.of("device", thing.name).row(end, **_told(thing, found.status["guards"])) for thing in found.associated
+    ]
     devices += [
         lane.row(end, state="disassociated", figure="", silent=0, says=f"pruner restore {name} associates it again.")
         for (kind, name), lane in sorted(lanes.items())
@@ -147,11 +149,11 @@ class _Lanes(dict[tuple[str, str], _Lane]):
         self.latest = at
 
 
-def _told(thing: Thing) -> dict[str, Any]:
+def _told(thing: Thing, guards: Sequence[Any]) -> dict[str, Any]:
     silent, patience, due = thing.silent_seconds, thing.patience_seconds, thing.due_in_seconds
     figure = ""
     if due is not None:
-        figure = f"due in {about(due)}" if due else "next cycle"
+        figure = f"due in {about(due)}" if due else until_due(due, guards)
     elif silent is not None and thing.state != "present":
         figure = f"{about(silent)} of {'for ever' if patience is None else about(patience)}"
     return {"state": thing.state, "figure": figure, "silent": silent or 0.0, "says": " ".join(thing.sentences)}

@@ -9,16 +9,14 @@ from itertools import combinations
 from typing import Any
 
 from client_device_pruner.config import emqx as emqx_api
-from client_device_pruner.config.finding import Finding as Finding  # noqa: PLC0414 - others take it from here
+from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings
 from client_device_pruner.config.topics import IN, PROBE, filter_covers, filters_overlap
 
-BRIDGE = "aws.greengrass.clientdevices.mqtt.Bridge"
-"""The bridge's component name."""
+BRIDGE = "aws.greengrass.clientdevices.mqtt.Bridge"  # the component's name
 EMQX = emqx_api.EMQX
 
-Entry = dict[str, str]
-"""An entry of `mqttTopicMapping`: topic, source, target, and perhaps targetTopicPrefix."""
+Entry = dict[str, str]  # an entry of `mqttTopicMapping`: topic, source, target, and perhaps targetTopicPrefix
 
 
 def _inbound(topic: str) -> Entry:
@@ -111,14 +109,14 @@ def _missing(settings: Settings, entries: Mapping[str, Entry], *, events: bool) 
 def _without_bridge(settings: Settings, *, lite: bool) -> Iterator[Finding]:
     if lite:
         yield Finding(
-            "There is no MQTT bridge on Greengrass Lite: presence comes from a component of your own, if one runs",
-            f"Let it publish {IN}clients/<thing name>/… for each sign of life, and echo {PROBE}<id> to"
-            f" {IN}{PROBE}<id>, or, if it cannot echo, publish {IN}{PROBE}heartbeat at least twice in each"
+            "Greengrass Lite has no MQTT bridge: a component of your own has to tell of the devices",
+            f"It publishes {IN}clients/<thing name>/… for each sign of life, and echoes {PROBE}<id> to"
+            f" {IN}{PROBE}<id>. If it cannot echo, it publishes {IN}{PROBE}heartbeat at least twice in each"
             " presence.probeInterval.",
         )
     else:
         yield Finding(
-            "The MQTT bridge is not deployed, or its configuration cannot be read: nothing of the broker reaches us",
+            "The MQTT bridge is not deployed, or its configuration cannot be read: the broker is not heard",
             f"Deploy {BRIDGE} with {json.dumps({'mqttTopicMapping': required_entries(settings)})}",
         )
 
@@ -129,7 +127,7 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], *, on_emqx: bool
     if missing:
         lacks = "; ".join(what for start, what in _WHAT.items() if any(key.startswith(start) for key in missing))
         yield Finding(
-            f"The bridge does not map all that we listen to: {lacks}. Merge into {BRIDGE}",
+            f"The bridge does not map all that the component listens to: {lacks}. Merge into {BRIDGE}",
             json.dumps({"mqttTopicMapping": missing}),
         )
     local = {key: entry for key, entry in {**entries, **missing}.items() if entry["source"] == "LocalMqtt"}
@@ -145,7 +143,7 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], *, on_emqx: bool
     mqtt = bridge.get("mqtt")
     if isinstance(mqtt, Mapping) and mqtt.get("version") == "mqtt5" and not on_emqx:
         yield Finding(
-            "The bridge speaks MQTT 5, and EMQX is not deployed: Moquette throws it out again and again, so that"
+            "The bridge speaks MQTT 5, and EMQX is not deployed: Moquette disconnects it again and again, and"
             f" nothing arrives. Merge into {BRIDGE}",
             json.dumps({"mqtt": {"version": "mqtt3"}}),
         )

@@ -11,8 +11,7 @@ from typing import Any
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings
 
-EMQX = "aws.greengrass.clientdevices.mqtt.EMQX"
-"""EMQX's component name."""
+EMQX = "aws.greengrass.clientdevices.mqtt.EMQX"  # the component's name
 
 _PORT = 18083  # EMQX's usual one
 _USUAL_LOGIN = ("admin", "public")  # EMQX's, where none is configured
@@ -109,7 +108,7 @@ def _is_on_host(docker_options: object) -> bool:
 
 
 def _mend(emqx: Mapping[str, Any], why: str, port: int, *, off: bool = False) -> Finding:
-    """Say what is wrong, with the JSON of what lacks: the user's login and other Docker options stay as they are."""
+    """What is wrong, with the JSON that mends it: the user's login and other Docker options stay as they are."""
     options = emqx.get("dockerOptions", _DOCKER_OPTIONS if off else None)
     on_host = _is_on_host(options)
     bind = f"127.0.0.1:{port}" if on_host else port
@@ -118,8 +117,9 @@ def _mend(emqx: Mapping[str, Any], why: str, port: int, *, off: bool = False) ->
     if not on_host:
         others = _PUBLISHED.sub(lambda found: "" if found["inside"] == str(port) else found[0], str(options))
         document["dockerOptions"] = " ".join(f"{others} -p 127.0.0.1:{port}:{port}".split())
-    told = f"EMQX's HTTP API {why}, so the client list is not used. Merge into {EMQX}, or, to do without it,"
-    return Finding(f'{told} set presence.clientList.url of this component to ""', json.dumps(document))
+    without = 'to do without the list, set presence.clientList.url to ""'
+    told = f"EMQX's HTTP API {why}, so the client list is not used. Merge into {EMQX} ({without})"
+    return Finding(told, json.dumps(document))
 
 
 def _at(document: object, *keys: str) -> Any:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-SHORTEST_SECONDS = 0.1
-"""The lower bound of durations in a trial."""
+SHORTEST_SECONDS = 0.1  # the lower bound of durations in a trial
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _DURATION = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _UNITS))

@@ -94,8 +94,7 @@ class Threshold:
     """Thing-name globs."""
     offline_threshold_seconds: float = setting("offlineThreshold", None, _THRESHOLD)
     """Silence after which a device that matches is gone."""
-    name: str = ""
-    """Its key in the map of thresholds."""
+    name: str = ""  # its key in the map of thresholds
 
 
 def _read_thresholds(document: Any, short: bool) -> tuple[Threshold, ...]:
@@ -203,8 +202,7 @@ class Settings:
         return max(rules, key=lambda rule: rule.offline_threshold_seconds, default=None)
 
 
-DEFAULTS: dict[str, Any] = defaults(Settings)
-"""The default document, equal to that of the recipe."""
+DEFAULTS: dict[str, Any] = defaults(Settings)  # the default document, equal to that of the recipe
 
 
 # --- Reading a document, and comparing two -------------------------------------------------------------------

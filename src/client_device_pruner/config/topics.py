@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-IN = "client-device-pruner/in/"
-"""Prefix of all that reaches the component on local pub/sub."""
-PROBE = "pruner-probe/"
-"""Prefix of a probe's topic on its way to the broker; it comes back below `IN`."""
+IN = "client-device-pruner/in/"  # prefix of all that reaches the component on local pub/sub
+PROBE = "pruner-probe/"  # prefix of a probe's topic on its way to the broker; it comes back below `IN`
 
 
 def filters_overlap(a: str, b: str) -> bool:

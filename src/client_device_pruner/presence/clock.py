@@ -62,6 +62,11 @@ class Shares:
     def __init__(self, samples: Iterable[tuple[float, float]] = ()) -> None:
         self.samples = deque(samples)
 
+    @property
+    def since(self) -> float | None:
+        """Since when anything is known, in epoch seconds."""
+        return self.samples[0][0] if self.samples else None
+
     def sample(self, wall: float, observed_seconds: float) -> bool:
         """Keep a reading if the last one is old enough; returns whether one was kept."""
         if self.samples and 0 <= wall - self.samples[-1][0] < SAMPLE_SECONDS:

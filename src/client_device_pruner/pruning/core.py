@@ -98,6 +98,14 @@ class Core:
         """By what the devices are judged now."""
         return self.presence.facts(self.clock.monotonic())
 
+    @property
+    def coverage_reasons(self) -> list[str]:
+        """Why devices would not be removed; soon after a start the broker has not told all that it will."""
+        just_started = self.clock.monotonic() - self._started < COVERAGE_SECONDS * self.settings.scale
+        if just_started and self.coverage.associated and not self.coverage.removable:
+            return ["the component has just started: it takes some minutes to hear from the broker"]
+        return self.coverage.reasons
+
     # What changes
 
     def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
@@ -264,7 +272,7 @@ class Core:
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
             self._next_coverage = at + COVERAGE_SECONDS * scale
-            self.event("coverage", associated=figures[0], removable=figures[1], reasons=self.coverage.reasons)
+            self.event("coverage", associated=figures[0], removable=figures[1], reasons=self.coverage_reasons)
 
     def _tell(self, devices: Iterable[Device], facts: Facts, coverage: Coverage | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""

@@ -34,6 +34,7 @@ def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Sched
             "seconds": round(observed.seconds, 3),
             "shareOfDay": round(core.shares.share(DAY_SECONDS, wall, observed.seconds), 3),
             "shareOfMonth": round(core.shares.share(MONTH_SECONDS, wall, observed.seconds), 3),
+            "knownSince": _time(core.shares.since),
             "inputs": {
                 name: {"inUse": one.in_use, "alive": one.alive, "reason": one.reason, "remedy": one.remedy}
                 for name, one in inputs.items()
@@ -43,7 +44,7 @@ def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Sched
         "coverage": {
             "associated": core.coverage.associated,
             "removable": core.coverage.removable,
-            "reasons": core.coverage.reasons,
+            "reasons": core.coverage_reasons,
         },
         "guards": [
             {"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in core.guards.in_force

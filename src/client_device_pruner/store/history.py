@@ -44,7 +44,8 @@ def prune(write: sqlite3.Connection) -> None:
 def read_history(connection: sqlite3.Connection, thing: str | None = None) -> list[Happening]:
     """The events, oldest first; those about one device if it is named."""
     query = "SELECT wall, type, name, data FROM history WHERE ?1 IS NULL OR name = ?1 ORDER BY id"
-    return [Happening(*row[:3], json.loads(row["data"])) for row in connection.execute(query, (thing,))]
+    rows = connection.execute(query, (thing,))
+    return [Happening(row["wall"], row["type"], row["name"], json.loads(row["data"])) for row in rows]
 
 
 def read_timeline(connection: sqlite3.Connection) -> list[TimelineRow]:

@@ -77,6 +77,20 @@ class TestStatus:
         ):
             assert line in said
 
+    def test_a_young_component_tells_since_when_it_knows(self, pruner: Pruner) -> None:
+        """Shares of a day or a month that is not known yet would mislead."""
+        pruner.state.status["observing"] |= {"knownSince": "2027-01-15T06:00:00.000Z", "shareOfMonth": 0.98}
+        pruner.state.write()
+        assert "2027-01-14 08:00:00Z; 98% since 2027-01-15 06:00:00Z\n" in pruner.text("status")
+
+    def test_a_remedy_is_said_once(self, pruner: Pruner) -> None:
+        """What mends an input and what the doctor found may be one and the same."""
+        status = pruner.state.status
+        status["observing"]["inputs"]["clientList"] |= {"remedy": '{"emqxConfig": {}}'}
+        status["doctor"] = [{"finding": f"EMQX {what}", "remedy": '{"emqxConfig": {}}'} for what in ("a", "b")]
+        pruner.state.write()
+        assert pruner.text("status").count('→ {"emqxConfig": {}}') == 1
+
     def test_what_does_not_run_observes_nothing(self, stopped: Pruner) -> None:
         """Whatever the status said last: without its process nothing is observed, and no cycle comes."""
         status = stopped.value("status")
@@ -128,6 +142,15 @@ class TestList:
             "press-3  marked     2026-12-15 20:00:00Z  30d12h  30d       connectionCount  in 12h",
             "quiet-1  neverSeen  never                 50d     for ever  -                -",
         ]
+
+    def test_a_due_device_waits_for_the_guards(self, pruner: Pruner) -> None:
+        """It goes in the next cycle only if no guard is in force."""
+        pruner.state.add("press-4", "due", 31 * DAY, evidence="connectionCount", due_in_seconds=0.0)
+        pruner.state.write()
+        assert pruner.text("list", "--state", "due").endswith("next cycle\n")
+        pruner.state.status["guards"] = [{"guard": "maxPerCycle", "reason": "2 are due", "remedy": "wait"}]
+        pruner.state.write()
+        assert pruner.text("list", "--state", "due").endswith("held by a guard\n")
 
     def test_only_one_state(self, pruner: Pruner) -> None:
         """`--state` leaves the others out."""

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_device_pruner.config.bridge import (
-    Finding,
     bridge_client_id,
     diagnose,
     message_filters,
     missing_inputs,
     required_entries,
 )
+from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, parse
 
 IN = "client-device-pruner/in/"
