@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from fakes.package_index import serving
 
 SCRIPT = Path(__file__).parents[3] / ".ci/environment.py"
 NO_INDEX = "http://127.0.0.1:9/simple"
@@ -30,67 +30,28 @@ def bundled_pip() -> Path:
     return wheels[0]
 
 
-@dataclass
-class Index:
-    """A package index on loopback that offers pip, among files that are not to be taken."""
-
-    form: str = "json"
-    sha256: str = ""
-    wheel: Path = field(default_factory=bundled_pip)
-    url: str = ""
-
-    def answer(self, path: str) -> tuple[str, bytes]:
-        """Return content type and body for a path."""
-        if path == f"/files/{self.wheel.name}":
-            return "application/octet-stream", self.wheel.read_bytes()
-        assert path == "/simple/pip/"
-        digest = self.sha256 or hashlib.sha256(self.wheel.read_bytes()).hexdigest()
-        offers = [
-            ("pip-1.0-py3-none-any.whl", {}),
-            (self.wheel.name, {"requires-python": ">=3.9"}),
-            ("pip-9999.0b1-py3-none-any.whl", {}),
-            ("pip-9998.0-py3-none-any.whl", {"requires-python": ">=3.99"}),
-            ("pip-9997.0-py3-none-any.whl", {"yanked": "broken"}),
-            ("pip-9996.0.tar.gz", {}),
-        ]
-        if self.form == "json":
-            files = [
-                {"filename": name, "url": f"../../files/{name}", "hashes": {"sha256": digest}, **more}
-                for name, more in offers
-            ]
-            return "application/vnd.pypi.simple.v1+json", json.dumps({"files": files}).encode()
-        links = "".join(
-            f'<a href="../../files/{name}#sha256={digest}"'
-            + "".join(f' data-{key}="{value.replace(">", "&gt;")}"' for key, value in more.items())
-            + f">{name}</a>\n"
-            for name, more in offers
-        )
-        return "text/html", f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
-
-
-@pytest.fixture
-def index() -> Iterator[Index]:
-    """An index that serves."""
-    index = Index()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            kind, body = index.answer(self.path)
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        index.url = f"http://127.0.0.1:{server.server_port}/simple"
-        yield index
-        server.shutdown()
-        thread.join()
+def write_index(folder: Path, form: str = "json", sha256: str = "") -> Path:
+    """Write an index that offers pip, among files that are not to be taken; returns the wheel that is."""
+    wheel = bundled_pip()
+    pages = folder / "simple/pip"
+    pages.mkdir(parents=True, exist_ok=True)
+    shutil.copy(wheel, folder)
+    sha256 = sha256 or hashlib.sha256(wheel.read_bytes()).hexdigest()
+    offers: list[tuple[str, dict[str, str]]] = [
+        ("pip-1.0-py3-none-any.whl", {}),
+        (wheel.name, {"requires-python": ">=3.9"}),
+        ("pip-9999.0b1-py3-none-any.whl", {}),
+        ("pip-9998.0-py3-none-any.whl", {"requires-python": ">=3.99"}),
+        ("pip-9997.0-py3-none-any.whl", {"yanked": "broken"}),
+        ("pip-9996.0.tar.gz", {}),
+    ]
+    links, files = "", []
+    for name, more in offers:
+        attributes = "".join(f' data-{key}="{html.escape(value)}"' for key, value in more.items())
+        links += f'<a href="../../{name}#sha256={sha256}"{attributes}>{name}</a>\n'
+        files.append({"filename": name, "url": f"../../{name}", "hashes": {"sha256": sha256}, **more})
+    (pages / "index.html").write_text(json.dumps({"files": files}) if form == "json" else f"<!DOCTYPE html>{links}")
+    return wheel
 
 
 def make(folder: Path, *lacking: str, index: str) -> subprocess.CompletedProcess[str]:
@@ -123,21 +84,26 @@ def test_complete_python_needs_no_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "html"])
-def test_without_ensurepip(tmp_path: Path, index: Index, form: str) -> None:
+def test_without_ensurepip(tmp_path: Path, form: str) -> None:
     """The newest stable pip that runs here comes from the index, whichever form its pages have."""
-    index.form = form
-    result = make(tmp_path, "ensurepip", index=index.url)
+    wheel = write_index(tmp_path / "index", form)
+    with serving(tmp_path / "index", pages=form) as (port, _asked):
+        result = make(tmp_path, "ensurepip", index=f"http://127.0.0.1:{port}/simple")
     assert result.returncode == 0, result.stderr
-    assert index.wheel.name.startswith(f"pip-{pip_version(tmp_path)}-")
+    assert wheel.name.startswith(f"pip-{pip_version(tmp_path)}-")
 
 
-def test_wrong_hash_and_no_index(tmp_path: Path, index: Index) -> None:
+def test_wrong_hash_and_no_index(tmp_path: Path) -> None:
     """A wheel that is not what the index said is refused; without an index one sentence says what is missing."""
-    index.sha256 = "0" * 64
-    for url, sentence in ((index.url, "does not have the sha256"), (NO_INDEX, "pip could not be fetched")):
-        result = make(tmp_path, "ensurepip", index=url)
-        assert result.returncode == 1
-        assert sentence in result.stderr.splitlines()[-1]
+    write_index(tmp_path / "index", sha256="0" * 64)
+    with serving(tmp_path / "index", pages="json") as (port, _asked):
+        for url, sentence in (
+            (f"http://127.0.0.1:{port}/simple", "does not have the sha256"),
+            (NO_INDEX, "pip could not be fetched"),
+        ):
+            result = make(tmp_path, "ensurepip", index=url)
+            assert result.returncode == 1
+            assert sentence in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.long

@@ -12,16 +12,16 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import trustme
+
+from fakes.package_index import serving
 
 PROJECT = Path(__file__).parents[3]
 NO_INDEX = "http://127.0.0.1:9/"
@@ -381,31 +381,20 @@ def test_says_in_a_sentence_what_fails(device: Device, tools: Path, failure: str
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "GG_ROOT_CA_PATH"])
 def test_authorities_of_the_core_device(device: Device, tmp_path: Path, variable: str) -> None:
     """Whom AWS's bundle or the core's root CA trusts is believed, nobody else; a file that is none spoils nothing."""
-    authority, requests = trustme.CA(), []
+    authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "root CA.pem")
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
     (broken,) = {"AWS_CA_BUNDLE", "GG_ROOT_CA_PATH"} - {variable}
     (tmp_path / "index").mkdir()
     (device.artifact / "wheelhouse").rename(tmp_path / "index/fakes")
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *said: object) -> None:
-            requests.append(said)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "index"))) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(context)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        settings = {"PIP_INDEX_URL": f"https://localhost:{server.server_port}/", broken: str(tmp_path / "broken.pem")}
-        distrusting = device.install(**settings, **{variable: str(tmp_path / "other.pem")})
-        unasked = not requests
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with serving(tmp_path / "index", context=context) as (port, asked):
+        settings = {"PIP_INDEX_URL": f"https://localhost:{port}/", broken: str(tmp_path / "broken.pem")}
+        assert device.install(**settings, **{variable: str(tmp_path / "other.pem")}).returncode == 1
+        assert asked == []
         result = device.install(**settings, **{variable: str(tmp_path / "root CA.pem")})
-        server.shutdown()
-        thread.join()
-    assert (distrusting.returncode, unasked) == (1, True)
     assert (result.returncode, result.stderr) == (0, "")
     assert device.pruner().startswith("1.0")
 
