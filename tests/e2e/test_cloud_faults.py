@@ -28,15 +28,10 @@ NO_LIST: list[Answer] = [
 ]
 
 
-async def lose_one(trial: Trial, **settings: Any) -> None:
-    """Watch two devices, and lose the one called dead."""
-    await trial.watch("alive", "dead", **QUICK, **settings)
-    await trial.devices.drop("dead")
-
-
 async def test_while_no_list_can_be_had_nothing_goes(trial: Trial) -> None:
     """Case 3 and 30: one event however often it repeats; `status` says what failed and what to do; then all goes on."""
-    await lose_one(trial)
+    await trial.watch("alive", "dead", **QUICK)
+    await trial.devices.drop("dead")
     lost_at = (await trial.status())["observedSeconds"]
     for operation, fault, code, remedy in NO_LIST:
         with failing(trial, operation, **fault):
@@ -57,56 +52,31 @@ async def test_while_no_list_can_be_had_nothing_goes(trial: Trial) -> None:
 
 @pytest.mark.parametrize("carried_out", [True, False], ids=["carried out", "not carried out"])
 @pytest.mark.parametrize(
-    "fault",
+    "lost",
     [
-        pytest.param({"drop": True}, id="reset"),
-        pytest.param({"hang": True}, id="time-out", marks=pytest.mark.long),  # 15 s, the child's own
+        "reset",
+        "child killed",
+        pytest.param("time-out", marks=pytest.mark.long),  # 15 s, the child's own
     ],
 )
-async def test_a_lost_answer_is_settled_by_listing(trial: Trial, fault: dict[str, Any], carried_out: bool) -> None:
-    """A batch whose outcome is not known is asked for again only if the list still has the device."""
+async def test_a_lost_answer_is_settled_by_listing(trial: Trial, lost: str, carried_out: bool) -> None:
+    """A batch whose outcome is not known is asked for again only if the list still has the device; it is said once."""
+    fault = {"drop": True} if lost == "reset" else {"hang": True}
+    await trial.watch("alive", "dead", **QUICK)
     with failing(trial, DISASSOCIATE, times=1, carried_out=carried_out, **fault):
-        await lose_one(trial)
-        await trial.event("disassociated", "dead")
-    await outcome(trial, carried_out=carried_out)
-    assert len(trial.of_type("failed")) == 1
-
-
-async def test_a_child_that_dies_in_the_middle_of_a_call(trial: Trial) -> None:
-    """The child process is killed while the batch is under way; the component goes on and settles it."""
-    with failing(trial, DISASSOCIATE, times=1, carried_out=True, hang=True):
-        await lose_one(trial)
+        await trial.devices.drop("dead")
         await trial.until(lambda: trial.batches, "the batch is sent")
-        (child,) = children(trial)
-        os.kill(child, signal.SIGKILL)
+        if lost == "child killed":
+            (child,) = children(trial)
+            os.kill(child, signal.SIGKILL)
         await trial.event("disassociated", "dead")
-    await outcome(trial, carried_out=True)
-    assert trial.core.component.starts == 1
-
-
-async def outcome(trial: Trial, *, carried_out: bool) -> None:
-    """The device went once, by one call or two, and that is said once."""
     assert trial.batches == [("dead",)] * (1 if carried_out else 2)
     assert trial.associated == {"alive"}
-    assert len(trial.of_type("disassociated")) == 1
+    assert len({failed["code"] for failed in trial.of_type("failed")}) == len(trial.of_type("disassociated")) == 1
+    assert trial.core.component.starts == 1
     code, history, _errors = await trial.pruner("history", "dead", "--json")
     assert [one["type"] for one in json.loads(history)] == ["marked", "disassociated"]
     assert code == 0
-
-
-async def test_an_entry_that_is_refused_stays_and_the_others_go(trial: Trial) -> None:
-    """A code that nobody knows is said once for its device; what the cloud says of others is not heeded."""
-    await trial.watch("alive", "lamp-1", "lamp-2", **QUICK)
-    codes = {"lamp-1": "AnUnheardOfException", "stranger": "AnotherOne"}
-    with failing(trial, DISASSOCIATE, error_entries=codes):
-        await trial.devices.drop("lamp-1", "lamp-2")
-        failed = await trial.event("failed", "lamp-1")
-        await trial.event("disassociated", "lamp-2")
-        await trial.cycles(2)
-        assert failed["code"] == "AnUnheardOfException"
-        assert len(trial.of_type("failed")) == 1
-        assert trial.associated == {"alive", "lamp-1"}
-    await trial.event("disassociated", "lamp-1")
 
 
 def failed_by(code: str) -> Callable[[dict[str, Any]], bool]:

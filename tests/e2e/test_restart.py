@@ -31,26 +31,6 @@ async def test_the_component_is_killed(trial: Trial) -> None:
     assert not trial.of_type("marked", "silent")
 
 
-async def test_the_broker_restarts(make_trial: MakeTrial) -> None:
-    """Its uptime tells that all sessions ended: what is announced again stays, what is not goes."""
-    trial = await make_trial(uptime_interval_seconds=1.0)
-    trial.core.cloud.associate("dead", "left", "silent")
-    await trial.deploy()
-    await trial.devices.connect("silent", reconnect_seconds=AFTER_THE_BRIDGE_SECONDS)
-    await trial.devices.connect("dead", "left")
-    await trial.known(3)
-    await trial.devices.drop("left")
-    await trial.observes(3.0)
-
-    await restart_broker(trial)
-    await trial.event("disassociated", "left")
-    gone = await trial.event("disassociated", "dead")
-
-    assert gone["evidence"] == "connectionCount"
-    assert trial.associated == {"silent"}
-    assert not trial.of_type("marked", "silent")
-
-
 async def test_the_whole_device_restarts(make_trial: MakeTrial) -> None:
     """A device is back before it can be heard, and known again once it has spoken; the dead one goes."""
     trial = await make_trial(uptime_interval_seconds=1.0)
@@ -76,7 +56,10 @@ async def test_the_whole_device_restarts(make_trial: MakeTrial) -> None:
 
 
 async def test_the_listener_restarts(make_trial: MakeTrial) -> None:
-    """Case 13: the end of one was lost, so nobody goes on the strength of the count before the broker restarts."""
+    """Case 13: the end of one was lost, so nobody goes on the strength of the count before the broker restarts.
+
+    That ends all sessions: what is announced again stays.
+    """
     trial = await make_trial(uptime_interval_seconds=1.0)
     trial.core.cloud.associate("dead", "left", "silent")
     await trial.deploy()
