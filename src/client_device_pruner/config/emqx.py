@@ -85,10 +85,7 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     url = f"http://{address}:{port}/api/v5"
     if wanted.credentials_file:
         return Access(url, "", "", wanted.credentials_file)
-    username, password = (
-        str(_at(emqx, "emqxConfig", "dashboard", key) or usual) for key, usual in zip(_LOGIN, _USUAL_LOGIN, strict=True)
-    )
-    return Access(url, username, password, "")
+    return Access(url, *_login(emqx), "")
 
 
 def diagnose_client_list(settings: Settings, emqx: Mapping[str, Any] | None) -> tuple[Finding, ...]:
@@ -96,10 +93,20 @@ def diagnose_client_list(settings: Settings, emqx: Mapping[str, Any] | None) -> 
     access = client_list_access(settings, emqx)
     if isinstance(access, NoAccess):
         return (access.finding,) if access.finding else ()
-    if access.password not in (_USUAL_LOGIN[1], _LOGIN["default_password"]):
+    if settings.presence.client_list.url != "auto" or emqx is None:
+        return ()
+    if _login(emqx)[1] not in (_USUAL_LOGIN[1], _LOGIN["default_password"]):
         return ()
     text = f"The login of EMQX's HTTP API has a password that everybody knows. Merge into {EMQX}, with one of your own,"
     return (Finding(text, json.dumps({"emqxConfig": {"dashboard": _LOGIN}})),)
+
+
+def _login(emqx: Mapping[str, Any]) -> tuple[str, str]:
+    """The user and password that EMQX has."""
+    username, password = (
+        str(_at(emqx, "emqxConfig", "dashboard", key) or usual) for key, usual in zip(_LOGIN, _USUAL_LOGIN, strict=True)
+    )
+    return username, password
 
 
 def _is_on_host(docker_options: object) -> bool:

@@ -177,6 +177,9 @@ def test_a_url_of_the_user() -> None:
     assert client_list_access(settings(), None) == NoAccess("EMQX is not deployed", None)
     own = settings(credentialsFile="/key")
     assert client_list_access(own, emqx()) == Access("http://127.0.0.1:18083/api/v5", "", "", "/key")
+    assert not diagnose_client_list(own, emqx())
+    assert diagnose_client_list(own, emqx(login={})), "its own login stays open to all, whatever we use"
+    assert not diagnose_client_list(deep, emqx(login={}))
 
 
 @given(
