@@ -97,7 +97,7 @@ class App:
             wake=lambda: self.queue.put_always(Woken()),
             jitter=jitter,
         )
-        self._deployed = Deployed(self._core, self._link, self._settings_applied)
+        self._deployed = Deployed(self._core, self._link, self._reschedule)
         self._shadow = Shadow()
         self.ending = False  # whether the loop is to end
         self._status = 0
@@ -189,7 +189,7 @@ class App:
             case ClientList():
                 self._core.presence.take_list(item)
             case ListFailed(request=None, reason=reason):
-                self._core.presence.list_failed(reason)
+                self._core.presence.listing.failed(reason)
             case Asked() | ListFailed():
                 self._check.answered(item, at)
             case _:
@@ -220,9 +220,8 @@ class App:
             case ipc.Configuration():
                 self._deployed.take(item, at)
 
-    def _settings_applied(self, rescheduled: bool) -> None:
-        if rescheduled:
-            self._core.attempt(self._scheduler.schedule, self._clock.monotonic())
+    def _reschedule(self) -> None:
+        self._core.attempt(self._scheduler.schedule, self._clock.monotonic())
 
     # Observed time
 

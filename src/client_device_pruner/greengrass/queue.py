@@ -22,9 +22,7 @@ class Overflow:
 class Queue(Generic[T]):
     """Keeps order and two bounds (case 23); where messages had to be dropped, an `Overflow` stands in their place."""
 
-    def __init__(self, most_messages: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> None:
-        self._most_messages = most_messages
-        self._most_bytes = most_bytes
+    def __init__(self) -> None:
         self._items: list[T | Overflow] = []
         self._bytes = 0
         self._changed = threading.Condition()
@@ -33,7 +31,7 @@ class Queue(Generic[T]):
         """Add a message, which is dropped when the queue is full; never blocks."""
         with self._changed:
             last = self._items[-1] if self._items else None
-            if len(self._items) < self._most_messages and self._bytes + size_bytes <= self._most_bytes:
+            if len(self._items) < MOST_MESSAGES and self._bytes + size_bytes <= MOST_BYTES:
                 self._bytes += size_bytes
                 self._items.append(item)
             elif isinstance(last, Overflow):

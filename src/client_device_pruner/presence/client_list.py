@@ -19,11 +19,9 @@ from client_device_pruner.config.emqx import Access
 
 DEADLINE_SECONDS = 10.0
 """For one HTTP request, from the connection to the last byte; a single wait in it lasts at most half as long."""
-PAGE_CLIENTS = 1_000
-"""Clients on a page: the most that EMQX 5.1 takes."""
+PAGE_CLIENTS = 1_000  # clients on a page: the most that EMQX 5.1 takes
 MOST_PAGES = 100
-MOST_BYTES = 16 << 20
-"""Of one answer; EMQX describes a client in about 1 kB."""
+MOST_BYTES = 16 << 20  # of one answer; EMQX describes a client in about 1 kB
 
 
 @dataclass(frozen=True, slots=True)

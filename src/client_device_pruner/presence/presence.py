@@ -50,7 +50,7 @@ class Presence:
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))
-        self._listing = Listing(in_use=bool(kept.get("listInUse", False)))
+        self.listing = Listing(in_use=bool(kept.get("listInUse", False)))
         self._message_filters: list[str] | None = kept.get("messageFilters")
         self._listed_once = bool(kept.get("listedOnce", False))
         devices.dropped_session = bool(kept.get("sessionsIncomplete", False))
@@ -66,7 +66,7 @@ class Presence:
         self._unmapped: frozenset[str] = frozenset()
         self._bridge_ids = "mqtt-bridge-*"
         self._messages = Messages((), ())
-        self._replays = Replays()
+        self.replays = Replays()
         self._settings = parse(DEFAULTS)
 
     # Configuration
@@ -102,7 +102,7 @@ class Presence:
     def use_list(self, access: Access | NoAccess) -> None:
         """Take over how the client list is had; one that is switched off is forgotten."""
         before = self._present_names()
-        self._listing.use(access)
+        self.listing.use(access)
         self._date_absent(before)
 
     # What is heard
@@ -173,7 +173,7 @@ class Presence:
             return open_before or fnmatchcase(name, self._bridge_ids)
 
         before = self._present_names()
-        if not self._listing.take(answer, is_known_open):
+        if not self.listing.take(answer, is_known_open):
             return
         self._date_absent(before)
         for name in answer.names:
@@ -181,8 +181,8 @@ class Presence:
                 self._sight(self.devices.get(name), "clientList")
 
     def _present_names(self) -> frozenset[str]:
-        if self._listing.in_use:
-            return self._listing.latest.names if self._listing.latest else frozenset()
+        if self.listing.in_use:
+            return self.listing.latest.names if self.listing.latest else frozenset()
         return frozenset(device.name for device in self.devices.by_name.values() if device.session)
 
     def _date_absent(self, before: frozenset[str]) -> None:
@@ -191,10 +191,6 @@ class Presence:
             if device := self.devices.by_name.get(name):
                 device.present_until = self.observed.seconds
                 self.devices.touch(device)
-
-    def list_failed(self, reason: str) -> None:
-        """The client list could not be had."""
-        self._listing.failed(reason)
 
     def sight(self, name: str, by: str) -> None:
         """Note a sighting: by the client list when asked by name, or by our own restore."""
@@ -216,8 +212,8 @@ class Presence:
         self._pending[name] = _Sighting(by, self._clock.wall(), before.silent_since if before else silent_since)
 
     def _is_present(self, device: Device) -> bool:
-        latest = self._listing.latest
-        return device.name in latest.names if self._listing.in_use and latest else device.session
+        latest = self.listing.latest
+        return device.name in latest.names if self.listing.in_use and latest else device.session
 
     # Observed time
 
@@ -227,8 +223,10 @@ class Presence:
         interval, scale = self._settings.presence.probe_interval_seconds, self._settings.scale
         alive = all(given.alive for given in self.inputs(received).values())
         self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
-        quiet = {name for name in self._heard if self._silence(name) > QUIET_SECONDS * scale}
-        self._replays.heard(self._heard, quiet)
+        devices, now = self.devices.by_name, self.observed.seconds
+        heard = (devices[name] for name in self._heard if name in devices)
+        quiet = {device.name for device in heard if now - device.silent_since > QUIET_SECONDS * scale}
+        self.replays.heard(self._heard, quiet)
         self._heard.clear()
         self.stamp()
         self._pending.clear()
@@ -237,10 +235,6 @@ class Presence:
             # What was counted before, or beside sessions that had ended, tells nothing of now.
             self.counts.gap()
         return restarted
-
-    def _silence(self, name: str) -> float:
-        device = self.devices.by_name.get(name)
-        return 0.0 if device is None else self.observed.seconds - device.silent_since
 
     def stamp(self) -> None:
         """Date what was heard since the last return of a probe: at the observed clock's reading.
@@ -291,19 +285,15 @@ class Presence:
         self._count_in_use = self._count_in_use or earlier._count_in_use
         if earlier._message_filters is not None:
             self.use_bridge(earlier._bridge_ids, earlier._message_filters, earlier._unmapped)
-        if earlier._listing.access is not None:
-            self.use_list(earlier._listing.access)
+        if earlier.listing.access is not None:
+            self.use_list(earlier.listing.access)
 
     # What is known
-
-    def hint(self, name: str) -> str:
-        """What its sightings are made of, in a sentence, where that may mislead; else empty."""
-        return self._replays.hint(name)
 
     def inputs(self, at: float) -> dict[str, Input]:
         """The inputs that come through the broker, `connectionEvents` and `clientList`, at monotonic seconds `at`."""
         interval = self._settings.presence.client_list.interval_seconds
-        return {"connectionEvents": self._events_input(at), "clientList": self._listing.input(at, interval)}
+        return {"connectionEvents": self._events_input(at), "clientList": self.listing.input(at, interval)}
 
     def _events_input(self, at: float) -> Input:
         presence = self._settings.presence
@@ -344,8 +334,8 @@ class Presence:
             count_in_use=self._count_in_use,
             unnamed=unnamed,
             count_problem=problem,
-            list_in_use=self._listing.in_use,
-            listed=self._listing.latest.names if self._listing.latest else None,
+            list_in_use=self.listing.in_use,
+            listed=self.listing.latest.names if self.listing.latest else None,
         )
 
     @property
@@ -363,7 +353,7 @@ class Presence:
             "observedSeconds": self.observed.seconds,
             "eventsInUse": self._events_in_use,
             "countInUse": self._count_in_use,
-            "listInUse": self._listing.in_use,
+            "listInUse": self.listing.in_use,
             "listedOnce": self._listed_once,
             "messageFilters": self._message_filters,
             "sessionsIncomplete": self.devices.dropped_session,

@@ -72,6 +72,7 @@ class CallFailed:
 Request = ListPage | Batch
 Reply = Ready | Listed | Batched | CallFailed
 _KINDS = {kind.__name__: kind for kind in (ListPage, Batch, Ready, Listed, Batched, CallFailed)}
+_ANSWERS: Mapping[type[Request], type[Reply]] = {ListPage: Listed, Batch: Batched}
 
 NOT_CARRIED_OUT = frozenset({"throttled", "accessDenied", "coreNotFound", "credentials", "refused", "tooOld"})
 """Kinds of failure after which it is certain that a batch changed nothing."""
@@ -124,6 +125,7 @@ class CloudChild:
         self._command = (*command, core_device, str(os.getpid()))
         self._deliver = deliver
         self._process: subprocess.Popen[bytes] | None = None
+        self._awaited: type[Reply] = Ready
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
@@ -143,6 +145,7 @@ class CloudChild:
 
     def send(self, request: Request) -> None:
         """See `Cloud`."""
+        self._awaited = _ANSWERS[type(request)]
         try:
             if self._process is None or self._process.stdin is None:
                 raise BrokenPipeError("it does not run")
@@ -165,9 +168,9 @@ class CloudChild:
         assert process.stdout is not None  # noqa: S101 - for the type checker
         with process.stdout as replies:
             for line in replies:
-                try:
-                    reply = decode(line)
-                except (ValueError, TypeError, LookupError):
+                reply = self._understand(line)
+                if reply is None:
+                    process.kill()  # what it says next may be the answer to what was asked before
                     reply = CallFailed("garbage", "Protocol", f"not an answer of the child process: {line[:100]!r}")
                 if self._process is process:
                     self._deliver(reply)
@@ -175,6 +178,27 @@ class CloudChild:
         if self._process is process:
             end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
             self._deliver(_crashed(f"{end}; standard error in the log tells why"))
+
+    def _understand(self, line: bytes) -> Reply | None:
+        """The answer that a line holds, if it is one to what was asked."""
+        with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+            reply = decode(line)
+            if isinstance(reply, self._awaited | CallFailed) and _is_sound(reply):
+                return reply
+        return None
+
+
+def _is_sound(reply: Reply) -> bool:
+    """Whether what is in a reply can be stored and told."""
+    match reply:
+        case Listed(dict(devices), None | str()):
+            stamps = all(stamp is None or isinstance(stamp, float) for stamp in devices.values())
+            return stamps and all(map(str.isprintable, devices))
+        case Batched(dict(errors)):
+            return all(isinstance(text, str) for code, message in errors.values() for text in (code, message))
+        case CallFailed(kind, code, message):
+            return all(isinstance(text, str) for text in (kind, code, message))
+    return isinstance(reply, Ready)
 
 
 def _crashed(what: str) -> CallFailed:

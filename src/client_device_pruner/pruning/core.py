@@ -18,7 +18,7 @@ from client_device_pruner.presence.clock import Clock, Shares
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts
 from client_device_pruner.presence.presence import Presence
-from client_device_pruner.reports.events import LOGGER, Events
+from client_device_pruner.reports.events import LOGGER, cloud_event, log_event
 from client_device_pruner.store.database import NewerSchema, Store, get_meta
 from client_device_pruner.store.devices import load_devices
 from client_device_pruner.store.journal import Journal
@@ -58,13 +58,7 @@ class Core:
         self.counts: Counter[str] = Counter()  # devices by state
         self.coverage = Coverage()
         self._own = own
-        self._events = Events(
-            core_device,
-            wall=clock.wall,
-            publish=publish,
-            publish_to_iot_core=publish_to_iot_core,
-            record=self.store.record,
-        )
+        self._publish, self._publish_to_iot_core = publish, publish_to_iot_core
         self._unsaid: list[tuple[str, str | None, dict[str, Any]]] = []
         self._started = clock.monotonic()
         self._ran_before = 0.0
@@ -109,12 +103,19 @@ class Core:
     # What changes
 
     def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
-        """Publish an event of the contract; before the configuration says where to, it waits."""
+        """Tell an event of the contract; before the configuration says where to, it waits."""
         if not self.configured:
             self._unsaid.append((kind, name, data))
             LOGGER.warning(kind, extra={"fields": {"thingName": name, **data}})
             return
-        self._events.event(self.settings, kind, name, **data)
+        wall, reports = self.clock.wall(), self.settings.reports
+        payload = cloud_event(self.core_device, wall, kind, name, data)
+        if reports.local_topic:
+            self._publish(reports.local_topic, payload)
+        if reports.iot_core_topic:
+            self._publish_to_iot_core(reports.iot_core_topic.replace("{thingName}", self.core_device), payload)
+        self.store.record(wall, kind, name, data)
+        log_event(kind, name, data)
         self.hurry()
 
     def mark(self, device: Device, verdict: Verdict) -> None:
@@ -300,7 +301,7 @@ class Core:
         if device is None or not device.associated:
             return None
         verdict = judge(device, self.settings, facts)
-        document = explain.document(verdict, device, self.settings, facts, self.presence.hint(name))
+        document = explain.document(verdict, device, self.settings, facts, self.presence.replays.hint(name))
         return json.dumps(document, separators=(",", ":"))
 
 

@@ -40,8 +40,7 @@ class Preflight:
 
 Step = Start | ListPage | Batch | Preflight
 Steps = Generator[Step, Any, None]
-Associations = Mapping[str, float | None]
-"""Thing names with their associationTimestamps, as listed."""
+Associations = Mapping[str, float | None]  # thing names with their associationTimestamps, as listed
 
 
 class Cycle:
@@ -72,7 +71,7 @@ class Cycle:
         if listed is None or not self._is_plausible(listed):
             return
         self._take_over(core.journal.open_intents(), listed)
-        yield from self._associate(core.journal.wanted())
+        yield from associate(core, self._failures, core.journal.wanted(), self.cycle_id)
         due = self._judge()
         expire_approvals(core, due)
         plan = self._plan(due)
@@ -90,7 +89,7 @@ class Cycle:
             if listed is not None and confirmed:
                 self._confirm(listed)
             yield from self._restore_sighted()
-            yield from self._associate(core.journal.wanted())
+            yield from associate(core, self._failures, core.journal.wanted(), self.cycle_id)
         self.complete = confirmed
 
     # Listing
@@ -244,12 +243,9 @@ class Cycle:
             self.sighted.difference_update(names)
             intents = [replace(self.in_flight.pop(name), restore_for="lastMoment") for name in names]
             self._core.journal.settle(intents, "done", self._core.clock.wall())
-            restored = yield from self._associate(intents)
+            restored = yield from associate(self._core, self._failures, intents, self.cycle_id)
             # What the cloud did not take back is confirmed, and told, as any other.
             self.in_flight.update({intent.name: intent for intent in intents if intent.name not in restored})
-
-    def _associate(self, intents: Sequence[Intent]) -> Generator[Step, Any, frozenset[str]]:
-        return associate(self._core, self._failures, intents, self.cycle_id)
 
 
 def associate(

@@ -22,16 +22,16 @@ REREAD_SECONDS = 60.0  # after how long a configuration that could not be read i
 class Deployed:
     """Owned by the one thread; all times are monotonic seconds.
 
-    `applied` is called when settings were put in force, with whether `checkInterval` is another than before.
+    `reschedule` is called when `checkInterval` is known, or another than before.
     """
 
-    def __init__(self, core: Core, link: Link, applied: Callable[[bool], None]) -> None:
+    def __init__(self, core: Core, link: Link, reschedule: Callable[[], None]) -> None:
         self.access: Access | None = None  # to the broker's client list
         self.lite = False  # whether this is Greengrass Lite, which has neither bridge nor EMQX
         self.findings: tuple[Finding, ...] = ()  # the doctor's
         self._core = core
         self._link = link
-        self._applied = applied
+        self._reschedule = reschedule
         self._unread: dict[str | None, float] = {}
         self._followed: set[str | None] = set()
         self._others: dict[str, dict[str, Any] | None] = {}
@@ -130,7 +130,8 @@ class Deployed:
             core.attempt(self._watch_for_returns)
         self._link.use(settings.presence.probe_interval_seconds, settings.scale)
         self._use_others()
-        self._applied(rescheduled)
+        if rescheduled:
+            self._reschedule()
 
     def _watch_for_returns(self) -> None:
         """Watch for the devices, too, whose return was heard while nothing was to be restored."""

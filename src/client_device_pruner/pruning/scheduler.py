@@ -98,7 +98,7 @@ class Scheduler:
     @property
     def batch_in_flight(self) -> bool:
         """Whether a batch call is under way: a deployment waits for it."""
-        return self._job is not None and self._job.batch_in_flight
+        return self._job is not None and isinstance(self._job.step, Batch)
 
     def next_check_seconds(self, at: float) -> float | None:
         """How long until the next cycle; 0 while one runs, None before one is planned."""
@@ -197,18 +197,14 @@ class _Job:
         self._cloud = cloud(self._deliver)
         self._check = check
         self._wake = wake
-        self._step: object = None
-
-    @property
-    def batch_in_flight(self) -> bool:
-        return isinstance(self._step, Batch)
+        self.step: object = None  # what is waited for
 
     def tick(self, at: float) -> None:
         """Take the replies that came, and look whether the check is over, or a deadline past."""
         while not self.over:
-            if self._step is None:
+            if self.step is None:
                 self._advance(None, at)
-            elif isinstance(self._step, Preflight):
+            elif isinstance(self.step, Preflight):
                 over, hold = self._check.poll(at)
                 self.deadline = self._check.deadline
                 if not over:
@@ -241,7 +237,7 @@ class _Job:
 
     def _advance(self, answer: Reply | Hold | None, at: float) -> None:
         try:
-            self._step = step = self._steps.send(answer)
+            self.step = step = self._steps.send(answer)
         except BaseException as end:
             self.broken = not isinstance(end, StopIteration)
             self.close()

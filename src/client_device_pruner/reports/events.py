@@ -6,12 +6,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import accumulate
 from typing import Any
-
-from client_device_pruner.config.settings import Settings
 
 TYPE_PREFIX = "community.greengrass.pruner."
 LOGGER = logging.getLogger("client_device_pruner")
@@ -20,46 +17,28 @@ MOST_EVENT_BYTES = 7_000  # Greengrass Lite carries IPC messages of up to 10,000
 _LEVELS = {"failed": logging.ERROR, **dict.fromkeys(("held", "disassociated", "returned"), logging.WARNING)}
 
 
-class Events:
-    """Passes each event to local pub/sub, AWS IoT Core, the history and the log."""
+def cloud_event(core_device: str, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> bytes:
+    """An event of this type (without the prefix) at epoch seconds `wall`, about a device or none, as JSON.
 
-    def __init__(
-        self,
-        core_device: str,
-        *,
-        wall: Callable[[], float],
-        publish: Callable[[str, bytes], object],
-        publish_to_iot_core: Callable[[str, bytes], object],
-        record: Callable[[float, str, str | None, dict[str, Any]], None],
-    ) -> None:
-        self._core_device = core_device
-        self._wall = wall
-        self._publish = publish
-        self._publish_to_iot_core = publish_to_iot_core
-        self._record = record
+    `data` has scalars and short lists.
+    """
+    event = {
+        "specversion": "1.0",
+        "id": os.urandom(16).hex(),
+        "source": f"/greengrass/{core_device}/client-device-pruner",
+        "type": TYPE_PREFIX + kind,
+        "time": rfc3339(wall),
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    if name is not None:
+        event["subject"] = name
+    return _encode_within(event, MOST_EVENT_BYTES)
 
-    def event(self, settings: Settings, kind: str, name: str | None = None, /, **data: Any) -> None:
-        """Publish an event of this type (without the prefix), about a device or none: scalars and short lists."""
-        wall = self._wall()
-        event = {
-            "specversion": "1.0",
-            "id": os.urandom(16).hex(),
-            "source": f"/greengrass/{self._core_device}/client-device-pruner",
-            "type": TYPE_PREFIX + kind,
-            "time": rfc3339(wall),
-            "datacontenttype": "application/json",
-            "data": data,
-        }
-        if name is not None:
-            event["subject"] = name
-        payload = _encode_within(event, MOST_EVENT_BYTES)
-        if settings.reports.local_topic:
-            self._publish(settings.reports.local_topic, payload)
-        if settings.reports.iot_core_topic:
-            topic = settings.reports.iot_core_topic.replace("{thingName}", self._core_device)
-            self._publish_to_iot_core(topic, payload)
-        self._record(wall, kind, name, data)
-        LOGGER.log(_LEVELS.get(kind, logging.INFO), kind, extra={"fields": {"thingName": name, **data}})
+
+def log_event(kind: str, name: str | None, data: dict[str, Any]) -> None:
+    """Log an event, as loud as it matters."""
+    LOGGER.log(_LEVELS.get(kind, logging.INFO), kind, extra={"fields": {"thingName": name, **data}})
 
 
 def _encode_within(event: dict[str, Any], most_bytes: int) -> bytes:

@@ -23,11 +23,9 @@ class Intent:
     name: str
     association_timestamp: float | None  # with the name, the incarnation that was meant; None where the cloud gave none
     cycle_id: str
-    outcome: str  # `open`, `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud)
     evidence: dict[str, Any]  # `silentSeconds`, `patienceSeconds` and `evidence`, as the events have them
     intended_wall: float  # epoch seconds
     restore_for: str | None = None  # at whose request it is to be undone: `command`, `return`, `lastMoment`
-    restored_by: str | None = None  # at whose request it was undone
 
 
 class Journal:
@@ -69,12 +67,15 @@ class Journal:
                     " intended_wall, intended_running_seconds) VALUES (?, ?, ?, 'open', ?, ?, ?)",
                     (name, timestamp, cycle_id, json.dumps(evidence), wall, running_seconds),
                 )
-                intents.append(Intent(cursor.lastrowid or 0, name, timestamp, cycle_id, "open", evidence, wall))
+                intents.append(Intent(cursor.lastrowid or 0, name, timestamp, cycle_id, evidence, wall))
             self._use(write, len(intents))
         return tuple(intents)
 
     def settle(self, intents: Sequence[Intent], outcome: str, wall: float) -> None:
-        """Close intents; refused ones give their budget back."""
+        """Close intents: `done` (no longer listed), `notDone` (still listed) or `refused` (by the cloud).
+
+        Refused ones give their budget back.
+        """
         if not intents:
             return
         with transaction(self.connection, through=True) as write:
@@ -122,12 +123,10 @@ class Journal:
             return cursor.rowcount == 1
 
     def _select(self, where: str, *values: Any) -> tuple[Intent, ...]:
-        columns = (
-            "id, name, association_timestamp, cycle_id, outcome, evidence, intended_wall, restore_for, restored_by"
-        )
+        columns = "id, name, association_timestamp, cycle_id, evidence, intended_wall, restore_for"
         # `where` is one of the constant texts above.
         query = f"SELECT {columns} FROM disassociations WHERE {where} ORDER BY id"  # noqa: S608
-        rows = [(*row[:5], json.loads(row[5]), *row[6:]) for row in self.connection.execute(query, values)]
+        rows = [(*row[:4], json.loads(row[4]), *row[5:]) for row in self.connection.execute(query, values)]
         return tuple(Intent(*row) for row in rows)
 
     @staticmethod

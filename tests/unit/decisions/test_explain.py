@@ -12,7 +12,7 @@ from fakes.site import DAY, Site
 def _text(site: Site, name: str = "pump-7") -> str:
     facts = site.presence.facts(site.clock.now)
     device = site.device(name)
-    document = explain.document(site.verdict(name), device, site.settings, facts, site.presence.hint(name))
+    document = explain.document(site.verdict(name), device, site.settings, facts, site.presence.replays.hint(name))
     text = " ".join(document["sentences"])
     assert set(re.findall(r"{(\w+)}", text)) <= {"silent", "lastSeen", "left", "due"}
     return text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from client_device_pruner.greengrass import queue as bounds
 from client_device_pruner.greengrass.queue import Overflow, Queue
 
 
@@ -17,9 +20,10 @@ def test_items_come_in_order() -> None:
     assert queue.take_all(0) == []
 
 
-def test_too_many_messages_leave_an_overflow_in_their_place() -> None:
+def test_too_many_messages_leave_an_overflow_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was dropped is counted where it would have stood; news is never dropped."""
-    queue: Queue[str] = Queue(most_messages=2)
+    monkeypatch.setattr(bounds, "MOST_MESSAGES", 2)
+    queue: Queue[str] = Queue()
     for item in ("a", "b", "c", "d"):
         queue.put(item, 1)
     queue.put_always("news")
@@ -28,9 +32,10 @@ def test_too_many_messages_leave_an_overflow_in_their_place() -> None:
     assert queue.take_all(0) == ["e"]
 
 
-def test_large_messages_are_bounded_in_bytes() -> None:
+def test_large_messages_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Case 23: a flood of large messages is dropped, however few they are; small ones still fit."""
-    queue: Queue[str] = Queue(most_bytes=250_000)
+    monkeypatch.setattr(bounds, "MOST_BYTES", 250_000)
+    queue: Queue[str] = Queue()
     for _ in range(10):
         queue.put("large", 100_000)
     queue.put("small", 10)

@@ -202,7 +202,7 @@ def test_why_a_list_is_not_in_use() -> None:
     """What its configuration lacks now, whatever failed before: the doctor says the same."""
     site = Site()
     site.presence.use_list(ACCESS)
-    site.presence.list_failed("refused")
+    site.presence.listing.failed("refused")
     assert site.presence.inputs(site.clock.now)["clientList"].reason == "refused"
     site.presence.use_list(NoAccess("not on the loopback alone", Finding("open", "{}")))
     listing = site.presence.inputs(site.clock.now)["clientList"]
@@ -305,8 +305,8 @@ def test_retained_messages_are_pointed_out() -> None:
         site.minutes(60)
         site.message("pump-9", b"22.5")
         site.minutes(60)
-    assert "clients/pump-7/status" in site.presence.hint("pump-7")
-    assert site.presence.hint("pump-9") == ""
+    assert "clients/pump-7/status" in site.presence.replays.hint("pump-7")
+    assert site.presence.replays.hint("pump-9") == ""
 
 
 def test_what_was_present_by_another_input_was_present_until_now() -> None:

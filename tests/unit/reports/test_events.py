@@ -6,33 +6,41 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client_device_pruner.config.settings import parse
-from client_device_pruner.reports.events import LOGGER, Events, log_to_standard_streams, rfc3339
+from client_device_pruner.pruning.core import Core
+from client_device_pruner.reports.events import LOGGER, cloud_event, log_event, log_to_standard_streams, rfc3339
+from client_device_pruner.store.database import read_only
+from client_device_pruner.store.history import read_history
+from fakes.clock import FakeClock
+
+
+def made(kind: str, name: str | None = None, **data: Any) -> bytes:
+    """An event as it is published."""
+    return cloud_event("core-1", 1_790_000_000.25, kind, name, data)
 
 
 class Desk:
-    """Keeps what was published and recorded."""
+    """Keeps what is published."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = parse(settings)
-        self.local: list[tuple[str, bytes]] = []
-        self.cloud: list[tuple[str, bytes]] = []
-        self.history: list[tuple[float, str, str | None, dict[str, Any]]] = []
-        self._events = Events(
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.local: list[str] = []
+        self.cloud: list[str] = []
+        self.core = Core(
+            directory,
             "core-1",
-            wall=lambda: 1_790_000_000.25,
-            publish=lambda topic, payload: self.local.append((topic, payload)),
-            publish_to_iot_core=lambda topic, payload: self.cloud.append((topic, payload)),
-            record=lambda *row: self.history.append(row),
+            FakeClock(),
+            publish=lambda topic, _payload: self.local.append(topic),
+            publish_to_iot_core=lambda topic, _payload: self.cloud.append(topic),
         )
-
-    def event(self, kind: str, name: str | None = None, /, **data: Any) -> None:
-        """Publish an event."""
-        self._events.event(self.settings, kind, name, **data)
+        self.core.adopt(parse(settings))
+        self.core.event("held", guard="list")
+        self.core.close({})
 
 
 @pytest.fixture
@@ -46,12 +54,8 @@ def logger() -> Iterator[logging.Logger]:
 
 def test_an_event_is_a_cloud_event() -> None:
     """Structured JSON of CloudEvents 1.0, about a device or not, each with an id of its own."""
-    desk = Desk()
-    desk.event("marked", "ü:1", silentSeconds=5.5, evidence="rhythm")
-    desk.event("cycle", disassociated=0, held=["approval"])
-    (topic, first), (_, second) = desk.local
-    assert topic == "client-device-pruner/events"
-    marked, cycle = json.loads(first), json.loads(second)
+    marked = json.loads(made("marked", "ü:1", silentSeconds=5.5, evidence="rhythm"))
+    cycle = json.loads(made("cycle", disassociated=0, held=["approval"]))
     assert marked.pop("id") != cycle.pop("id")
     assert marked == {
         "specversion": "1.0",
@@ -66,18 +70,15 @@ def test_an_event_is_a_cloud_event() -> None:
     assert cycle["data"] == {"disassociated": 0, "held": ["approval"]}
 
 
-def test_events_go_where_the_settings_say() -> None:
+def test_events_go_where_the_settings_say(tmp_path: Path) -> None:
     """An empty topic switches one way off; the history gets them always."""
-    desk = Desk(reports={"localTopic": "", "iotCoreTopic": "fleet/{thingName}/events"})
-    desk.event("held", guard="list")
-    assert desk.local == []
-    assert [topic for topic, _ in desk.cloud] == ["fleet/core-1/events"]
-    assert desk.history == [(1_790_000_000.25, "held", None, {"guard": "list"})]
+    desk = Desk(tmp_path, reports={"localTopic": "", "iotCoreTopic": "fleet/{thingName}/events"})
+    assert (desk.local, desk.cloud) == ([], ["fleet/core-1/events"])
+    with closing(read_only(tmp_path / "pruner.db")) as connection:
+        assert [(one.kind, one.data) for one in read_history(connection)] == [("held", {"guard": "list"})]
 
-    desk = Desk(reports={"localTopic": "mine"})
-    desk.event("held", guard="list")
-    assert [topic for topic, _ in desk.local] == ["mine"]
-    assert not desk.cloud
+    desk = Desk(tmp_path, reports={"localTopic": "mine"})
+    assert (desk.local, desk.cloud) == (["mine"], [])
 
 
 @pytest.mark.parametrize(("wall", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (-1.5, "1969-12-31T23:59:58.500Z")])
@@ -114,35 +115,30 @@ def test_the_log_is_lines_of_json_on_the_standard_streams(
 def test_events_are_logged_as_loud_as_they_matter(kind: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What somebody should look at is a warning, what went wrong an error."""
     log_to_standard_streams("DEBUG")
-    Desk().event(kind, "a", code="x")
+    log_event(kind, "a", {"code": "x"})
     line = json.loads("".join(capsys.readouterr()))
     assert (line["level"], line["message"], line["thingName"], line["code"]) == (level, kind, "a", "x")
 
 
 @pytest.mark.parametrize("text", ["a", "ü", "🦆"])
 def test_an_event_is_never_too_long_for_greengrass_lite(text: str) -> None:
-    """What is too long is cut, and says so; the history has it whole."""
-    desk = Desk()
+    """What is too long is cut, and says so."""
     problems = [f"{number}: {text * 100}" for number in range(300)]
-    desk.event("configuration", accepted=False, problems=problems)
-    desk.event("held", guard="configuration", reason=text * 30_000, remedy="correct it")
-    for topic, payload in desk.local:
+    refused = made("configuration", accepted=False, problems=problems)
+    kept_back = made("held", guard="configuration", reason=text * 30_000, remedy="correct it")
+    for payload in (refused, kept_back):
         assert len(payload) <= 7_000
-        assert len(base64.b64encode(payload)) + len(topic) < 9_500, "of 10,000, in which more stands"
-    told, held = (json.loads(payload)["data"] for _topic, payload in desk.local)
+        assert len(base64.b64encode(payload)) < 9_400, "of 10,000, in which the topic stands too"
+    told, held = (json.loads(payload)["data"] for payload in (refused, kept_back))
     assert told["accepted"] is False
     assert told["problems"][:2] == problems[:2]
     left = 300 - (len(told["problems"]) - 1)
     assert told["problems"][-1] == f"… and {left} more: see the log"
     assert (held["guard"], held["remedy"]) == ("configuration", "correct it")
     assert held["reason"].endswith(f"{text}…")
-    assert desk.history[0][3]["problems"] == problems
 
 
 def test_an_event_that_fits_is_whole() -> None:
     """Nothing is cut that need not be."""
-    desk = Desk()
     reasons = ["x" * 3_000, "y" * 3_000]
-    desk.event("coverage", associated=1, removable=0, reasons=reasons)
-    ((_topic, payload),) = desk.local
-    assert json.loads(payload)["data"]["reasons"] == reasons
+    assert json.loads(made("coverage", associated=1, removable=0, reasons=reasons))["data"]["reasons"] == reasons
