@@ -73,17 +73,3 @@ async def test_a_deployment_waits_for_a_batch_in_flight(trial: Trial) -> None:
     await trial.event("configuration", changed=["logLevel"])
     await trial.event("disassociated", "dead")
     assert trial.core.component.starts == 1
-
-
-async def test_a_first_configuration_that_is_refused_holds_from_the_beginning(trial: Trial) -> None:
-    """With no good one yet the defaults watch; the process does not end, and a correction is taken over."""
-    trial.core.cloud.associate("alive")
-    await trial.deploy(listens=False, **QUICK, colour="red")
-    refused = await trial.event("configuration", accepted=False)
-    assert [problem.partition(":")[0] for problem in refused["problems"]] == ["colour"]
-    status = await trial.status(lambda status: status["guards"])
-    assert [one["guard"] for one in status["guards"]] == ["configuration"]
-    await trial.core.deploy({COMPONENT: {"reset": ["/colour"]}})
-    await trial.event("released", guard="configuration")
-    await trial.event("cycle", neverSeen=1)
-    assert trial.core.component.starts == 1

@@ -112,26 +112,39 @@ async def test_a_short_list_is_believed_when_three_cycles_say_the_same(trial: Tr
 
 
 async def test_a_refused_configuration_holds_until_it_is_corrected(trial: Trial) -> None:
-    """`configuration`: every mistake is told with its path; the last good one watches on, and nothing goes."""
-    await trial.watch("alive", "dead", **QUICK)
+    """`configuration`: every mistake is told with its path; the last good one, or the defaults, watch; nothing goes."""
+    trial.core.cloud.associate("alive", "dead")
+    await trial.deploy(listens=False, **QUICK, colour="red")
+    assert problems(await trial.event("configuration", accepted=False)) == ["colour"]
+    status = await trial.status(lambda status: status["guards"])
+    assert [one["guard"] for one in status["guards"]] == ["configuration"]
+    await trial.core.deploy({COMPONENT: {"reset": ["/colour"]}})
+    await trial.event("released", guard="configuration")
+    await trial.devices.connect("alive", "dead")
+    await trial.known(2)
+
+    since = len(trial.core.events)
     mistakes = {"offlineThreshold": 30, "limits": {"maxPerCycle": -1}, "colour": "red"}
     await trial.core.deploy({COMPONENT: {"merge": mistakes}})
-    refused = await trial.event("configuration", accepted=False)
-    assert [problem.partition(":")[0] for problem in sorted(refused["problems"])] == [
-        "colour", "limits.maxPerCycle", "offlineThreshold",
-    ]  # fmt: skip
+    refused = await trial.event("configuration", since=since, accepted=False)
+    assert problems(refused) == ["colour", "limits.maxPerCycle", "offlineThreshold"]
     await trial.devices.drop("dead")
-    held = await trial.event("held", guard="configuration")
+    held = await trial.event("held", since=since, guard="configuration")
     assert all(path in held["reason"] for path in mistakes)
     assert held["remedy"].startswith("correct it with a deployment")
-    await trial.event("cycle", due=1)
+    await trial.event("cycle", since=since, due=1)
     assert trial.of_type("cycle")[-1]["held"] == ["configuration"]
     assert not trial.batches
 
     await trial.core.deploy({COMPONENT: {"reset": ["/colour", "/limits"], "merge": QUICK}})
-    await trial.event("released", guard="configuration")
+    await trial.event("released", since=since, guard="configuration")
     await trial.event("disassociated", "dead")
     assert trial.core.component.starts == 1
+
+
+def problems(refused: dict[str, Any]) -> list[str]:
+    """The paths of what is wrong in a configuration."""
+    return sorted(problem.partition(":")[0] for problem in refused["problems"])
 
 
 async def test_denied_disassociation_holds_until_it_is_granted(trial: Trial) -> None:
@@ -149,36 +162,22 @@ async def test_denied_disassociation_holds_until_it_is_granted(trial: Trial) -> 
     await trial.until(lambda: trial.associated == {"alive"}, "both go")
 
 
-@pytest.mark.parametrize(
-    ("fault", "guard", "figure", "remedy"),
-    [
-        (
-            {"status": 404, "error": "ResourceNotFoundException"},
-            "coreNotFound",
-            "core-1",
-            "find out whether the core device was deleted or renamed",
-        ),
-        (
-            {"status": 403, "error": "AccessDeniedException"},
-            "accessDenied",
-            "made to fail",
-            "allow the token exchange role: greengrass:ListClientDevicesAssociatedWithCoreDevice",
-        ),
-    ],
-)
-async def test_a_refused_listing_holds(
-    trial: Trial, fault: dict[str, Any], guard: str, figure: str, remedy: str
-) -> None:
+async def test_a_refused_listing_holds(trial: Trial) -> None:
     """`coreNotFound`, and `accessDenied` for listing: said once, released by the first listing that works."""
-    with failing(trial, LIST, **fault):
-        await trial.deploy(listens=False, **QUICK)
-        held = await trial.event("held", guard=guard)
-        assert figure in held["reason"]
-        assert held["remedy"] == remedy
-        await trial.until(lambda: len(trial.calls(LIST)) >= 3, "it tries again")
-        assert len(trial.of_type("held")) == 1
-    await trial.event("released", guard=guard)
-    await trial.event("cycle", complete=True)
+    await trial.deploy(**QUICK)
+    for status, error, guard, figure, remedy in (
+        (404, "ResourceNotFoundException", "coreNotFound", "core-1", "whether the core device was deleted or renamed"),
+        (403, "AccessDeniedException", "accessDenied", "made to fail", "ListClientDevicesAssociatedWithCoreDevice"),
+    ):
+        since = len(trial.core.events)
+        with failing(trial, LIST, status=status, error=error):
+            held = await trial.event("held", since=since, guard=guard)
+            assert figure in held["reason"]
+            assert held["remedy"].endswith(remedy)
+            await trial.cycles(2)
+            assert len(trial.of_type("held", since=since)) == 1
+        await trial.event("released", since=since, guard=guard)
+        await trial.event("cycle", since=since, complete=True)
 
 
 async def test_a_state_file_that_cannot_grow_holds_pruning(trial: Trial) -> None:
