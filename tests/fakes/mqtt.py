@@ -26,11 +26,6 @@ class Listener:
         await self.client.subscribe(*filters)
         return self
 
-    @property
-    def published(self) -> list[tuple[str, bytes]]:
-        """What clients published, below ``clients/``."""
-        return [(topic, payload) for topic, payload in self.messages if topic.startswith("clients/")]
-
     def events(self, client_id: str) -> list[dict[str, Any]]:
         """Return the presence events of a client, each with its kind under `event`."""
         return [

@@ -12,7 +12,7 @@ from fakes.waiting import until
 from local_core.bridge import Bridge
 from local_core.broker import Broker
 from local_core.mqtt_client import MqttClient
-from local_core.pubsub import Message, PubSub
+from local_core.pubsub import PubSub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,20 +108,3 @@ async def test_the_back_off_doubles_and_starts_again(site: Site, monkeypatch: py
         assert waits[:5] == [0.01, 0.05, 0.1, 0.2, 0.4]
         await site.broker.start()
         await until(lambda: site.bridge.connected)
-
-
-async def test_a_stopped_bridge_carries_nothing_and_can_start_again(site: Site, robot: MqttClient) -> None:
-    """Stopping ends the connection properly and the subscriptions; starting brings them back."""
-    await site.up(("x", "LocalMqtt", "Pubsub", "in/"), ("y", "Pubsub", "IotCore"))
-    await site.bridge.stop()
-    await until(lambda: list(site.broker.connections) == ["robot"])
-    site.pubsub.publish(Message("y", b""))
-    robot.publish("x", b"")
-    await site.bridge.start()
-    await until(lambda: site.bridge.connected)
-    assert site.cloud == []
-    assert site.local == [("y", b"")]
-    site.pubsub.publish(Message("y", b""))
-    robot.publish("x", b"")
-    await until(lambda: ("in/x", b"") in site.local)
-    assert site.cloud == [("y", b"")]

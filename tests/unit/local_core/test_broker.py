@@ -35,13 +35,7 @@ async def test_a_connection_is_announced_with_emqx_fields(broker: Broker, listen
     await until(lambda: len(listener.events("robot")) == 2)
     came, went = listener.events("robot")
     assert listener.messages[-1][0] == "$SYS/brokers/emqx@127.0.0.1/clients/robot/disconnected"
-    both = {
-        "clientid",
-        "username",
-        "ipaddress",
-        "sockport",
-        "protocol",
-        "proto_name",
+    both = {"clientid", "username", "ipaddress", "sockport", "protocol", "proto_name"} | {
         "proto_ver",
         "connected_at",
         "ts",
@@ -58,6 +52,12 @@ async def test_a_client_id_with_slashes_is_announced_below_a_deeper_topic(broker
     await until(lambda: listener.messages)
     assert listener.messages[0][0] == "$SYS/brokers/emqx@127.0.0.1/clients/tool/88741-laptop/connected"
     assert json.loads(listener.messages[0][1])["clientid"] == "tool/88741-laptop"
+
+
+async def test_a_client_that_misses_its_keepalive_is_given_up(broker: Broker, listener: Listener) -> None:
+    """Its socket stays open, so only its silence tells."""
+    (await connected(broker, "robot", keepalive_seconds=1)).freeze()
+    await until(lambda: listener.story("robot") == ["connected", "keepalive_timeout"])
 
 
 @pytest.mark.parametrize(("clean", "reason"), [(True, "discarded"), (False, "takenover")])

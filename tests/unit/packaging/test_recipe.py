@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from client_device_pruner.config.settings import DEFAULTS
-
 PATH = Path(__file__).parents[3] / "recipe.yaml"
 NAME = "community.greengrass.ClientDevicePruner"
 RECIPE: dict[str, Any] = yaml.safe_load(PATH.read_text("utf-8"))
@@ -42,39 +40,6 @@ def test_fits_the_service() -> None:
     assert RECIPE["RecipeFormatVersion"] == "2020-01-25"
     assert PATH.stat().st_size < 16_000
     assert MANIFEST["Platform"] == {"os": "linux", "runtime": "*"}
-
-
-def test_defaults_are_the_contract_s() -> None:
-    """Every key of the configuration has its default, nested as it is in a deployment; the code has the same."""
-    configuration = {key: value for key, value in CONFIGURATION.items() if key != "accessControl"}
-    assert configuration == {
-        "offlineThreshold": "30d",
-        "gracePeriod": "1d",
-        "checkInterval": "6h",
-        "dryRun": False,
-        "neverSeenThreshold": "90d",
-        "thresholds": {},
-        "protectedDevices": [],
-        "restoreOnReturn": True,
-        "presence": {
-            "probeInterval": "1m",
-            "connectionEvents": True,
-            "messageTopics": ["clients/+/#"],
-            "ignoredPayloads": ["offline"],
-            "clientList": {"url": "auto", "credentialsFile": "", "interval": "5m"},
-        },
-        "limits": {"maxPerCycle": 100, "maxPercentPerDay": 10, "approvalPercent": 50},
-        "massLoss": {"window": "10m", "minDevices": 3, "minPercent": 30},
-        "approvedPlan": "",
-        "reports": {
-            "localTopic": "client-device-pruner/events",
-            "iotCoreTopic": "",
-            "shadowName": "client-device-pruner",
-        },
-        "allowShortDurations": False,
-        "logLevel": "INFO",
-    }
-    assert configuration == DEFAULTS
 
 
 def test_access_control_is_the_contract_s() -> None:
