@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.config.settings import format_duration
+from client_device_pruner.config.schema import format_duration
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.greengrass import ipc
 from client_device_pruner.greengrass.link import IN, Link

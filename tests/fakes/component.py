@@ -18,7 +18,8 @@ from typing import Any
 
 from client_device_pruner.app import BURST_SECONDS, App, Connected, Edges, Item
 from client_device_pruner.config.bridge import BRIDGE, EMQX, required_entries
-from client_device_pruner.config.settings import SettingsRefused, parse
+from client_device_pruner.config.schema import SettingsRefused
+from client_device_pruner.config.settings import parse
 from client_device_pruner.greengrass.ipc import Disconnected, Message
 from client_device_pruner.greengrass.link import PROBE
 from client_device_pruner.greengrass.queue import Queue

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from client_device_pruner.config.settings import format_duration
+from client_device_pruner.config.schema import format_duration
 
 
 def table(rows: Iterable[Sequence[str]], indent: str = "") -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 from client_device_pruner.config.schema import (
     SHORTEST_SECONDS,
+    SettingsRefused,
     Wrong,
     defaults,
     duration,
     flag,
+    format_duration,
     number,
     read_map,
     read_section,
@@ -24,8 +26,6 @@ from client_device_pruner.config.schema import (
     texts,
     values_by_path,
 )
-from client_device_pruner.config.schema import SettingsRefused as SettingsRefused  # noqa: PLC0414 - others take
-from client_device_pruner.config.schema import format_duration as format_duration  # noqa: PLC0414 - it from here
 
 _DAY = 86400.0
 _MOST = 2**31 - 1

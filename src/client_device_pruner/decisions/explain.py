@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from client_device_pruner.config.settings import Settings, format_duration
+from client_device_pruner.config.schema import format_duration
+from client_device_pruner.config.settings import Settings
 from client_device_pruner.decisions.policy import (
     LONGEST_TIMES,
     PATIENCE_CAP,
@@ -90,33 +91,27 @@ def _whereabouts(device: Device, facts: Facts) -> str:
 def _rule(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> tuple[str, ...]:
     if verdict.state is State.PROTECTED:
         return ("protectedDevices names it, so it is never disassociated.",)
-    patience = _patience(verdict, device, settings, facts)
     if verdict.patience_seconds is None:
-        return (patience,)
+        return ("neverSeenThreshold is empty, so a device that was never seen is never disassociated.",)
+    patience = _patience(verdict.patience_seconds, device, settings, facts)
     if verdict.state is State.PRESENT:
-        return (patience, _if_it_left(verdict, settings))
+        earliest = _text(verdict.patience_seconds + settings.grace_period_seconds)
+        return (patience, f"If it left now and stayed silent, it would be disassociated in {earliest} at the earliest.")
     return (patience, _evidence(verdict, device, settings, facts), _next(verdict, settings))
 
 
-def _patience(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
+def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) -> str:
     if not was_sighted(device, facts):
-        if verdict.patience_seconds is None:
-            return "neverSeenThreshold is empty, so a device that was never seen is never disassociated."
-        return f"A device that was never seen is gone after {_text(verdict.patience_seconds)} (neverSeenThreshold)."
+        return f"A device that was never seen is gone after {_text(seconds)} (neverSeenThreshold)."
     threshold = settings.threshold_seconds(device.name)
     longest = device.longest(facts.observed_seconds)
     name = settings.threshold_name(device.name)
-    said = f"It is gone once it has been silent for {_text(verdict.patience_seconds)}"
+    said = f"It is gone once it has been silent for {_text(seconds)}"
     if LONGEST_TIMES * longest <= threshold:
         return f"{said} ({name})."
     if LONGEST_TIMES * longest > PATIENCE_CAP * threshold:
         return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the most."
     return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
-
-
-def _if_it_left(verdict: Verdict, settings: Settings) -> str:
-    earliest = (verdict.patience_seconds or 0.0) + settings.grace_period_seconds
-    return f"If it left now and stayed silent, it would be disassociated in {_text(earliest)} at the earliest."
 
 
 def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
@@ -163,5 +158,5 @@ def _connections(number: int | None) -> str:
     return "1 connection" if number == 1 else f"{number} connections"
 
 
-def _text(seconds: float | None) -> str:
-    return format_duration(round(seconds or 0.0, 1))
+def _text(seconds: float) -> str:
+    return format_duration(round(seconds, 1))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from client_device_pruner.config.settings import MassLoss, Settings, format_duration
+from client_device_pruner.config.schema import format_duration
+from client_device_pruner.config.settings import MassLoss, Settings
 from client_device_pruner.decisions.policy import LONGEST_TIMES, Verdict, judge
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from client_device_pruner.config.settings import DEFAULTS, Settings, SettingsRefused, parse
+from client_device_pruner.config.schema import SettingsRefused
+from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.decisions import explain
 from client_device_pruner.decisions.coverage import Coverage
 from client_device_pruner.decisions.guards import Guards, Hold
@@ -160,10 +161,7 @@ class Core:
                 return
             self.guards.release("instance")
             aside = self.store.open(self._read)
-        except NewerSchema:
-            self.guards.hold(Hold("database", self.store.fault, "deploy the newer version again"))
-            return
-        except (sqlite3.Error, OSError) as error:
+        except (NewerSchema, sqlite3.Error, OSError) as error:
             self._hold(error)
             return
         if aside:
@@ -172,8 +170,10 @@ class Core:
         self.store.note(self.clock.wall(), None, "started")
 
     def _hold(self, error: Exception) -> None:
-        reason = self.store.fault or str(error)
-        self.guards.hold(Hold("database", reason, "make room on the file system, or make it writable"))
+        remedy = "make room on the file system, or make it writable"
+        if isinstance(error, NewerSchema):
+            remedy = "deploy the newer version again"
+        self.guards.hold(Hold("database", self.store.fault or str(error), remedy))
 
     def _read(self, connection: sqlite3.Connection) -> None:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""

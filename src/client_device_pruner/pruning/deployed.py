@@ -8,7 +8,8 @@ from typing import Any
 from client_device_pruner.config.bridge import BRIDGE, EMQX, bridge_client_id, diagnose, message_filters, missing_inputs
 from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.finding import Finding
-from client_device_pruner.config.settings import Settings, SettingsRefused, changed_keys, parse, protection_lost
+from client_device_pruner.config.schema import SettingsRefused
+from client_device_pruner.config.settings import Settings, changed_keys, parse, protection_lost
 from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.greengrass.ipc import Configuration, ConfigurationChanged
 from client_device_pruner.greengrass.link import Link

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from client_device_pruner.config.schema import SettingsRefused
 from client_device_pruner.config.settings import (
     DEFAULTS,
     Settings,
-    SettingsRefused,
     changed_keys,
     parse,
     protection_lost,

@@ -13,7 +13,8 @@ import pytest
 from client_device_pruner.cli.commands import COMMANDS
 from client_device_pruner.config.bridge import diagnose, message_filters, required_entries
 from client_device_pruner.config.emqx import Access, client_list_access
-from client_device_pruner.config.settings import DEFAULTS, SettingsRefused, parse
+from client_device_pruner.config.schema import SettingsRefused
+from client_device_pruner.config.settings import DEFAULTS, parse
 from client_device_pruner.decisions.policy import Evidence, State
 
 PROJECT = Path(__file__).parents[3]
