@@ -54,6 +54,7 @@ class FakeBroker:
         faults: what becomes of messages on their way.
         on_lost: called with a client id whose connection died under it.
         on_bridge: called when the bridge has connected.
+        on_up: called when it has started.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class FakeBroker:
         self.faults = Faults()
         self.on_lost: Callable[[str], None] = lambda _name: None
         self.on_bridge: Callable[[], None] = lambda: None
+        self.on_up: Callable[[], None] = lambda: None
         self.node = node
         self._component = component
         self._world = component.world
@@ -152,6 +154,7 @@ class FakeBroker:
     def come_up(self) -> None:
         """It starts: its uptime begins anew, and the bridge comes when its back-off lets it."""
         self.up, self._started = True, self._world.now
+        self.on_up()
 
     def restart(self, down_seconds: float) -> None:
         """It is down for a while."""

@@ -62,10 +62,11 @@ def tell(kind: str, seed: int, years: float, probe_minutes: int) -> None:
     """Tell one site's story."""
 
     def told(when: float, text: str) -> None:
-        sys.stdout.write(f"{when / 86_400:9.3f}  {text}\n")
+        sys.stdout.write(f"{when / site.pace.day:9.3f}  {text}\n")
 
     quiet()
-    figures = Site(kind, seed, years=years, probe_minutes=probe_minutes, told=told).run().figures
+    site = Site(kind, seed, years=years, probe_minutes=probe_minutes, told=told)
+    figures = site.run().figures
     sys.stdout.write(json.dumps(as_json(figures)) + "\n")
 
 

@@ -95,7 +95,11 @@ class Client:
             self.linked = True
             self._touch()
         else:
-            self.site.world.after(self.rng.uniform(1, 60), self._try)
+            self.site.waiting[self] = None
+
+    def try_again(self) -> None:
+        """The broker is up again: it does not know, and finds out within a minute."""
+        self.site.world.after(self.rng.uniform(0, 60), self._try)
 
     def _touch(self) -> None:
         if self.linked:

@@ -10,12 +10,13 @@ YEAR = 365.25 * DAY
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a site's hours, days and years are: in a hurried site all that takes hours or more takes less.
+    """How much shorter than real ones a site's hours, days and years are, which makes years cheap.
 
-    What brokers, bridges and the component do within minutes takes as long as ever.
+    All that takes hours or more is shorter: thresholds, visits, lives, and the time between faults. What brokers,
+    bridges, counts and the component do within seconds and minutes takes as long as ever, so holes weigh more.
     """
 
-    times: float = 1.0
+    times: float = 4.0
 
     @property
     def hour(self) -> float:

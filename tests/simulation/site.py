@@ -82,11 +82,13 @@ class Site:
         self.broker.faults = Faults(self.rng.choice(rates.LOSSES), rates.DOUBLED, rates.LATE, rates.LATE_SECONDS)
         self.broker.on_lost = lambda name: self.clients[name].lost() if name in self.clients else None
         self.broker.on_bridge = self._replay
+        self.broker.on_up = self._broker_is_up
         self.component.on_taken = self._heard
         self.component.slow_cloud(1.0)
         self.component.cloud.point = self._cloud_called
         self.clients: dict[str, Client] = {}
         self.devices: dict[str, Device] = {}
+        self.waiting: dict[Client, None] = {}  # for the broker to come up
         self.judge = Judge(self)
         self.baselines = Baselines(self)
         self.clock_error = self.configured_at = 0.0
@@ -140,6 +142,11 @@ class Site:
             names = [name for name, device in self.devices.items() if device.last_contact is not None]
             for name in self.rng.sample(names, min(rates.REPLAYED, len(names))):
                 self.spoke(name)
+
+    def _broker_is_up(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for client in waiting:
+            client.try_again()
 
     def died(self, device: Device) -> None:
         """A device is gone: some are replaced, and some associations somebody else takes off."""
@@ -207,8 +214,9 @@ class Site:
         }
         if self.kind == "events":
             document["presence"]["messageTopics"] = []
-        if self.rng.random() < 0.3 or self.pace.times > 1:
-            document["limits"] = {"approvalPercent": 100, "maxPercentPerDay": 100}
+        free = self.rng.random() < 0.3
+        percent_a_day = 100 if free else min(100, round(10 * self.pace.times))
+        document["limits"] = {"maxPercentPerDay": percent_a_day, **({"approvalPercent": 100} if free else {})}
         return document
 
     def _heard(self, item: object) -> None:
