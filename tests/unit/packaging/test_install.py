@@ -191,7 +191,10 @@ def tools(tmp_path: Path) -> Path:
 
 
 def test_makes_environment_and_command(device: Device, tmp_path: Path) -> None:
-    """Without network, home and room in /tmp the bundled wheels are enough; people's settings have no say."""
+    """Without network, home and room in /tmp the bundled wheels are enough; people's settings have no say.
+
+    For the same requirements nothing is made anew, and the command follows the new artifact.
+    """
     (tmp_path / ".config/pip").mkdir(parents=True)
     (tmp_path / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
     nowhere = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/dev/full")
@@ -200,16 +203,11 @@ def test_makes_environment_and_command(device: Device, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert device.in_force == device.bundle("1.0")
     assert {path.name for path in device.work.iterdir()} == {device.in_force, "venv", "pruner"}
+    made = (device.work / "venv/complete").stat().st_mtime_ns
+    device.artifact = device.artifact.rename(device.artifact.with_name("next version"))
+    assert device.install().returncode == 0
+    assert (device.work / "venv/complete").stat().st_mtime_ns == made
     assert device.pruner().startswith("1.0")
-
-
-def test_same_requirements_make_nothing_anew(installed: Device) -> None:
-    """The environment stays, and the command follows the new artifact."""
-    made = (installed.work / "venv/complete").stat().st_mtime_ns
-    installed.artifact = installed.artifact.rename(installed.artifact.with_name("next version"))
-    assert installed.install().returncode == 0
-    assert (installed.work / "venv/complete").stat().st_mtime_ns == made
-    assert installed.pruner("status").startswith("1.0")
 
 
 def test_keeps_the_last_environment_and_removes_older_ones(installed: Device) -> None:
@@ -227,23 +225,16 @@ def test_keeps_the_last_environment_and_removes_older_ones(installed: Device) ->
     assert installed.pruner().startswith("2.0")
 
 
-def test_what_fails_leaves_the_one_in_force(installed: Device) -> None:
-    """Without an index the old environment and command go on, and nothing half made stays."""
+def test_what_fails_or_is_ended_leaves_the_one_in_force(installed: Device) -> None:
+    """Without an index, or ended or killed while pip waits (the nucleus' time-out); the next one begins anew."""
     before = {path.name for path in installed.work.iterdir()}
-    installed.require(make_wheel(installed.artifact / "elsewhere", "2.0"))
-    shutil.rmtree(installed.artifact / "wheelhouse")
+    newer = installed.bundle("2.0")
+    hidden = (installed.artifact / "wheelhouse").rename(installed.artifact / "hidden")
     result = installed.install()
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith("could not be installed; see pip's messages above.")
     assert installed.pruner().startswith("1.0")
     assert {path.name for path in installed.work.iterdir()} == before
-
-
-def test_what_is_ended_in_the_middle_leaves_the_one_in_force(installed: Device) -> None:
-    """Ended or killed while pip waits (the nucleus' time-out); the next one begins anew."""
-    before = {path.name for path in installed.work.iterdir()}
-    newer = installed.bundle("2.0")
-    hidden = (installed.artifact / "wheelhouse").rename(installed.artifact / "hidden")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         for number in (signal.SIGTERM, signal.SIGKILL):
