@@ -12,7 +12,7 @@ import pytest
 
 from e2e.trial import COMPONENT, Trial
 from local_core.core import EMQX
-from local_core.emqx_api import CLIENT, CLIENTS, EMPTY_PAGE, LOGIN
+from local_core.emqx_api import CLIENT, CLIENTS, EMPTY_PAGE, LOGIN, EmqxApi
 from local_core.http_server import Fault
 
 pytestmark = [pytest.mark.e2e]
@@ -61,14 +61,15 @@ async def test_a_list_that_is_refused_empty_or_stays_away(trial: Trial) -> None:
 
 
 async def test_one_that_is_back_after_the_last_list(trial: Trial) -> None:
-    """Back unannounced when the batch is about to be sent, it is named when the broker is asked for it, and stays."""
+    """Before a batch the broker is asked: no answer, no batch; one that is back unannounced is named, and stays."""
     await watch(trial, "back", "silent")
     await trial.devices.drop("back")
-    faults = trial.core.emqx_api.faults
-    # Time for it to come back while the broker is being asked.
-    faults.append(Fault(operation=CLIENT, delay_seconds=4.0))
+    faults, calls = trial.core.emqx_api.faults, trial.core.emqx_api.calls
+    # The first question fails; the second leaves time for it to come back.
+    faults += [Fault(operation=CLIENT, status=500), Fault(operation=CLIENT, delay_seconds=4.0)]
 
-    await trial.until(lambda: "GET /api/v5/clients/back" in trial.core.emqx_api.calls, "the question")
+    await trial.until(lambda: calls.count("GET /api/v5/clients/back") == 2, "the second question")
+    assert ["notObserving"] in [cycle["held"] for cycle in trial.of_type("cycle")]
     faults.append(Fault(operation=CLIENTS, times=None, status=503))
     trial.core.broker.suppress_events = True
     await trial.devices.connect("back")
@@ -77,6 +78,32 @@ async def test_one_that_is_back_after_the_last_list(trial: Trial) -> None:
     await trial.cycles(1)
     assert trial.batches == []
     assert trial.associated == {"back", "silent"}
+
+
+async def test_the_api_moves_and_emqx_is_replaced(trial: Trial) -> None:
+    """A new address is found by itself; where Moquette is instead of EMQX, pruning holds, and says how to go on."""
+    await watch(trial, "silent")
+    api, elsewhere = trial.core.emqx_api, EmqxApi(trial.core.broker)
+    options = api.configuration()["dockerOptions"].replace(str(api.port), str(elsewhere.port))
+    await trial.core.deploy({EMQX: {"merge": {"dockerOptions": options}}})
+    since = len(api.calls)
+    await trial.until(lambda: len(api.calls) >= since + 4, "lists at the new address")
+    await trial.observes(1.0)
+
+    del trial.core.configuration[EMQX]
+    trial.core.broker.presence = False
+    await trial.core.reboot()
+    status = await trial.status(lambda status: status["guards"], "a guard")
+    assert [held["guard"] for held in status["guards"]] == ["notObserving"]
+    listing, events = (status["observing"]["inputs"][name] for name in ("clientList", "connectionEvents"))
+    assert listing.items() >= {"inUse": True, "alive": False, "reason": "EMQX is not deployed"}.items()
+    assert 'set presence.clientList.url to ""' in listing["remedy"]
+    assert "set presence.connectionEvents to false" in events["remedy"]
+    assert not status["doctor"]
+    gone = {"clientList": {"url": ""}, "connectionEvents": False}
+    await trial.core.deploy({COMPONENT: {"merge": {"presence": gone}}})
+    await trial.observes(1.0)
+    assert trial.associated == {"silent"}
 
 
 @pytest.mark.parametrize("by_file", [False, True], ids=["configuration", "file"])
