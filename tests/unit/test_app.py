@@ -367,6 +367,20 @@ def test_a_sighting_that_took_a_mark_off_survives_a_kill(tmp_path: Path) -> None
     assert not site.cloud.batches()
 
 
+def test_a_session_survives_a_kill(tmp_path: Path) -> None:
+    """What the broker announced is written at once."""
+    site = Site(tmp_path)
+    site.start()
+    site.world.run(HOUR)
+    for kind, session in (("connected", 1), ("disconnected", 0)):
+        site.hear(f"{IN}$SYS/brokers/emqx/clients/pump-0/{kind}", b'{"clientid": "pump-0", "connected_at": 1}')
+        site.world.run(3)
+        site.kill()
+        assert [tuple(row) for row in site.rows("SELECT session FROM devices WHERE name = 'pump-0'")] == [(session,)]
+        site.start()
+        site.world.run(MINUTE)
+
+
 def test_a_restored_device_is_as_if_seen_after_a_kill(tmp_path: Path) -> None:
     """The restore counts as a sighting that is written at once (case 4)."""
     site = _dying(tmp_path)

@@ -167,16 +167,16 @@ def test_messages_are_counted_anew_when_the_mapping_changes() -> None:
 
 
 def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
-    """Another broker's list, or an incomplete one, says nothing."""
+    """Another broker's list, or an incomplete one, says nothing; the session was open before the call began."""
     site = Site()
     site.presence.use_list(ACCESS)
     site.associate("pump-7")
-    site.presence.take_list(ClientList(frozenset({"pump-7"}), site.clock.now, site.clock.now))
-    assert not site.presence.facts(site.clock.now).list_in_use
-    site.connected("pump-7", 1)
-    site.clock.advance(1)
-    site.presence.take_list(ClientList(frozenset({"pump-7"}), site.clock.now, site.clock.now))
-    assert site.presence.facts(site.clock.now).list_in_use
+    start = site.clock.now
+    for began, believed in ((start, False), (start, False), (start + 2, True)):
+        site.presence.take_list(ClientList(frozenset({"pump-7"}), began, site.clock.now))
+        assert site.presence.facts(site.clock.now).list_in_use is believed
+        site.clock.advance(1)
+        site.connected("pump-7", 1)
 
 
 def test_a_list_that_stays_away_stops_the_clock() -> None:

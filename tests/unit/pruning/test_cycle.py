@@ -292,6 +292,25 @@ def test_a_list_that_is_behind_settles_nothing(known: KnownDevices, returns: boo
     assert json.loads(core.select("SELECT value FROM meta WHERE key = 'budget'")[0][0])["used"] <= 1
 
 
+def test_a_sighting_before_a_list_that_is_behind_restores_at_once(known: KnownDevices) -> None:
+    """The batch is answered, the list under way: whatever that names, the device is associated again in this cycle."""
+    core = known("gone", "alive", checkInterval="6h", offlineThreshold="7h")
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 90_000)
+    stamp = core.cloud.associations["gone"]
+    core.run_to_batch()
+    core.cloud.associations["gone"] = stamp
+    core.cloud.release()
+    core.run(0.1)
+    core.connect("gone")
+    core.run(0.1)
+    core.cloud.held = False
+    core.cloud.release()
+    core.run(1)
+
+    assert core.of_type("restored", "gone") == [{"requestedBy": "lastMoment"}]
+
+
 def test_a_sighting_during_the_last_call_of_a_cycle_is_a_return(known: KnownDevices) -> None:
     """The disassociation is confirmed, another device is being associated again: no sighting is dropped."""
     core = known("gone-0", "gone-1", "alive", checkInterval="6h", offlineThreshold="7h")
