@@ -4,6 +4,7 @@
 # make bench       set up what is missing, run the benchmarks (PARTS=… some of them)
 # make simulate    set up what is missing, simulate sites in virtual time (ARGS="--help" has the choices)
 # make fleet       set up what is missing, simulate the calls of a fleet against the account's quota (ARGS as above)
+# make soak        set up what is missing, run the component on a lively local core for MINUTES=10, and see what grows
 # make lint, make units, make e2e   a part of make test
 # make versions    the unit tests on the oldest and the newest Python there is
 # make lock        pin the requirements anew (needs uv)
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet
 
-.PHONY: test test-long units e2e lint demo bench simulate fleet versions lock clean
+.PHONY: test test-long units e2e lint demo bench simulate fleet soak versions lock clean
 .DEFAULT_GOAL := test
 
 # The tests start some thousand processes: without it each would compile anew what it imports.
@@ -57,6 +58,9 @@ simulate: $(READY)
 
 fleet: $(READY)
 	PYTHONPATH=src:tests $(RUN) -m fleet $(ARGS)
+
+soak: $(READY)
+	PYTHONPATH=src:tests $(RUN) -m soak $(or $(MINUTES),10)
 
 versions: $(READY)
 	MAKEFLAGS= nice $(RUN) .ci/versions.py build/envs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from fakes.core_device import CoreDevice
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 """`FUZZ=100` searches a hundred times as long, at random."""
-ALIVE, DEAD = ("alive-1", "alive-2"), ("dead-1", "dead-2", "dead-3")
+ALIVE, DEAD = ("alive-1", "alive-2"), tuple(f"dead-{number}" for number in range(1, 6))
 MOST_EVENT_BYTES = 7_000
 
 texts = st.one_of(
@@ -85,26 +84,31 @@ def as_json(document: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
     return document.map(lambda value: json.dumps(value).encode()).flatmap(damaged)
 
 
-@contextmanager
-def a_core(**changes: Any) -> Iterator[CoreDevice]:
-    """A core whose living devices speak every five minutes, and whose dead ones have just left."""
-    directory = Path(tempfile.mkdtemp())
-    core = CoreDevice(directory, **changes)
+def populate(core: CoreDevice) -> None:
+    """Associate and connect devices, of which the living speak every five minutes."""
     core.cloud.associate(*ALIVE, *DEAD)
-    core.connect(*ALIVE, *DEAD)
+    core.connect(*ALIVE)
 
     def speak() -> None:
         core.speak(*ALIVE)
         core.world.after(300, speak)
 
     speak()
-    core.run(1_300)  # two cycles
-    core.disconnect(*DEAD)
-    try:
-        yield core
-    finally:
-        core.stop()
-        shutil.rmtree(directory)
+
+
+@contextmanager
+def a_core() -> Iterator[CoreDevice]:
+    """A core whose living devices speak every five minutes, and whose dead ones have just left."""
+    with tempfile.TemporaryDirectory() as directory:
+        core = CoreDevice(Path(directory))
+        populate(core)
+        core.connect(*DEAD)
+        core.run(1_300)  # two cycles
+        core.disconnect(*DEAD)
+        try:
+            yield core
+        finally:
+            core.stop()
 
 
 def lives_on(core: CoreDevice, seconds: float = 1_300) -> None:

@@ -169,11 +169,11 @@ class CloudChild:
         with process.stdout as replies:
             for line in replies:
                 reply = self._understand(line)
+                if self._process is process:
+                    self._deliver(reply or _garbage(line))
                 if reply is None:
                     process.kill()  # what it says next may be the answer to what was asked before
-                    reply = CallFailed("garbage", "Protocol", f"not an answer of the child process: {line[:100]!r}")
-                if self._process is process:
-                    self._deliver(reply)
+                    break
         status = process.wait()
         if self._process is process:
             end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -199,6 +199,10 @@ def _is_sound(reply: Reply) -> bool:
         case CallFailed(kind, code, message):
             return all(isinstance(text, str) for text in (kind, code, message))
     return isinstance(reply, Ready)
+
+
+def _garbage(line: bytes) -> CallFailed:
+    return CallFailed("garbage", "Protocol", f"not an answer of the child process: {line[:100]!r}")
 
 
 def _crashed(what: str) -> CallFailed:
