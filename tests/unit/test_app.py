@@ -216,6 +216,17 @@ def test_a_deployment_that_loses_protection_begins_every_grace_period_anew(tmp_p
     assert site.cloud.batches() == [("pump-0",)]
 
 
+def test_another_configuration_is_explained_at_once(tmp_path: Path) -> None:
+    """What `explain` says of a device follows the settings within seconds."""
+    site = _dying(tmp_path, {**QUICK, "gracePeriod": "12h"})
+    while not site.happened("marked"):
+        site.world.run(HOUR)
+    site.configure({"dryRun": True})
+    site.world.run(5)
+    ((verdict,),) = site.rows("SELECT verdict FROM verdicts WHERE name = 'pump-0'")
+    assert "A dry run only says so." in verdict
+
+
 def test_protection_lost_over_a_restart_counts_too(tmp_path: Path) -> None:
     """Greengrass Lite starts the component anew with each change of its configuration."""
     site = _dying(tmp_path, {**QUICK, "gracePeriod": "12h", "protectedDevices": ["gate-*"]})

@@ -36,7 +36,7 @@ _LOGGER = logging.getLogger("client_device_pruner")
 
 
 @dataclass(slots=True)
-class _Probe:
+class Probe:
     """A probe on its way; `sent_at` in monotonic seconds."""
 
     id: str = ""
@@ -66,7 +66,7 @@ class Link:
         self._connect, self._give_up = connect, give_up
         self._on_return, self._on_gap = on_return, on_gap
         self._interval, self._scale = 60.0, 1.0
-        self._probe, self._extra = _Probe(), _Probe()
+        self._probe, self._extra = Probe(), Probe()
         self._lost_probe = False
         self._ipc: Ipc | None = None
         self._no_connection = ""
@@ -164,7 +164,7 @@ class Link:
                 self._take_probe(probe, received)
         return True
 
-    def _take_probe(self, probe: _Probe, received: float) -> None:
+    def _take_probe(self, probe: Probe, received: float) -> None:
         if probe is self._probe:
             if received - probe.sent_at > self._interval:
                 return  # its successor was due: it counts as lost
@@ -181,17 +181,16 @@ class Link:
             _LOGGER.info("the probe comes back again", extra={"fields": {"after": self.trouble}})
         self.trouble = ""
 
-    def send_extra(self, at: float) -> str:
-        """Send a probe between the regular ones; what was sent before it is processed once it has returned."""
+    def send_extra(self, at: float) -> Probe:
+        """Send a probe between the regular ones, in place of the last of these.
+
+        What was sent before it is processed once it has returned.
+        """
         self._extra = self._send_probe(at)
-        return self._extra.id
+        return self._extra
 
-    def returned(self, probe_id: str) -> bool:
-        """Whether the latest extra probe is this one, and came back."""
-        return self._extra.id == probe_id and self._extra.returned
-
-    def _send_probe(self, at: float) -> _Probe:
-        probe = _Probe(os.urandom(8).hex(), at, returned=False)
+    def _send_probe(self, at: float) -> Probe:
+        probe = Probe(os.urandom(8).hex(), at, returned=False)
         self.publish(PROBE + probe.id, b"probe")
         return probe
 

@@ -139,7 +139,9 @@ class Core:
         at = self.clock.monotonic()
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
         self._next_open = min(self._next_open, at + REOPEN_SECONDS * settings.scale)
-        self._next_survey = at  # other settings, other verdicts
+        self._next_survey = at  # other settings, other verdicts, in other sentences
+        for device in self.devices.associated():
+            device.told = 0
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
             self.event(kind, name, **data)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from client_device_pruner.config.emqx import Access
 from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.greengrass.link import Link
+from client_device_pruner.greengrass.link import Link, Probe
 from client_device_pruner.presence.client_list import Asked, ClientLists, ListFailed
 from client_device_pruner.pruning.core import Core
 
@@ -27,12 +27,12 @@ class PreflightCheck:
         self._lists = lists
         self._access = access
         self._request = 0
-        self._probe = ""
+        self._probe: Probe | None = None
         self._hold: Hold | None = None
 
     def begin(self, names: Sequence[str], at: float) -> None:
         """Begin to check these devices."""
-        self._hold, self._probe = None, ""
+        self._hold = self._probe = None
         if not self._core.facts().list_in_use:
             self._send_probe(at)
         elif access := self._access():
@@ -54,7 +54,7 @@ class PreflightCheck:
 
     def poll(self, at: float) -> tuple[bool, Hold | None]:
         """Whether it is over, and what is missing if anything is."""
-        if self._probe and self._link.returned(self._probe):
+        if self._probe and self._probe.returned:
             return True, None
         if self._hold is None and at >= self.deadline:
             what = "the probe did not come back" if self._probe else "the client list did not answer in time"

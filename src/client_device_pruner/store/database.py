@@ -248,11 +248,8 @@ class Store:
                 prune(write)
             set_meta(write, **meta)
         devices.removed.clear()
-        devices.changed.difference_update(names)
-        devices.urgent.difference_update(names)
-        for names_left in (devices.changed, devices.urgent):
-            if not names_left:
-                names_left.clear()  # an emptied set keeps its memory
+        # New sets, since one that things are taken out of keeps its memory.
+        devices.changed, devices.urgent = devices.changed.difference(names), devices.urgent.difference(names)
         self._history.clear()
         self._timeline.clear()
         self.fault = ""

@@ -164,14 +164,13 @@ def test_an_extra_probe(site: Site) -> None:
     """The preflight's probe returns by itself or with a heartbeat, and is no regular return."""
     site.ipc.carries_probe = False
     first = site.link.send_extra(site.clock.now)
-    assert not site.link.returned(first)
+    assert not first.returned
     site.link.take(HEARTBEAT, site.clock.now + 1)
-    assert site.link.returned(first)
+    assert first.returned
     site.ipc.carries_probe = True
     second = site.link.send_extra(site.clock.now)
     site.turn()
-    assert site.link.returned(second)
-    assert not site.link.returned(first)
+    assert second.returned
     assert len(site.returns) == 1
 
 
@@ -369,5 +368,5 @@ def test_a_later_probe_that_comes_back_first_shows_that_the_regular_one_is_lost(
     site.ipc.carries_probe = True
     extra = site.link.send_extra(site.clock.advance(1))
     site.turn()
-    assert site.link.returned(extra)
+    assert extra.returned
     assert site.gaps == ["a probe did not come back"]

@@ -9,6 +9,7 @@ import pytest
 
 from client_device_pruner.config.emqx import Access
 from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.greengrass.link import Probe
 from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ListFailed
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.preflight import ASK_SECONDS, PreflightCheck
@@ -26,8 +27,7 @@ class Trial:
         self.core = Core(directory, "core-1", self.clock, publish=lambda *_: True, publish_to_iot_core=lambda *_: True)
         self.lists = FakeClientLists(self._answer, self.clock.monotonic)
         self.access: Access | None = ACCESS
-        self.sent: list[float] = []
-        self.came_back = False
+        self.sent: list[Probe] = []
         self.check = PreflightCheck(self.core, cast("Any", self), self.lists, lambda: self.access)
         if listed:
             self.core.presence.use_list(ACCESS)
@@ -37,18 +37,13 @@ class Trial:
         assert isinstance(answer, Asked | ListFailed)
         self.check.answered(answer, self.clock.now)
 
-    def send_extra(self, at: float) -> str:
+    def send_extra(self, at: float) -> Probe:
         """See `Link`."""
-        self.sent.append(at)
-        return f"probe-{len(self.sent)}"
-
-    def returned(self, probe_id: str) -> bool:
-        """See `Link`."""
-        return self.came_back and probe_id == f"probe-{len(self.sent)}"
+        self.sent.append(Probe("extra", at, returned=False))
+        return self.sent[-1]
 
     def begin(self, *names: str) -> None:
         """Begin a check."""
-        self.came_back = False
         self.check.begin(names, self.clock.now)
 
     def poll(self) -> tuple[bool, Hold | None]:
@@ -62,7 +57,7 @@ def test_it_is_over_when_its_own_probe_has_come_back(tmp_path: Path) -> None:
     for _time in range(2):
         trial.begin("pump-7")
         assert trial.poll() == (False, None)
-        trial.came_back = True
+        trial.sent[-1].returned = True
         assert trial.poll() == (True, None)
     assert len(trial.sent) == 2
     assert not trial.lists.asked
@@ -97,7 +92,7 @@ def test_with_the_list_in_use_the_broker_is_asked_first(tmp_path: Path) -> None:
     assert not trial.sent
 
     trial.lists.release()
-    trial.came_back = True
+    trial.sent[-1].returned = True
 
     assert trial.poll() == (True, None)
     assert trial.core.presence.sighted_watched == ["pump-7"]
@@ -129,5 +124,5 @@ def test_an_answer_to_an_earlier_check_is_dropped(tmp_path: Path) -> None:
     assert trial.poll() == (False, None)
 
     trial.lists.release()
-    trial.came_back = True
+    trial.sent[-1].returned = True
     assert trial.poll() == (True, None)
