@@ -26,7 +26,7 @@ from client_device_pruner.pruning.status import status_document
 from client_device_pruner.reports.events import LOGGER, rfc3339
 from client_device_pruner.reports.shadow import Shadow
 
-BURST_SECONDS = 0.05  # how long messages gather before they are taken: a sighting is to be heeded within a second
+BURST_SECONDS = 0.05  # how long messages gather before they are taken: a sighting has to count within a second
 POLL_SECONDS = 2.0  # how often requests of the command line are looked for
 BLIND_INTERVALS = 3  # after so many probe intervals without observed time, `notObserving` holds
 EXITS = (2, 3_600.0)
@@ -268,11 +268,11 @@ class App:
         return f"{_BLIND_REMEDY}: {found[0]}" if found else _BLIND_REMEDY
 
     def _give_up(self, reason: str) -> None:
-        """End the process, so that the nucleus starts it anew; not if that has happened twice within the hour."""
+        """End the process, so that the nucleus restarts it; not if that has happened twice within the hour."""
         core, (most, within) = self._core, EXITS
         now = core.running_seconds()
         exits = [at for at in core.store.kept("exits", []) if now - at < within]
         if len(exits) < most and core.store.connection is not None:
-            LOGGER.error("the process ends, to be started anew", extra={"fields": {"reason": reason}})
+            LOGGER.error("the process ends, to be restarted", extra={"fields": {"reason": reason}})
             core.attempt(lambda: core.store.keep(exits=[*exits, now]))
             self._status, self.ending = 1, True

@@ -105,7 +105,7 @@ class Devices:
     def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
         """Take a list of associations over: thing names with their associationTimestamp.
 
-        Returns the names whose mark was taken off, since their association ended or was made anew.
+        Returns the names whose mark was taken off, since their association ended, or a new one began.
         """
         unmarked, names = [], dict(listed)
         for name, timestamp in names.items():

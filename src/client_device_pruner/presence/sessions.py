@@ -32,8 +32,7 @@ class Sessions:
         self.scale = 1.0  # what the fixed times are multiplied by
         self._devices = devices
         self._began = began
-        self._heard: Uptime | None = None
-        self._other_node: Uptime | None = None
+        self._heard: Uptime | None = None  # what was heard of it since the last probe came back
         self._spoke: dict[str, float] = {}
 
     @property
@@ -92,13 +91,12 @@ class Sessions:
 
     def speaks(self, node: str, received: float) -> None:
         """A node of the broker spoke; another one than before is another broker."""
-        if self.broker is not None and node != self.broker.node and self._other_node is None:
-            self._other_node = Uptime(node, 0.0, received)
+        if self.broker is not None and node != self.broker.node and self._heard is None:
+            self._heard = Uptime(node, 0.0, received)
 
     def probe_returned(self, observed_seconds: float) -> bool:
         """Judge what was heard of the broker; returns whether it has restarted."""
-        heard = self._heard or self._other_node
-        self._heard = self._other_node = None
+        heard, self._heard = self._heard, None
         if heard is None:
             return False
         before, self.broker = self.broker, heard
@@ -141,7 +139,7 @@ class Sessions:
                 device.session, device.session_id, device.ended_id = False, None, None
                 device.announced, device.then, device.keepalive = 0, None, True
                 self._devices.touch(device, urgent=True)
-        self.broker, self._heard, self._other_node = None, None, None
+        self.broker = self._heard = None
         self._spoke.clear()
         self._devices.dropped_session = False
 

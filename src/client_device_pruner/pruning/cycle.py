@@ -155,7 +155,7 @@ class Cycle:
         ours = {intent.name for intent in intents}
         for name in core.presence.reconcile(listed.items()):
             if name not in ours:
-                core.event("unmarked", name, reason="its association ended or was made anew")
+                core.event("unmarked", name, reason="its association ended, or a new one began")
 
     # Judging
 

@@ -38,7 +38,7 @@ class Deployed:
         self._others: dict[str, dict[str, Any] | None] = {}
 
     def connected(self, at: float) -> None:
-        """A new connection stands: read all anew, and follow it."""
+        """A new connection stands: read everything again, and follow it."""
         self._unread = dict.fromkeys((None, BRIDGE, EMQX), at)
         self._followed.clear()
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from client_device_pruner.decisions import guards
 from client_device_pruner.decisions.guards import Plan, member, new_plan_id
 from client_device_pruner.decisions.policy import Verdict
 from client_device_pruner.pruning.core import Core
 
-MAX_PLANS = 20  # plans remembered for late approvals, and approvals
+MAX_PLANS = 20  # plans remembered for late approvals
 
 
 def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
@@ -22,8 +21,7 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
     devices, store = core.devices, core.store
     keys = {verdict.name: member(devices.by_name[verdict.name]) for verdict in due}
     known: list[tuple[str, list[str]]] = store.kept("plans", [])
-    ids = {core.settings.approved_plan, *store.kept("approved", [])}
-    approved = {key for plan_id, members in known if plan_id in ids for key in members}
+    approved = set(store.kept("approved", []))
 
     def made(plan_id: str) -> Plan:
         plan = guards.plan(
@@ -38,7 +36,7 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
         )
         return replace(plan, take=plan.take[:1]) if trying else plan
 
-    # A plan that shrinks keeps its id, so that its approval goes on covering it.
+    # A plan that shrinks keeps its id, by which a person may be about to approve it.
     plan_id, members = known[-1] if known else ("", [])
     plan = made(plan_id)
     waiting = {keys[name] for name in plan.waiting}
@@ -51,21 +49,21 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
 
 
 def approve(core: Core, plan_id: str) -> None:
-    """Remember an approval."""
-    core.store.keep(approved=[*core.store.kept("approved", []), plan_id][-MAX_PLANS:])
+    """Approve the devices of a plan that waits, or waited lately; it is then no plan any more."""
+    plans = dict(core.store.kept("plans", []))
+    if plan_id in plans:
+        approved = [*core.store.kept("approved", []), *plans.pop(plan_id)]
+        core.store.keep(plans=list(plans.items()), approved=approved)
 
 
 def expire_approvals(core: Core, due: Sequence[Verdict]) -> None:
-    """Let approvals cover no more than what is still due, and forget those that then cover nothing."""
+    """Let approvals, the configuration's among them, cover no more than what is still due."""
+    approve(core, core.settings.approved_plan)
     approved: list[str] = core.store.kept("approved", [])
-    known: list[list[Any]] = core.store.kept("plans", [])
-    ids = {core.settings.approved_plan, *approved}
     still = {member(core.devices.by_name[verdict.name]) for verdict in due}
-    plans = [[one, [key for key in keys if key in still] if one in ids else keys] for one, keys in known]
-    plans = [plan for plan in plans if plan[1]]
-    left = [one for one in approved if one in {plan[0] for plan in plans}]
-    if (plans, left) != (known, approved):
-        core.store.keep(plans=plans, approved=left)
+    left = [key for key in approved if key in still]
+    if left != approved:
+        core.store.keep(approved=left)
 
 
 def waiting_plan(core: Core) -> tuple[str, list[str]] | None:
