@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,14 +33,30 @@ from fakes.plant import (
     THRESHOLD,
     Step,
     plant,
-)
+)  # fmt: skip
 
 
-def histories(*, most: int = 30) -> st.SearchStrategy[list[Step]]:
+def histories(*, most: int) -> st.SearchStrategy[list[Step]]:
     """Steps, each with the minutes that pass before it and a number that says which device or how much."""
     operation = st.one_of(st.sampled_from(ON_DEVICES), st.sampled_from(FAULTS), st.sampled_from(LIFE))
     minutes = st.sampled_from([0.2, 1.0, 4.0, 15.0, 40.0, 90.0, 200.0])
     return st.lists(st.tuples(minutes, operation, st.integers(0, 9)), min_size=3, max_size=most)
+
+
+def explore(strategy: st.SearchStrategy[Any], examples: int, check: Callable[[Any], None]) -> None:
+    """Hold a check against so many examples, the same ones each time."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def checked(example: Any) -> None:
+        check(example)
+
+    checked()
+
+
+def long(*arguments: object) -> Any:
+    """Arguments of a search that takes minutes."""
+    return pytest.param(*arguments, marks=pytest.mark.long)
 
 
 def hold_on(history: list[Step], kind: str) -> None:
@@ -52,20 +70,10 @@ def hold_on(history: list[Step], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories())
-def test_nobody_goes_that_is_there_or_was_just_heard(history: list[Step], kind: str) -> None:
+@pytest.mark.parametrize(("examples", "most"), [(6, 30), long(120, 60)])
+def test_nobody_goes_that_is_there_or_was_just_heard(kind: str, examples: int, most: int) -> None:
     """I1, I2, I4: whatever is lost, doubled, late or restarted, no device goes that lives; no silence is made up."""
-    hold_on(history, kind)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories(most=60))
-def test_nobody_goes_that_is_there_or_was_just_heard_at_length(history: list[Step], kind: str) -> None:
-    """I1, I2, I4, as above, over many and longer histories."""
-    hold_on(history, kind)
+    explore(histories(most=most), examples, lambda history: hold_on(history, kind))
 
 
 # --- I3: the wall clock decides nothing ---------------------------------------------------------------------------
@@ -84,20 +92,11 @@ def hold_without_wall(history: list[Step], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories())
-def test_the_wall_clock_decides_nothing(history: list[Step], kind: str) -> None:
+@pytest.mark.parametrize(("examples", "most"), [(3, 30), long(30, 60)])
+def test_the_wall_clock_decides_nothing(kind: str, examples: int, most: int) -> None:
     """I3: the same history with other wall clocks gives the same decisions at the same times."""
-    hold_without_wall([*history, (30.0, "wall", 9), (10.0, "die", 1), (30.0, "wall", 0)], kind)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories(most=60))
-def test_the_wall_clock_decides_nothing_at_length(history: list[Step], kind: str) -> None:
-    """I3, as above, over many and longer histories."""
-    hold_without_wall(history, kind)
+    end = [(30.0, "wall", 9), (10.0, "die", 1), (30.0, "wall", 0)]
+    explore(histories(most=most), examples, lambda history: hold_without_wall([*history, *end], kind))
 
 
 # --- I5: budgets --------------------------------------------------------------------------------------------------
@@ -157,19 +156,10 @@ def hold_budgets(deaths: list[Death]) -> None:
         assert len(cloud.carried) <= most, f"{len(cloud.carried)} in {running / HOUR:.1f} h"
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(deaths=deaths_of_the_process())
-def test_budgets_hold_across_deaths(deaths: list[Death]) -> None:
+@pytest.mark.parametrize("examples", [5, long(90)])
+def test_budgets_hold_across_deaths(examples: int) -> None:
     """I5: however the process ends, no cycle and no day takes more than its budget."""
-    hold_budgets(deaths)
-
-
-@pytest.mark.long
-@settings(max_examples=90, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(deaths=deaths_of_the_process())
-def test_budgets_hold_across_deaths_at_length(deaths: list[Death]) -> None:
-    """I5, as above, over many sequences."""
-    hold_budgets(deaths)
+    explore(deaths_of_the_process(), examples, hold_budgets)
 
 
 # --- I7: pure decisions -------------------------------------------------------------------------------------------
@@ -268,17 +258,7 @@ def hold_that_the_dead_go(history: list[Step], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories(most=20))
-def test_the_dead_go(history: list[Step], kind: str) -> None:
-    """I8: whatever happened before, once all is well who is gone is disassociated in time."""
-    hold_that_the_dead_go([(1.0, "die", 2), *history], kind)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(history=histories(most=40))
-def test_the_dead_go_at_length(history: list[Step], kind: str) -> None:
-    """I8, as above, over many and longer histories."""
-    hold_that_the_dead_go(history, kind)
+@pytest.mark.parametrize(("examples", "most"), [(3, 20), long(50, 40)])
+def test_the_dead_go(kind: str, examples: int, most: int) -> None:
+    """I8: whatever happened before, once all is well what is gone is disassociated in time."""
+    explore(histories(most=most), examples, lambda history: hold_that_the_dead_go([(1.0, "die", 2), *history], kind))

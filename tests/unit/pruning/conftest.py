@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fakes.cloud_child import CORE
 from fakes.core_device import CoreDevice, KnownDevices
+from local_core.cloud import Cloud
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,22 @@ def known(tmp_path: Path) -> Iterator[KnownDevices]:
     yield make
     for core in made:
         core.stop()
+
+
+@pytest.fixture
+async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
+    """A cloud that serves an empty list, to which the environment leads."""
+    cloud = Cloud(core_device=CORE)
+    await cloud.start()
+    for name, value in {
+        "AWS_REGION": cloud.region,
+        "AWS_ENDPOINT_URL_GREENGRASSV2": cloud.url,
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.credentials_url,
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": cloud.credentials_token,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # Case 32: the child does not rely on it.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    yield cloud
+    await cloud.stop()

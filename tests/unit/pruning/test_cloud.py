@@ -4,143 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import signal
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import final
 
 import pytest
 
 import client_device_pruner
-from client_device_pruner.pruning.cloud import (
-    DEADLINE_SECONDS,
-    Batch,
-    Batched,
-    CallFailed,
-    CloudChild,
-    Listed,
-    ListPage,
-    Ready,
-    Reply,
-)
-from local_core.cloud import DISASSOCIATE, LIST, Call, Cloud
-from local_core.http_server import Fault
+from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, CloudChild, ListPage, Ready, Reply
+from fakes.cloud_child import CORE, Child, failed
+from local_core.cloud import Call, Cloud
 
-CORE = "core-1"
 SRC = str(Path(client_device_pruner.__file__).parent.parent)
-
-
-@pytest.fixture
-async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
-    """A cloud that the environment leads to."""
-    cloud = Cloud(core_device=CORE)
-    await cloud.start()
-    for name, value in {
-        "AWS_REGION": cloud.region,
-        "AWS_ENDPOINT_URL_GREENGRASSV2": cloud.url,
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.credentials_url,
-        "AWS_CONTAINER_AUTHORIZATION_TOKEN": cloud.credentials_token,
-    }.items():
-        monkeypatch.setenv(name, value)
-    # Case 32: the child does not rely on it.
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    yield cloud
-    await cloud.stop()
-
-
-@final
-class Child(CloudChild):
-    """A child whose replies are waited for; it stops at the end of its `with` block."""
-
-    def __init__(self, script: str | None = None) -> None:
-        self.replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        if script is None:
-            super().__init__(CORE, self.replies.put)
-        else:
-            super().__init__(CORE, self.replies.put, (sys.executable, "-c", PREAMBLE + textwrap.dedent(script)))
-
-    def __enter__(self) -> Child:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def reply(self) -> Reply:
-        """Wait for the next reply."""
-        return self.replies.get(timeout=60)
-
-    async def next(self) -> Reply:
-        """Wait for the next reply while the cloud runs."""
-        return await asyncio.to_thread(self.reply)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has no thread any more: that ends once the process is gone and reaped."""
-        return "cloud" not in {thread.name for thread in threading.enumerate()}
-
-
-PREAMBLE = """
-import json, os, sys, time
-def say(name, /, **message):
-    print(json.dumps([name, message]), flush=True)
-"""
 READY = "say('Ready')\n"
 
 
-def disassociate(*names: str, issued_seconds: float | None = None) -> Batch:
-    """Return a batch that is issued now."""
-    return Batch("disassociate", names, issued_seconds or time.monotonic())
-
-
-def failed(reply: Reply) -> str:
-    """Return the kind of a failure."""
-    assert isinstance(reply, CallFailed)
-    return reply.kind
-
-
-async def test_a_cycle(cloud: Cloud) -> None:
-    """Listing, batch and listing again go through one child, replies in order."""
-    cloud.associate("a", "b", "c")
-    stamps = dict(cloud.associations)
-    cloud.faults = [Fault(operation=DISASSOCIATE, error_entries={"b": "Busy"})]
-    with Child() as child:
-        assert await child.next() == Ready()
-        child.send(ListPage())
-        assert await child.next() == Listed(stamps, None)
-        child.send(disassociate("a", "b"))
-        assert await child.next() == Batched({"b": ["Busy", "b: Busy"]})
-        child.send(Batch("associate", ("d",), time.monotonic()))
-        assert await child.next() == Batched({})
-    assert sorted(cloud.associations) == ["b", "c", "d"]
-    assert child.replies.empty()
-
-
-async def test_failures_arrive_as_such(cloud: Cloud) -> None:
-    """A request that fails leaves the child fit for the next."""
-    cloud.faults = [Fault(operation=LIST, status=403, error="AccessDeniedException")]
-    with Child() as child:
-        assert await child.next() == Ready()
-        child.send(ListPage())
-        assert failed(await child.next()) == "accessDenied"
-        child.send(disassociate("a", issued_seconds=time.monotonic() - 3))
-        assert failed(await child.next()) == "tooOld"
-        child.send(ListPage())
-        assert await child.next() == Listed({}, None)
-    assert DISASSOCIATE not in {call.operation for call in cloud.calls}
-
-
-async def test_a_child_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> None:
-    """Before anything is asked."""
-    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "wrong")
-    with Child() as child:
-        assert failed(await child.next()) == "credentials"
-    assert LIST not in {call.operation for call in cloud.calls}
+def is_gone() -> bool:
+    """Whether the child has no thread any more: that ends once the process is gone and reaped."""
+    return "cloud" not in {thread.name for thread in threading.enumerate()}
 
 
 def hold(cloud: Cloud) -> asyncio.Event:
@@ -164,7 +47,7 @@ async def test_a_call_that_hangs_holds_nothing_up(cloud: Cloud) -> None:
         await held.wait()
         child.stop()
         assert child.replies.empty()
-        assert child.is_gone
+        assert is_gone()
 
 
 async def test_the_child_dies_with_its_parent(cloud: Cloud) -> None:
@@ -211,12 +94,11 @@ def test_an_unasked_end_is_a_crash(end: str, told: str) -> None:
     """However the child ends, if nobody asked for it, it has crashed; later requests have failed."""
     with Child(READY + end) as child:
         assert child.reply() == Ready()
-        crash = child.reply()
-        assert isinstance(crash, CallFailed)
+        crash = failed(child.reply())
         assert crash.kind == "crashed"
         assert told in crash.message
         child.send(ListPage())
-        assert failed(child.reply()) == "crashed"
+        assert failed(child.reply()).kind == "crashed"
     assert child.replies.empty()
 
 
@@ -226,7 +108,7 @@ def test_a_line_that_is_no_reply_is_a_failure(line: str) -> None:
     with Child(f"{READY}sys.stdin.readline()\nprint({line!r}, flush=True)\ntime.sleep(600)") as child:
         assert child.reply() == Ready()
         child.send(ListPage())
-        assert failed(child.reply()) == "garbage"
+        assert failed(child.reply()).kind == "garbage"
 
 
 def test_a_child_that_cannot_be_started() -> None:
@@ -235,7 +117,7 @@ def test_a_child_that_cannot_be_started() -> None:
     child = CloudChild(CORE, replies.append, ("/nonexistent/python",))
     child.start()
     child.stop()
-    assert [failed(reply) for reply in replies] == ["crashed"]
+    assert [failed(reply).kind for reply in replies] == ["crashed"]
 
 
 def test_stop_is_quiet_and_can_be_repeated() -> None:
@@ -245,9 +127,9 @@ def test_stop_is_quiet_and_can_be_repeated() -> None:
     with child:
         assert child.reply() == Ready()
         child.stop()
-        assert child.is_gone
+        assert is_gone()
     child.send(ListPage())
-    assert failed(child.reply()) == "crashed"
+    assert failed(child.reply()).kind == "crashed"
     assert child.replies.empty()
 
 

@@ -3,108 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 from botocore import exceptions
 
 import client_device_pruner
-from client_device_pruner.pruning.cloud import (
-    Batch,
-    Batched,
-    Listed,
-    ListPage,
-    Ready,
-    Request,
-    decode,
-    encode,
-)
+from client_device_pruner.pruning.cloud import Batched, Listed, ListPage, Ready
 from client_device_pruner.pruning.cloud_child import describe
+from fakes.cloud_child import CORE, Child, failed
 from local_core.cloud import ASSOCIATE, CREDENTIALS, DISASSOCIATE, LIST, Cloud
 from local_core.http_server import Fault
-
-CORE = "core-1"
-SRC = str(Path(client_device_pruner.__file__).parent.parent)
-
-
-class Child:
-    """The child process, whose messages are sent and waited for."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def read(self) -> Any:
-        """Return its next message."""
-        assert self.process.stdout is not None
-        return decode(await self.process.stdout.readline())
-
-    async def ask(self, request: Request) -> Any:
-        """Send a request and return its reply."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(encode(request))
-        await self.process.stdin.drain()
-        return await self.read()
-
-    async def batch(self, operation: Literal["associate", "disassociate"], *names: str) -> Any:
-        """Ask for a batch that is issued now."""
-        return await self.ask(Batch(operation, names, time.monotonic()))
-
-
-def environment_of(cloud: Cloud, **more: str) -> dict[str, str]:
-    """Return what the nucleus sets, and what keeps the library off everything but the cloud."""
-    return {
-        "PYTHONPATH": SRC,
-        "PATH": os.environ["PATH"],
-        "AWS_REGION": cloud.region,
-        "AWS_ENDPOINT_URL_GREENGRASSV2": cloud.url,
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.credentials_url,
-        "AWS_CONTAINER_AUTHORIZATION_TOKEN": cloud.credentials_token,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        **more,
-    }
-
-
-@pytest.fixture
-async def cloud() -> AsyncIterator[Cloud]:
-    """A cloud that serves an empty list."""
-    cloud = Cloud(core_device=CORE)
-    await cloud.start()
-    yield cloud
-    await cloud.stop()
-
-
-@contextlib.asynccontextmanager
-async def running(environment: dict[str, str], parent: int | None = None) -> AsyncIterator[Child]:
-    """Run a child, whose standard input is closed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "client_device_pruner.pruning.cloud_child",
-        CORE,
-        str(parent or os.getpid()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    try:
-        yield Child(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
 
 
 @pytest.fixture
 async def child(cloud: Cloud) -> AsyncIterator[Child]:
     """A child that is ready."""
-    async with running(environment_of(cloud)) as child:
-        assert await child.read() == Ready()
+    with Child() as child:
+        assert await child.next() == Ready()
+        assert [call.operation for call in cloud.calls] == [CREDENTIALS]
         yield child
 
 
@@ -114,8 +34,10 @@ async def test_it_lists_in_pages_of_100(cloud: Cloud, child: Child) -> None:
     cloud.associations["thing-007"] = None
 
     first = await child.ask(ListPage())
+    assert isinstance(first, Listed)
     second = await child.ask(ListPage(first.next_token))
 
+    assert isinstance(second, Listed)
     assert {**first.devices, **second.devices} == cloud.associations
     assert [len(first.devices), len(second.devices), second.next_token] == [100, 50, None]
     assert [call.operation for call in cloud.calls] == [CREDENTIALS, LIST, LIST]
@@ -138,19 +60,17 @@ async def test_batches_are_carried_out(cloud: Cloud, child: Child) -> None:
 async def test_an_old_batch_is_refused(cloud: Cloud, child: Child) -> None:
     """Evidence older than 2 s, or from the future, makes no call."""
     for age_seconds in (2.5, 1e6, -60.0):
-        error = await child.ask(Batch("disassociate", ["a"], time.monotonic() - age_seconds))
-        assert error.kind == "tooOld"
+        assert failed(await child.batch("disassociate", "a", age=age_seconds)).kind == "tooOld"
     assert [call.operation for call in cloud.calls] == [CREDENTIALS]
 
 
 async def test_a_batch_that_waited_for_credentials_is_old(cloud: Cloud) -> None:
     """The age is judged once everything that can take time before the call is done."""
     cloud.credentials_seconds = 60.0  # so short that they are renewed before each call
-    async with running(environment_of(cloud)) as child:
-        assert await child.read() == Ready()
+    with Child() as child:
+        assert await child.next() == Ready()
         cloud.faults = [Fault(operation=CREDENTIALS, delay_seconds=0.5)]
-        error = await child.ask(Batch("disassociate", ["a"], time.monotonic() - 1.8))
-    assert error.kind == "tooOld"
+        assert failed(await child.batch("disassociate", "a", age=1.8)).kind == "tooOld"
     assert {call.operation for call in cloud.calls} == {CREDENTIALS}
 
 
@@ -178,7 +98,7 @@ async def test_every_failure_of_a_batch_has_its_kind(cloud: Cloud, child: Child)
     for fault, kind, code in FAILURES:
         cloud.calls.clear()
         cloud.faults = [fault]
-        error = await child.batch("disassociate", "a")
+        error = failed(await child.batch("disassociate", "a"))
         assert (error.kind, error.code) == (kind, code)
         assert error.message
         assert [call.operation for call in cloud.calls] == [DISASSOCIATE]
@@ -190,12 +110,12 @@ async def test_garbage_is_no_answer(cloud: Cloud, child: Child) -> None:
     of_list = (b"{}", b'{"associatedClientDevices": null}', b'{"associatedClientDevices": [{}]}', b'{"associatedCli')
     for body in of_any + of_list:
         cloud.faults = [Fault(operation=LIST, body=body)]
-        assert (await child.ask(ListPage())).code == "GarbageAnswer", body
+        assert failed(await child.ask(ListPage())).code == "GarbageAnswer", body
     for body in (*of_any, b'{"errorEntries": [{"code": "x"}]}'):
         cloud.faults = [Fault(operation=ASSOCIATE, body=body)]
-        assert (await child.batch("associate", "a")).code == "GarbageAnswer", body
+        assert failed(await child.batch("associate", "a")).code == "GarbageAnswer", body
     cloud.faults = [Fault(operation=ASSOCIATE, status=202, body=b"<html>welcome")]
-    assert (await child.batch("associate", "a")).code == "GarbageAnswer"
+    assert failed(await child.batch("associate", "a")).code == "GarbageAnswer"
 
 
 async def test_reads_are_tried_three_times(cloud: Cloud, child: Child) -> None:
@@ -203,41 +123,44 @@ async def test_reads_are_tried_three_times(cloud: Cloud, child: Child) -> None:
     cloud.faults = [Fault(operation=LIST, times=2, status=500)]
     assert isinstance(await child.ask(ListPage()), Listed)
     cloud.faults = [Fault(operation=LIST, times=3, status=503)]
-    assert (await child.ask(ListPage())).kind == "server"
+    assert failed(await child.ask(ListPage())).kind == "server"
     assert [call.operation for call in cloud.calls] == [CREDENTIALS] + 6 * [LIST]
 
 
 async def test_it_ends_with_its_input_and_its_parent(cloud: Cloud) -> None:
     """Quietly in the first case; without a call where its parent has gone before it began."""
-    async with running(environment_of(cloud)) as child:
-        assert child.process.stdin is not None
-        child.process.stdin.close()
-        assert await child.process.wait() == 0
-    calls = len(cloud.calls)
-    async with running(environment_of(cloud), parent=1) as orphan:
-        assert await orphan.process.wait() == 1
-    assert len(cloud.calls) == calls
+    src = str(Path(client_device_pruner.__file__).parent.parent)
+    for parent, status, calls in ((1, 1, 0), (os.getpid(), 0, 1)):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "client_device_pruner.pruning.cloud_child", CORE, str(parent)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": src},
+        )
+        assert await process.wait() == status
+        assert len(cloud.calls) == calls
 
 
 @pytest.mark.parametrize("trouble", ["none", "refused", "expired"])
-async def test_without_credentials_it_is_not_ready(cloud: Cloud, trouble: str) -> None:
+async def test_without_credentials_it_is_not_ready(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     """Credentials that are not there, refused or expired are found out before anything is asked."""
-    environment = environment_of(cloud)
     if trouble == "none":
-        environment = {name: value for name, value in environment.items() if "CONTAINER" not in name}
+        monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     elif trouble == "refused":
-        environment["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "wrong"
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "wrong")
     else:
         cloud.credentials_seconds = -60.0
-    async with running(environment) as child:
-        answer = await child.read()
-        assert answer.kind == "credentials"
-        assert "token exchange service" in answer.message
-        assert await child.process.wait() == 0
+    with Child() as child:
+        failure = failed(await child.next())
+    assert failure.kind == "credentials"
+    assert "token exchange service" in failure.message
 
 
-@pytest.mark.parametrize("healthy", [True, False])
-async def test_no_other_source_of_credentials_is_ever_used(cloud: Cloud, tmp_path: Path, healthy: bool) -> None:
+@pytest.mark.parametrize(("healthy", "profile"), [(True, "other"), (True, "nowhere"), (False, "other")])
+async def test_no_other_source_of_credentials_is_ever_used(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy: bool, profile: str
+) -> None:
     """Case 1: neither keys in the environment, profiles, files nor a process; the token exchange service or none."""
     (tmp_path / ".aws").mkdir()
     keys = "aws_access_key_id = AKIAFOREIGN\naws_secret_access_key = foreign\n"
@@ -245,43 +168,35 @@ async def test_no_other_source_of_credentials_is_ever_used(cloud: Cloud, tmp_pat
     config = tmp_path / "config"
     program = f"[default]\ncredential_process = touch {tmp_path}/ran\n"
     config.write_text(f"{program}endpoint_url = http://127.0.0.1:9\n[profile other]\n{keys}")
-    environment = environment_of(
-        cloud,
-        HOME=str(tmp_path),
-        AWS_ACCESS_KEY_ID="AKIAFOREIGN",
-        AWS_SECRET_ACCESS_KEY="foreign",
-        AWS_PROFILE="other",
-        AWS_CONFIG_FILE=str(config),
-        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI="/foreign",
-    )
+    for name, value in {
+        "HOME": str(tmp_path),
+        "AWS_ACCESS_KEY_ID": "AKIAFOREIGN",
+        "AWS_SECRET_ACCESS_KEY": "foreign",
+        "AWS_PROFILE": profile,
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/foreign",
+    }.items():
+        monkeypatch.setenv(name, value)
     if not healthy:
         cloud.faults = [Fault(operation=CREDENTIALS, times=None, status=500)]
-    async with running(environment) as child:
-        answer = await child.read()
+    with Child() as child:
+        answer = await child.next()
         if healthy:
             assert answer == Ready()
             assert await child.ask(ListPage()) == Listed({}, None)
         else:
-            assert answer.kind == "credentials"
+            assert failed(answer).kind == "credentials"
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_profile_that_is_not_there_does_no_harm(cloud: Cloud) -> None:
-    """Case 1: profiles are not looked at."""
-    async with running(environment_of(cloud, AWS_PROFILE="nowhere")) as child:
-        assert await child.read() == Ready()
-
-
-async def test_it_needs_a_region(cloud: Cloud) -> None:
+async def test_it_needs_a_region(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either variable is enough; without both, the message names them."""
-    environment = environment_of(cloud)
-    del environment["AWS_REGION"]
-    async with running(environment) as child:
-        answer = await child.read()
-    assert "AWS_REGION" in answer.message
-    async with running({**environment, "AWS_DEFAULT_REGION": cloud.region}) as child:
-        assert await child.read() == Ready()
-        assert isinstance(await child.ask(ListPage()), Listed)
+    monkeypatch.delenv("AWS_REGION")
+    with Child() as child:
+        assert "AWS_REGION" in failed(await child.next()).message
+    monkeypatch.setenv("AWS_DEFAULT_REGION", cloud.region)
+    with Child() as child:
+        assert await child.next() == Ready()
 
 
 @pytest.mark.parametrize(
