@@ -20,7 +20,6 @@ import pytest
 
 from e2e.trial import MAPPING, QUICK, REPOSITORY, MakeTrial, Trial, failing
 from local_core.cloud import CREDENTIALS, LIST
-from local_core.component import State
 from local_core.core import BRIDGE
 
 pytestmark = [pytest.mark.e2e]
@@ -99,20 +98,6 @@ async def test_through_sudo_as_another_user(open_folder: Path, make_trial: MakeT
     assert trial.core.component.starts == 1
     await trial.core.stop_component()
     assert trial.core.component.output[-1] == "run exited with 0"
-
-
-@pytest.mark.long
-async def test_it_installs_itself_from_the_package_index(make_trial: MakeTrial) -> None:
-    """The recipe's own `install`, with pip and pinned requirements; then it runs and answers."""
-    trial = await make_trial(environment=None)
-    await trial.deploy(listens=False, **QUICK)
-    await trial.core.component.wait_for_state(State.RUNNING, timeout_seconds=600)
-    await trial.event("cycle", complete=True)
-    environment = (trial.core.work_dir / "venv").resolve()
-    assert environment.parent == trial.core.work_dir
-    assert (environment / "complete").exists()
-    assert (await trial.status())["running"] is True
-    assert trial.core.component.starts == 1
 
 
 @pytest.fixture
