@@ -35,7 +35,6 @@ _SEEN_BY = {
 _WHY_MISSING = {
     Missing.NONE: "",
     Missing.NO_LIST: "no client list has come from the broker yet",
-    Missing.NO_COUNT: "the broker announces connections, but its connection count or the announcements are not heard",
     Missing.UNNAMED: "the broker has more connections that cannot be named than when the device left",
     Missing.FEW_MESSAGES: "the broker announces no connections, and too few messages of the device were heard",
     Missing.NEVER_HEARD: "the broker announces no connections, and the device was never heard",

@@ -40,7 +40,6 @@ class Missing(str, Enum):
 
     NONE = ""
     NO_LIST = "noList"
-    NO_COUNT = "noCount"
     COUNT_PROBLEM = "countProblem"
     UNNAMED = "unnamed"
     FEW_MESSAGES = "fewMessages"
@@ -89,8 +88,6 @@ def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evi
     if facts.list_in_use:
         return (None, Missing.NO_LIST) if facts.listed is None else (Evidence.CLIENT_LIST, Missing.NONE)
     if facts.count_in_use or facts.events_in_use:
-        if not (facts.count_in_use and facts.events_in_use):
-            return None, Missing.NO_COUNT
         if facts.count_problem or facts.unnamed is None:
             return None, Missing.COUNT_PROBLEM
         if facts.unnamed > unnamed_then(device):

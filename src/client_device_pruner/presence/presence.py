@@ -323,6 +323,8 @@ class Presence:
             problem = "more names connected than are kept, so that the connection count says nothing"
         elif self.counts.is_below(at):
             problem = "more sessions are known than the broker has connections: the end of one was lost"
+        elif not (self._events_in_use and self._count_in_use):
+            problem = "the broker announces connections, but its connection count or the announcements are not heard"
         elif unnamed is None:
             problem = "no connection count of the last hour can be believed"
         elif not self.sessions.hears_uptime(at, self._late_seconds):

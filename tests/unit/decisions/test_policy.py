@@ -139,7 +139,7 @@ def test_events_without_a_count_are_no_evidence() -> None:
     site.disconnected("pump-7", 1)
     site.minutes(1)
     site.days(31)
-    assert site.verdict("pump-7").missing is Missing.NO_COUNT
+    assert site.verdict("pump-7").missing is Missing.COUNT_PROBLEM
 
 
 def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
