@@ -30,18 +30,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Any]:
-    """A core where one of four devices was disassociated, and which was blind for a day."""
+    """A core where one of four devices was disassociated, which was blind for a day, and whose texts are hostile."""
     state = WrittenState(tmp_path / "work")
     state.add("gate", "protected", 9 * DAY, sentences=("protectedDevices names it.",))
     state.add("lamp", "present", sentences=("It is connected.",))
     state.add("pump", "marked", 31 * DAY, due_in_seconds=DAY / 2, evidence="rhythm")
     state.write()
-    ago: list[tuple[float, str | None, str]] = [
-        (40, None, "started"),
-        (40, None, "observing"),
-        (20, None, "notObserving"),
-        (19, None, "observing"),
-    ]
+    ago: list[tuple[float, str | None, str]] = [(40, None, "started"), (40, None, "observing")]
+    ago += [(20, None, "notObserving"), (19, None, "observing")]
     ago += [(40, "gate", "protected"), (40, "lamp", "present"), (40, "pump", "present"), (31, "pump", "silent")]
     ago += [(0.5, "pump", "marked"), (40, "camera", "present"), (36, "camera", "silent"), (5, "camera", "marked")]
     state.changed(*((WALL - days * DAY, name, what) for days, name, what in sorted(ago, key=lambda one: -one[0])))
@@ -49,7 +45,11 @@ def data(tmp_path: Path) -> dict[str, Any]:
     state.happened(WALL - 4 * DAY, "disassociated", "camera", **EVIDENCE, cycleId="c1")
     state.happened(WALL - 3 * DAY, "held", None, guard="maxPerCycle", reason="it is 0", remedy="raise it")
     events, changes = reading.read_record(state.work_dir)
-    return timeline.compose(reading.read(state.work_dir), events, changes)
+    data = timeline.compose(reading.read(state.work_dir), events, changes)
+    gate = next(one for one in data["devices"] if one["name"] == "gate")
+    gate |= {"says": HOSTILE, "decisions": [[0.0, "failed", [[HOSTILE, HOSTILE]]]]}
+    said = {"guard": HOSTILE, "finding": HOSTILE, "reason": HOSTILE, "remedy": HOSTILE}
+    return {**data, "core": HOSTILE, "doctor": [said], "held": [said]}
 
 
 def written(data: dict[str, Any], directory: Path) -> str:
@@ -88,7 +88,7 @@ def tip(page: Page) -> str:
 def test_opens_from_a_file_without_a_word_or_a_request(
     page: Page, data: dict[str, Any], tmp_path: Path, scheme: str
 ) -> None:
-    """All devices are there, drawn in their colours; nothing is asked of anybody, and the console stays empty."""
+    """All devices are there, drawn in their colours; nothing is asked of anybody, no text runs."""
     address = written(data, tmp_path)
     page.open(address, scheme=scheme)
 
@@ -106,6 +106,10 @@ def test_opens_from_a_file_without_a_word_or_a_request(
         })()"""
     )
     assert {"present", "silent", "marked", "gone"} <= set(drawn)
+    page.run("[...document.querySelectorAll('#list button')].find((one) => one.textContent === 'gate').click()")
+    assert page.run("$('core').textContent") == HOSTILE
+    assert HOSTILE in page.run("$('detail').innerText")
+    assert page.run("document.querySelectorAll('img').length") == 0
     assert page.requests == [address]
     assert page.complaints == []
 
@@ -158,29 +162,12 @@ def test_filters_sorts_and_looks_closer(page: Page, data: dict[str, Any], tmp_pa
 def test_thousands_of_devices_on_a_telephone(page: Page, data: dict[str, Any], tmp_path: Path) -> None:
     """Only the rows in sight exist, scrolling finds the others, and nothing reaches beyond the screen."""
     one = data["devices"][0]
-    data["devices"] = [{**one, "name": f"thing-{number:04}"} for number in range(5_000)]
+    data["devices"] = [{**one, "name": f"{HOSTILE} {number:04}"} for number in range(5_000)]
     page.open(written(data, tmp_path), width=390, height=844)
 
     assert 0 < len(names(page)) < 50
     page.run("window.scrollTo(0, document.body.scrollHeight)")
     page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert names(page)[-1] == "thing-4999"
+    assert names(page)[-1] == f"{HOSTILE} 4999"
     assert page.run("document.documentElement.scrollWidth") <= 390
-
-
-def test_hostile_texts_stay_texts(page: Page, data: dict[str, Any], tmp_path: Path) -> None:
-    """What a cloud's message or a name contains is shown as it is, and runs nowhere."""
-    device = data["devices"][0]
-    data |= {"core": HOSTILE, "devices": [device]}
-    device |= {"name": HOSTILE, "says": HOSTILE, "decisions": [[0.0, "failed", [[HOSTILE, HOSTILE]]]]}
-    data["doctor"] = [{"finding": HOSTILE, "remedy": HOSTILE}]
-    data["held"] = [{"guard": HOSTILE, "reason": HOSTILE, "remedy": HOSTILE}]
-    address = written(data, tmp_path)
-    page.open(address)
-    page.run("$('list').querySelector('button').click()")
-
-    assert page.run("$('core').textContent") == HOSTILE
-    assert HOSTILE in page.run("$('detail').innerText")
     assert page.run("document.querySelectorAll('img').length") == 0
-    assert page.requests == [address]
-    assert page.complaints == []
