@@ -261,6 +261,7 @@ def test_a_pause_that_is_deployed_during_a_cycle_counts(known: KnownDevices) -> 
 
     assert not core.cloud.batches()
     assert core.of_type("cycle")[-1]["dryRun"] is True
+    assert "dryRun" in core.of_type("configuration")[-1]["changed"]
 
 
 @pytest.mark.parametrize("returns", [False, True])
