@@ -57,7 +57,6 @@ class Verdict:
     patience_seconds: float | None  # how long it has to be silent to be gone; None if it never is
     evidence: Evidence | None = None  # what shows that it is gone, or would; None if there is none
     missing: Missing = Missing.NONE  # why there is no evidence
-    due_in_seconds: float | None = None  # what is left of its grace period; None if it is not marked
     reason: str = ""  # why it is not gone, in a few words: for a mark that is taken off
 
     def figures(self) -> dict[str, float | str | None]:
@@ -111,22 +110,22 @@ def judge(device: Device, settings: Settings, facts: Facts) -> Verdict:
     patience = patience_seconds(device, settings, facts)
     evidence, missing = find_evidence(device, settings, facts)
 
-    def verdict(state: State, reason: str = "", due_in_seconds: float | None = None, *, gone: bool = False) -> Verdict:
-        return Verdict(device.name, state, gone, silent, patience, evidence, missing, due_in_seconds, reason)
+    def verdict(state: State, reason: str = "", *, gone: bool = False) -> Verdict:
+        return Verdict(device.name, state, gone, silent, patience, evidence, missing, reason)
 
     if settings.is_protected(device.name):
         return verdict(State.PROTECTED, "it is protected")
     if facts.is_present(device):
         return verdict(State.PRESENT, "it is connected")
     waiting = State.SILENT if was_sighted(device, facts) else State.NEVER_SEEN
-    left = None
     if device.marked_at is not None:
         waiting = State.MARKED
-        left = max(0.0, settings.grace_period_seconds - (facts.observed_seconds - device.marked_at))
     if patience is None:
-        return verdict(waiting, "neverSeenThreshold is empty", left)
+        return verdict(waiting, "neverSeenThreshold is empty")
     if silent < patience:
-        return verdict(waiting, "its silence no longer reaches its patience", left)
+        return verdict(waiting, "its silence no longer reaches its patience")
     if evidence is None:
-        return verdict(waiting, "there is no evidence any more that it is gone", left)
-    return verdict(State.DUE if left == 0.0 else waiting, "", left, gone=True)
+        return verdict(waiting, "there is no evidence any more that it is gone")
+    if device.marked_at is not None and facts.observed_seconds >= device.marked_at + settings.grace_period_seconds:
+        return verdict(State.DUE, gone=True)
+    return verdict(waiting, gone=True)

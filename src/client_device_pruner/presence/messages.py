@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 
+from client_device_pruner.config.topics import filter_covers
+
 LONGEST_NAME = 256  # longer names are not kept: a thing name has at most 128 characters
 _COMPARED_BYTES = 4_096  # so much of a payload is compared with the globs: a last will is short
 
@@ -17,17 +19,15 @@ class Messages:
     """
 
     def __init__(self, topics: Iterable[str], ignored_payloads: Iterable[str]) -> None:
-        filters = [topic.split("/") for topic in topics]
-        self._filters = [(levels, levels.index("+")) for levels in filters]
+        self._filters = [(topic, topic.split("/").index("+")) for topic in topics]
         globs = [translate(glob) for glob in ignored_payloads]
         self._ignored = re.compile("|".join(globs), re.IGNORECASE) if globs else None
 
     def thing_name(self, topic: str, payload: bytes) -> str | None:
         """The device that this message shows alive; None if it shows none."""
-        levels = topic.split("/")
         for wanted, position in self._filters:
-            if _matches(wanted, levels):
-                name = levels[position]
+            if filter_covers(wanted, topic):
+                name = topic.split("/")[position]
                 return name if is_name(name) and not self._is_ignored(payload) else None
         return None
 
@@ -44,12 +44,3 @@ class Messages:
 def is_name(name: str) -> bool:
     """Whether a client id can be kept: one that can be stored and shown, and is not much longer than a thing name."""
     return 0 < len(name) <= LONGEST_NAME and name.isprintable()
-
-
-def _matches(wanted: list[str], levels: list[str]) -> bool:
-    for position, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if position == len(levels) or level not in ("+", levels[position]):
-            return False
-    return len(wanted) == len(levels)
