@@ -50,34 +50,9 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
     assert [one["type"] for one in json.loads(history)] == ["marked", "disassociated", "restored"]
 
 
-async def test_a_device_that_returns_is_restored_if_that_is_wanted(trial: Trial) -> None:
-    """`returned` says so; with `restoreOnReturn` false it is only said, and the command still restores it."""
-    await trial.watch("alive", "lamp-1", "lamp-2", **QUICK)
-    await trial.devices.drop("lamp-1", "lamp-2")
-    for name in ("lamp-1", "lamp-2"):
-        await trial.event("disassociated", name)
-
-    await trial.devices.connect("lamp-1")
-    returned = await trial.event("returned", "lamp-1")
-    assert returned["willRestore"]
-    assert returned["disassociatedAt"]
-    assert (await trial.event("restored", "lamp-1"))["requestedBy"] == "return"
-    assert trial.associated == {"alive", "lamp-1"}
-
-    await trial.deploy(**QUICK, restoreOnReturn=False)
-    await trial.event("configuration", changed=["restoreOnReturn"])
-    await trial.devices.connect("lamp-2")
-    assert not (await trial.event("returned", "lamp-2"))["willRestore"]
-    await trial.cycles(2)
-    assert trial.associated == {"alive", "lamp-1"}
-    assert (await trial.pruner("restore", "lamp-2"))[0] == 0
-    assert (await trial.event("restored", "lamp-2"))["requestedBy"] == "command"
-    await trial.known(3)
-
-
-async def test_a_return_in_the_last_moment_is_undone(trial: Trial) -> None:
-    """It connects while the call is under way: associated again once the role may, which is said until then."""
-    await trial.watch("alive", "late", **QUICK)
+async def test_devices_that_return_are_restored(trial: Trial) -> None:
+    """One while the call is under way: associated again once the role may, which is said until then; one later on."""
+    await trial.watch("alive", "late", "later", **QUICK)
     first = trial.core.cloud.associations["late"]
     heard = asyncio.Event()
     trial.core.pubsub.subscribe("client-device-pruner/in/$SYS/brokers/+/clients/late/connected", lambda _: heard.set())
@@ -90,7 +65,7 @@ async def test_a_return_in_the_last_moment_is_undone(trial: Trial) -> None:
 
     trial.core.cloud.before = connect_meanwhile
     with failing(trial, ASSOCIATE, status=403, error="AccessDeniedException"):
-        await trial.devices.drop("late")
+        await trial.devices.drop("late", "later")
         failed = await trial.event("failed", "late")
         assert "greengrass:BatchAssociateClientDeviceWithCoreDevice" in failed["remedy"]
         await trial.event("disassociated", "late")
@@ -99,5 +74,12 @@ async def test_a_return_in_the_last_moment_is_undone(trial: Trial) -> None:
     assert (await trial.event("restored", "late"))["requestedBy"] == "lastMoment"
     assert trial.associated == {"alive", "late"}
     assert trial.core.cloud.associations["late"] != first
-    await trial.known(2)
-    assert trial.batches == [("late",)]
+
+    await trial.devices.connect("later")
+    returned = await trial.event("returned", "later")
+    assert returned["willRestore"]
+    assert returned["disassociatedAt"]
+    assert (await trial.event("restored", "later"))["requestedBy"] == "return"
+    assert trial.associated == {"alive", "late", "later"}
+    await trial.known(3)
+    assert [set(batch) for batch in trial.batches] == [{"late", "later"}]
