@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from botocore.session import get_session
 from botocore.validate import validate_parameters
+from cfnlint.decode import cfn_yaml
 
 from client_device_pruner import __version__
 from client_device_pruner.config.bridge import BRIDGE, EMQX, diagnose
@@ -38,22 +38,7 @@ EVENTS = (
     *("held", "released", "cycle", "coverage", "configuration"),
 )
 """The contract's types of events."""
-
-
-class Template(yaml.SafeLoader):
-    """Reads CloudFormation's short forms: `!Ref x` becomes `{"Ref": x}`."""
-
-
-def short_form(loader: Template, name: str, node: yaml.Node) -> dict[str, Any]:
-    """Read one tagged value."""
-    if isinstance(node, yaml.ScalarNode):
-        return {name: loader.construct_scalar(node)}
-    assert isinstance(node, yaml.SequenceNode)
-    return {name: loader.construct_sequence(node, deep=True)}
-
-
-Template.add_multi_constructor("!", short_form)
-TEMPLATE: dict[str, Any] = yaml.load((DEPLOY / "template.yaml").read_text("utf-8"), Template)  # noqa: S506 - a safe loader
+TEMPLATE: dict[str, Any] = cfn_yaml.load(str(DEPLOY / "template.yaml"))
 RESOURCES: dict[str, Any] = {name: body["Properties"] for name, body in TEMPLATE["Resources"].items()}
 
 
@@ -96,8 +81,8 @@ def test_policy_lists_and_more_only_where_it_is_allowed() -> None:
     nothing = {"Ref": "AWS::NoValue"}
     assert statement["Action"] == [
         "greengrass:ListClientDevicesAssociatedWithCoreDevice",
-        {"If": ["MayDisassociate", "greengrass:BatchDisassociateClientDeviceFromCoreDevice", nothing]},
-        {"If": ["MayAssociate", "greengrass:BatchAssociateClientDeviceWithCoreDevice", nothing]},
+        {"Fn::If": ["MayDisassociate", "greengrass:BatchDisassociateClientDeviceFromCoreDevice", nothing]},
+        {"Fn::If": ["MayAssociate", "greengrass:BatchAssociateClientDeviceWithCoreDevice", nothing]},
     ]
     assert TEMPLATE["Parameters"]["CoreDevices"]["Default"] == "${credentials-iot:ThingName}"
     for parameter in ("AllowDisassociate", "AllowAssociate"):
@@ -117,7 +102,7 @@ def test_every_event_has_its_metric() -> None:
         assert re.search(found[2], TYPE_PREFIX + kind)
     for odd in ("x", f"x{TYPE_PREFIX}held", f"{TYPE_PREFIX}helds"):
         assert not re.search(found[2], odd)
-    widgets = json.loads(RESOURCES["Dashboard"]["DashboardBody"]["Sub"])["widgets"]
+    widgets = json.loads(RESOURCES["Dashboard"]["DashboardBody"]["Fn::Sub"])["widgets"]
     shown = [row[1] for widget in widgets for row in widget["properties"].get("metrics", [])]
     assert sorted(shown) == sorted(EVENTS)
 
