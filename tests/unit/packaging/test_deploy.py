@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.session import get_session
 from botocore.validate import validate_parameters
-from cfnlint.decode import cfn_yaml
+from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from client_device_pruner import __version__
 from client_device_pruner.config.bridge import BRIDGE, EMQX, diagnose
