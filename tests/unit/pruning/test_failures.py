@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from client_device_pruner.config.emqx import Access
 from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, remedy
 from fakes.core_device import KnownDevices
 
@@ -95,31 +92,3 @@ def test_a_denied_list_holds_until_one_is_answered(known: KnownDevices) -> None:
     core.cloud.fail("list", "accessDenied")
     core.run_until(lambda: "accessDenied" in core.guards(), 1_200)
     core.run_until(lambda: "accessDenied" not in core.guards(), 1_200)
-
-
-def test_a_preflight_that_fails_is_in_the_status(known: KnownDevices) -> None:
-    """It is told as what failed, brings the next cycle no sooner, and goes when there is nothing to check."""
-    presence = {"clientList": {"url": "http://127.0.0.1:18083/api/v5", "credentialsFile": "/x"}}
-    core = known("gone", "alive", presence=presence)
-    core.disconnect("gone")
-    core.run_until(lambda: core.of_type("marked"), 7_200)
-    assert core.lists is not None
-    lists, ask = core.lists, core.lists.ask
-
-    def refuse(access: Access, names: Sequence[str], request: int) -> None:
-        failure, lists.failure = lists.failure, "404"
-        ask(access, names, request)
-        lists.failure = failure
-
-    lists.ask = refuse  # type: ignore[method-assign]
-    core.run(2_400)
-
-    assert not core.cloud.carried
-    failed = core.status()["lastCycle"]["failed"]
-    assert failed["code"] == "Preflight"
-    assert "404" in failed["message"]
-    assert core.of_type("cycle")[-1]["nextCheckInSeconds"] == 600
-
-    core.connect("gone")
-    core.run(1_300)
-    assert core.status()["lastCycle"]["failed"] is None

@@ -2,127 +2,84 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Sequence
 
 import pytest
 
+from client_device_pruner.config.bridge import EMQX
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.decisions.guards import Hold
-from client_device_pruner.greengrass.link import Probe
-from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ListFailed
-from client_device_pruner.pruning.core import Core
-from client_device_pruner.pruning.preflight import ASK_SECONDS, PreflightCheck
-from fakes.client_list import FakeClientLists
-from fakes.clock import FakeClock
-
-ACCESS = Access("http://127.0.0.1:18083/api/v5", "pruner", "secret", "")
+from fakes.component import CLIENT_LIST_ON
+from fakes.core_device import CoreDevice, KnownDevices
 
 
-class Trial:
-    """A check between a fake broker and a probe that comes back when it is told to."""
-
-    def __init__(self, directory: Path, *, listed: bool = False) -> None:
-        self.clock = FakeClock()
-        self.core = Core(directory, "core-1", self.clock, publish=lambda *_: True, publish_to_iot_core=lambda *_: True)
-        self.lists = FakeClientLists(self._answer, self.clock.monotonic)
-        self.access: Access | None = ACCESS
-        self.sent: list[Probe] = []
-        self.check = PreflightCheck(self.core, cast("Any", self), self.lists, lambda: self.access)
-        if listed:
-            self.core.presence.use_list(ACCESS)
-            self.core.presence.take_list(ClientList(frozenset({"mqtt-bridge-1"}), 1.0, 2.0))
-
-    def _answer(self, answer: Answer) -> None:
-        assert isinstance(answer, Asked | ListFailed)
-        self.check.answered(answer, self.clock.now)
-
-    def send_extra(self, at: float) -> Probe:
-        """See `Link`."""
-        self.sent.append(Probe("extra", at, returned=False))
-        return self.sent[-1]
-
-    def begin(self, *names: str) -> None:
-        """Begin a check."""
-        self.check.begin(names, self.clock.now)
-
-    def poll(self) -> tuple[bool, Hold | None]:
-        """Look whether it is over."""
-        return self.check.poll(self.clock.now)
+def about_to_be_checked(known: KnownDevices) -> CoreDevice:
+    """A core device with the client list on, of whose devices one is marked."""
+    core = known("gone", "alive")
+    assert core.ipc is not None
+    core.ipc.configure(EMQX, CLIENT_LIST_ON)
+    core.run(600)
+    core.disconnect("gone")
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    return core
 
 
-def test_it_is_over_when_its_own_probe_has_come_back(tmp_path: Path) -> None:
-    """Not before; and each check sends another one."""
-    trial = Trial(tmp_path)
-    for _time in range(2):
-        trial.begin("pump-7")
-        assert trial.poll() == (False, None)
-        trial.sent[-1].returned = True
-        assert trial.poll() == (True, None)
-    assert len(trial.sent) == 2
-    assert not trial.lists.asked
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("list fails", "404"),
+        ("list is silent", "the client list did not answer in time"),
+        ("list is open", "the client list, which is in use, cannot be asked"),
+        ("bridge", "the probe did not come back"),
+    ],
+)
+def test_what_is_not_known_holds(known: KnownDevices, fault: str, told: str) -> None:
+    """It is told as what failed, brings the next cycle no sooner, and goes when there is nothing to check."""
+    core = about_to_be_checked(known)
+    lists, ipc = core.lists, core.ipc
+    assert lists is not None
+    assert ipc is not None
+    ask = lists.ask
+
+    def refuse(access: Access, names: Sequence[str], request: int) -> None:
+        failure, lists.failure = lists.failure, "404"
+        ask(access, names, request)
+        lists.failure = failure
+
+    if fault == "list fails":
+        lists.ask = refuse  # type: ignore[method-assign]
+    elif fault == "list is silent":
+        lists.ask = lambda *_: None  # type: ignore[method-assign]
+    elif fault == "list is open":
+        core.world.after(560, lambda: ipc.configure(EMQX, CLIENT_LIST_ON | {"dockerOptions": "-p 18083:18083"}))
+    else:
+        core.world.after(560, core.broker.stop_bridge)
+    core.run_until(lambda: (core.status()["lastCycle"]["failed"] or {}).get("code") == "Preflight", 2_400)
+
+    assert not core.cloud.carried
+    assert told in core.status()["lastCycle"]["failed"]["message"]
+    assert "notObserving" in core.of_type("cycle")[-1]["held"]
+    assert core.of_type("cycle")[-1]["nextCheckInSeconds"] == 600
+
+    lists.ask = ask  # type: ignore[method-assign]
+    ipc.configure(EMQX, CLIENT_LIST_ON)
+    core.broker.lose_bridge()
+    core.run(5)
+    core.connect("gone")
+    core.run(1_300)
+    assert core.status()["lastCycle"]["failed"] is None
 
 
-@pytest.mark.parametrize("listed", [False, True])
-def test_what_does_not_come_in_time_holds(tmp_path: Path, listed: bool) -> None:
-    """The probe within one interval, in which two heartbeats would come; the broker's answer within two minutes."""
-    trial = Trial(tmp_path, listed=listed)
-    trial.lists.held = True
-    trial.begin("pump-7")
-    trial.clock.advance((ASK_SECONDS if listed else 60.0) - 1.0)
-    assert trial.poll() == (False, None)
-    assert trial.check.deadline == trial.clock.now + 1.0
-
-    trial.clock.advance(1.0)
-    over, hold = trial.poll()
-
-    assert over
-    assert hold is not None
-    assert hold.guard == "notObserving"
-
-
-def test_with_the_list_in_use_the_broker_is_asked_first(tmp_path: Path) -> None:
-    """Who it names counts as sighted; the probe follows the answer, so that what was heard meanwhile counts."""
-    trial = Trial(tmp_path, listed=True)
-    trial.lists.held = True
-    trial.lists.connected = {"pump-7"}
-    trial.core.presence.watched.update({"pump-7", "pump-8"})
-    trial.begin("pump-7", "pump-8")
-    assert trial.lists.asked == [("pump-7", "pump-8")]
-    assert not trial.sent
-
-    trial.lists.release()
-    trial.sent[-1].returned = True
-
-    assert trial.poll() == (True, None)
-    assert trial.core.presence.sighted_watched == ["pump-7"]
-
-
-def test_a_broker_that_does_not_say_holds(tmp_path: Path) -> None:
-    """Its failure is the reason; without access, that is."""
-    trial = Trial(tmp_path, listed=True)
-    trial.lists.failure = "it answered 500"
-    trial.begin("pump-7")
-    over, hold = trial.poll()
-    assert over
-    assert hold is not None
-    assert "it answered 500" in hold.reason
-
-    trial.access = None
-    trial.begin("pump-7")
-    assert trial.poll()[1] is not None
-    assert not trial.sent
-
-
-def test_an_answer_to_an_earlier_check_is_dropped(tmp_path: Path) -> None:
-    """It says nothing of the devices of this one."""
-    trial = Trial(tmp_path, listed=True)
-    trial.lists.held = True
-    trial.begin("pump-7")
-    trial.begin("pump-8")
-    trial.check.answered(ListFailed(1, "late"), trial.clock.now)
-    assert trial.poll() == (False, None)
-
-    trial.lists.release()
-    trial.sent[-1].returned = True
-    assert trial.poll() == (True, None)
+def test_an_answer_to_an_earlier_check_is_dropped(known: KnownDevices) -> None:
+    """It says nothing of now."""
+    core = about_to_be_checked(known)
+    lists = core.lists
+    assert lists is not None
+    ask, calls = lists.ask, list[tuple[Access, Sequence[str], int]]()
+    lists.ask = lambda *call: calls.append(call)  # type: ignore[method-assign]
+    core.run_until(lambda: len(calls) == 2, 2_400)
+    ask(*calls[0])
+    core.run(10)
+    assert not core.cloud.carried
+    ask(*calls[1])
+    core.run(10)
+    assert core.cloud.carried
