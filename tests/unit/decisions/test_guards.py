@@ -12,12 +12,9 @@ from client_device_pruner.decisions.guards import (
     Plan,
     day_allowance,
     lost_together,
-    member,
-    new_plan_id,
     plan,
 )
 from client_device_pruner.decisions.policy import Evidence, State, Verdict
-from client_device_pruner.presence.devices import Device
 from fakes.site import Site
 
 
@@ -35,13 +32,6 @@ def _plan(due: list[Verdict], limits: dict[str, Any] | None = None, **more: Any)
 
 def _names(made: Plan) -> list[str]:
     return [verdict.name for verdict in made.take]
-
-
-def test_the_longest_silent_go_first() -> None:
-    """Where a budget takes not all of them."""
-    made = _plan(list(reversed(_due("a", "b", "c"))), {"maxPerCycle": 2})
-    assert _names(made) == ["a", "b"]
-    assert [hold.guard for hold in made.holds] == ["maxPerCycle"]
 
 
 def test_zero_means_none() -> None:
@@ -76,27 +66,6 @@ def test_more_than_the_approval_percent_wait() -> None:
     assert len(_plan(_due("a", "b", "c", "d"), associated=8).waiting) == 0
 
 
-def test_an_approval_covers_any_part_of_what_it_names() -> None:
-    """Those that it does not name go on waiting."""
-    made = _plan(_due("a", "b", "c", "d", "e"), associated=5, approved={"a", "b"})
-    assert made.waiting == {"c", "d", "e"}
-    assert _names(_plan(_due("a", "b", "c", "d"), associated=4, approved={"a", "b", "c", "d"})) == ["a", "b", "c", "d"]
-
-
-def test_lost_together_wait_and_the_others_go() -> None:
-    """Only the group is held."""
-    made = _plan(_due("a", "b", "c"), lost_together={"b", "c"})
-    assert _names(made) == ["a"]
-    assert made.holds[0].guard == "lostTogether"
-
-
-def test_a_standing_guard_holds_everything() -> None:
-    """Whatever is due."""
-    made = _plan(_due("a"), standing=[Hold("notObserving", "blind", "look")])
-    assert made.take == ()
-    assert made.holds[0].guard == "notObserving"
-
-
 def test_a_guard_is_said_once_and_when_it_ends() -> None:
     """And again only if another plan waits."""
     said: list[tuple[str, str]] = []
@@ -107,13 +76,6 @@ def test_a_guard_is_said_once_and_when_it_ends() -> None:
     guards.planned([])
     assert said == [("held", "approval"), ("held", "approval"), ("released", "approval")]
     assert guards.standing == ()
-
-
-def test_the_same_plan_has_the_same_id() -> None:
-    """Another association is another member."""
-    members = [member(Device("a", association_timestamp=1.0)), member(Device("b"))]
-    assert new_plan_id(members) == new_plan_id(reversed(members))
-    assert new_plan_id(members) != new_plan_id([member(Device("a", association_timestamp=2.0)), member(Device("b"))])
 
 
 def _together(site: Site) -> frozenset[str]:
