@@ -46,8 +46,6 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
     assert trial.associated != {"alive", *lost}
     trial.core.start_component()
     await trial.until(lambda: trial.associated == {"alive", *lost}, "the rest is restored")
-    code, history, _errors = await trial.pruner("history", by_name, "--json")
-    assert [one["type"] for one in json.loads(history)] == ["marked", "disassociated", "restored"]
 
 
 async def test_devices_that_return_are_restored(trial: Trial) -> None:

@@ -92,7 +92,7 @@ class TestStatus:
         assert pruner.text("status").count('→ {"emqxConfig": {}}') == 1
 
     def test_what_does_not_run_observes_nothing(self, stopped: Pruner) -> None:
-        """Whatever the status said last: without its process nothing is observed, and no cycle comes."""
+        """Whatever the status said last; list and explain say of when they are."""
         status = stopped.value("status")
 
         assert status["running"] is False
@@ -100,6 +100,11 @@ class TestStatus:
         assert not any(one["alive"] for one in status["observing"]["inputs"].values())
         assert status["nextCheckInSeconds"] is None
         assert "does not run" in stopped.text("status")
+        # On standard error, so that the list stays a list.
+        said = (0, "The component does not run: this is how things stood at 2027-01-15 08:00:00Z.\n")
+        assert stopped.run("list")[::2] == said
+        assert "The component does not run, so nothing happens." in stopped.run("explain", "press-3")[1]
+        assert stopped.value("explain", "press-3")["running"] is False
 
     def test_texts_from_outside_do_not_steer_the_terminal(self, pruner: Pruner) -> None:
         """Control characters are shown as harmless ones."""
@@ -157,14 +162,6 @@ class TestList:
         assert [device["thingName"] for device in pruner.value("list", "--state", "marked")] == ["press-3"]
         assert pruner.text("list", "--state", "due") == "No device is due.\n"
 
-    def test_without_its_component_it_says_of_when_it_is(self, stopped: Pruner) -> None:
-        """On standard error, so that the list stays a list."""
-        status, out, err = stopped.run("list")
-
-        assert status == 0
-        assert "press-1" in out
-        assert err == "The component does not run: this is how things stood at 2027-01-15 08:00:00Z.\n"
-
     def test_before_the_first_listing(self, pruner: Pruner) -> None:
         """Nothing is claimed about what is associated; what is not, or not any more, is not listed."""
         for device in pruner.state.devices.values():
@@ -197,11 +194,6 @@ class TestExplain:
 
         assert "  maxPerCycle: it is 0\n    → raise it\n" in pruner.text("explain", "press-3")
         assert "maxPerCycle" not in pruner.text("explain", "press-2")
-
-    def test_nothing_happens_while_the_component_does_not_run(self, stopped: Pruner) -> None:
-        """That is said, and of when the sentences are."""
-        assert "The component does not run, so nothing happens." in stopped.run("explain", "press-3")[1]
-        assert stopped.value("explain", "press-3")["running"] is False
 
     def test_an_unknown_name_gets_near_ones(self, pruner: Pruner) -> None:
         """Or how to see all."""
