@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,31 +15,12 @@ from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database
 from client_device_pruner.store.devices import load_devices, save_devices
 
-FULL = Device(
-    "pump-7",
-    seen_at=1.5,
-    seen_by="connected",
-    seen_wall=2.5,
-    present_until=3.5,
-    silence_window=4,
-    longest_silence=5.5,
-    longest_before=6.5,
-    messages=7,
-    first_message=8.5,
-    last_message=9.5,
-    session=True,
-    session_id=10,
-    session_since=11.5,
-    ended_id=12,
-    announced=2,
-    then=13,
-    keepalive=False,
-    associated=True,
-    association_timestamp=14.5,
-    listed_at=15.5,
-    unlisted_at=16.5,
-    marked_at=17.5,
-)
+KINDS: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": bool}
+KEPT = [field for field in dataclasses.fields(Device) if field.name not in ("name", "keepalive", "state", "told")]
+FULL = Device("pump-7", keepalive=False)
+"""Each attribute that is kept has a value of its own."""
+for number, field in enumerate(KEPT, 1):
+    setattr(FULL, field.name, KINDS[str(field.type).removesuffix(" | None")](number))
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_intents_are_written_all_or_none(journal: Journal) -> None:
 
     assert journal.open_intents() == ()
     assert journal.budget(10, 1.0).used == 0
+    assert journal.connection.execute("PRAGMA synchronous").fetchone()[0] == 1, "written through no longer"
 
 
 @pytest.mark.parametrize(("outcome", "used"), [("done", 2), ("notDone", 2), ("refused", 0)])
