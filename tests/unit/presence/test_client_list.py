@@ -92,10 +92,10 @@ def login_to(emqx: EmqxApi, password: str = SECRET) -> Access:
     return Access(url=emqx.url, username="pruner", password=password, credentials_file="")
 
 
-def file_for(emqx: EmqxApi, directory: Path, content: str, mode: int = 0o600) -> Access:
+def file_for(emqx: EmqxApi, directory: Path, content: str | bytes, mode: int = 0o600) -> Access:
     """Access by a credentials file with this content."""
     file = directory / "credentials"
-    file.write_text(content)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
     file.chmod(mode)
     return Access(url=emqx.url, username="", password="", credentials_file=str(file))
 
@@ -170,6 +170,7 @@ class TestFetch:
             (Fault(operation=CLIENTS, body=b"{}"), "page 1 .* not documented"),
             (Fault(operation=CLIENTS, body=b" " * (16 << 20) + b"  "), "more than 16 MiB"),
             (Fault(operation=CLIENTS, body=EMPTY_PAGE), "names no client on page 1"),
+            (Fault(operation=CLIENTS, skip=1, body=EMPTY_PAGE), "names no client on page 2"),
             (page_of({}), "page 1 .* not documented"),
             (page_of([{"clientid": "a", "connected": True}], more="false"), "page 1 .* not documented"),
             (page_of(["a"]), "the client list failed: TypeError"),
@@ -178,22 +179,16 @@ class TestFetch:
         ],
         ids=lambda value: value[:20] if isinstance(value, str) else "",
     )
-    async def test_an_odd_answer_is_none(self, emqx: EmqxApi, caller: Caller, fault: Fault, reason: str) -> None:
-        """No client counts as not connected on the strength of a list that is not as documented."""
+    async def test_an_odd_answer_is_none(
+        self, emqx: EmqxApi, clients: Clients, caller: Caller, fault: Fault, reason: str
+    ) -> None:
+        """No client counts as not connected on the strength of a list that is not whole and as documented."""
+        clients.connect(*(f"pump-{number}" for number in range(1_500)))
         emqx.faults.append(fault)
 
         failed = await caller.fetch(login_to(emqx))
 
         assert re.search(reason, reason_of(failed)), failed
-
-    async def test_a_page_that_is_empty_though_it_was_announced(
-        self, emqx: EmqxApi, clients: Clients, caller: Caller
-    ) -> None:
-        """EMQX answers 200 with empty data when it fails inside: all pages or none."""
-        clients.connect(*(f"pump-{number}" for number in range(1_500)))
-        emqx.faults.append(Fault(operation=CLIENTS, skip=1, body=EMPTY_PAGE))
-
-        assert "names no client on page 2" in reason_of(await caller.fetch(login_to(emqx)))
 
     async def test_a_port_that_nobody_listens_on(self, emqx: EmqxApi, caller: Caller) -> None:
         """The reason names the address."""
@@ -300,36 +295,31 @@ class TestLogin:
         assert isinstance(await caller.fetch(access), ClientList)
         assert emqx.calls == [f"{PAGE}1", LOGIN, f"{PAGE}1", f"{PAGE}1"]
 
-    async def test_a_file_with_neither(self, emqx: EmqxApi, caller: Caller, tmp_path: Path) -> None:
-        """The reason points at the file."""
-        failed = await caller.fetch(file_for(emqx, tmp_path, f"nobody:{SECRET}"))
-
-        assert "does not accept the key or login in presence.clientList.credentialsFile" in reason_of(failed)
-
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o644])
-    async def test_a_file_that_others_can_open_is_refused(
-        self, emqx: EmqxApi, caller: Caller, tmp_path: Path, mode: int
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ((f"nobody:{SECRET}",), "does not accept the key or login in"),
+            *(((f"pruner:{SECRET}", mode), "chmod 600") for mode in (0o640, 0o604, 0o620, 0o610, 0o644)),
+            *(((content,), "has to hold one line") for content in ("", "\n", "secret", "key:", ":secret")),
+            ((b"\xff:\xff",), "cannot be read"),
+        ],
+    )
+    async def test_a_file_that_will_not_do(
+        self, emqx: EmqxApi, caller: Caller, tmp_path: Path, given: tuple[Any, ...], told: str
     ) -> None:
-        """The reason says what to do, and nothing is sent."""
-        failed = await caller.fetch(file_for(emqx, tmp_path, f"pruner:{SECRET}", mode))
+        """The reason names the file and what to do; what others can open, or holds no credentials, is not sent."""
+        reason = reason_of(await caller.fetch(file_for(emqx, tmp_path, *given)))
 
-        assert "chmod 600" in reason_of(failed)
-        assert emqx.calls == []
-
-    @pytest.mark.parametrize("content", ["", "\n", "secret", "key:", ":secret"])
-    async def test_a_file_that_holds_no_credentials_is_refused(
-        self, emqx: EmqxApi, caller: Caller, tmp_path: Path, content: str
-    ) -> None:
-        """One line."""
-        assert "has to hold one line" in reason_of(await caller.fetch(file_for(emqx, tmp_path, content)))
+        assert told in reason
+        assert f"presence.clientList.credentialsFile {tmp_path}/credentials" in reason
+        assert bool(emqx.calls) is ("nobody" in str(given))
 
     async def test_what_is_no_file_is_refused(self, emqx: EmqxApi, caller: Caller, tmp_path: Path) -> None:
-        """Missing, a directory, bytes that are no text."""
-        (tmp_path / "bytes").write_bytes(b"\xff:\xff")
-        for path in (tmp_path / "missing", tmp_path, tmp_path / "bytes"):
+        """Missing, or a directory."""
+        for path in (tmp_path / "missing", tmp_path):
             access = Access(url=emqx.url, username="", password="", credentials_file=str(path))
 
-            assert f"presence.clientList.credentialsFile {path}" in reason_of(await caller.fetch(access))
+            assert f"presence.clientList.credentialsFile {path} cannot be read" in reason_of(await caller.fetch(access))
 
 
 class TestAsk:
