@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from client_device_pruner.presence.clock import Clock
 from client_device_pruner.pruning.cloud import Cloud, Reply
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.deployed import Deployed
-from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.scheduler import Scheduler
 from client_device_pruner.pruning.status import status_document
 from client_device_pruner.reports.events import LOGGER, rfc3339
@@ -88,11 +87,11 @@ class App:
             own=own,
         )
         self._lists = edges.client_lists(self.queue.put_always)
-        self._check = PreflightCheck(self._core, self._link, self._lists, lambda: self._deployed.access)
         self._scheduler = Scheduler(
             self._core,
             edges.cloud,
-            self._check,
+            ask=self._ask,
+            send_probe=self._link.send_extra,
             before_cycle=lambda: self._link.read_configuration(None),
             wake=lambda: self.queue.put_always(Woken()),
             jitter=jitter,
@@ -155,6 +154,12 @@ class App:
             self._lists.fetch(access)
         return self._next_list
 
+    def _ask(self, names: Sequence[str], request: int) -> None:
+        if access := self._deployed.access:
+            self._lists.ask(access, names, request)
+        else:
+            self._scheduler.answered(ListFailed(request, "the client list, which is in use, cannot be asked"))
+
     def _write(self, at: float) -> None:
         core = self._core
         if not core.commit_due(at):
@@ -191,7 +196,7 @@ class App:
             case ListFailed(request=None, reason=reason):
                 self._core.presence.listing.failed(reason)
             case Asked() | ListFailed():
-                self._check.answered(item, at)
+                self._scheduler.answered(item)
             case _:
                 self._take_news(item, at)
 

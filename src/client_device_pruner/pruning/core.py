@@ -6,13 +6,13 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from client_device_pruner.config.schema import SettingsRefused
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.decisions import explain
-from client_device_pruner.decisions.coverage import Coverage
 from client_device_pruner.decisions.guards import Guards, Hold
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
@@ -50,14 +50,14 @@ class Core:
     ) -> None:
         self.clock = clock
         self.core_device = core_device
-        self.settings: Settings = parse(DEFAULTS)  # the last good ones until the configuration has been read
-        self.configured = False  # whether it has been, in this run
+        self.settings: Settings = parse(DEFAULTS)  # the last good ones, perhaps of an earlier run
+        self.configured = False  # whether the configuration has been read in this run
         self.guards = Guards(self.event)
         self.store = Store(work_dir / "pruner.db", core_device)
         self.presence = Presence(Devices(), clock)
         self.shares = Shares()
         self.counts: Counter[str] = Counter()  # devices by state
-        self.coverage = Coverage()
+        self.coverage = explain.Coverage()
         self._own = own
         self._publish, self._publish_to_iot_core = publish, publish_to_iot_core
         self._unsaid: list[tuple[str, str | None, dict[str, Any]]] = []
@@ -147,10 +147,6 @@ class Core:
             self.event(kind, name, **data)
         self.hurry()
 
-    def last_settings(self) -> Settings:
-        """The settings of the last configuration that was accepted, in this run or an earlier one."""
-        return _parse_or_default(self.store.kept("configuration", DEFAULTS))
-
     # The state file
 
     def open(self) -> None:
@@ -192,7 +188,8 @@ class Core:
         self.presence, self.shares, self._ran_before, self._loaded = presence, shares, ran_before, True
         self._written_seconds = presence.observed.seconds
         if not self.configured:
-            self.settings = _parse_or_default(get_meta(connection, "configuration", DEFAULTS))
+            with suppress(SettingsRefused):  # another version wrote it
+                self.settings = parse(get_meta(connection, "configuration"))
         self.presence.use(self.settings)
 
     def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
@@ -266,7 +263,7 @@ class Core:
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
         if at < self._next_survey and not now:
             return
-        self.coverage = Coverage()
+        self.coverage = explain.Coverage()
         changed = (self.devices.by_name[name] for name in self.devices.changed)
         self._tell([device for device in changed if not device.associated], facts)
         self._tell(self.devices.associated(), facts, self.coverage)
@@ -277,7 +274,7 @@ class Core:
             self._next_coverage = at + COVERAGE_SECONDS * scale
             self.event("coverage", associated=figures[0], removable=figures[1], reasons=self.coverage_reasons)
 
-    def _tell(self, devices: Iterable[Device], facts: Facts, coverage: Coverage | None = None) -> None:
+    def _tell(self, devices: Iterable[Device], facts: Facts, coverage: explain.Coverage | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""
         wall = self.clock.wall()
         for device in devices:
@@ -305,11 +302,3 @@ class Core:
         verdict = judge(device, self.settings, facts)
         document = explain.document(verdict, device, self.settings, facts, self.presence.replays.hint(name))
         return json.dumps(document, separators=(",", ":"))
-
-
-def _parse_or_default(document: Any) -> Settings:
-    """The settings of a stored document; the defaults where another version wrote it."""
-    try:
-        return parse(document)
-    except SettingsRefused:
-        return parse(DEFAULTS)

@@ -13,6 +13,7 @@ from typing import Any
 
 from client_device_pruner.decisions.guards import Hold, Plan, new_plan_id
 from client_device_pruner.decisions.policy import State, Verdict, judge
+from client_device_pruner.presence.client_list import Asked, ListFailed
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
@@ -32,13 +33,20 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
-    """Check whether all is known that there is to know of these devices; answered by what is missing, or None."""
+class Ask:
+    """Ask the broker which of these devices are connected; answered by `Asked` or `ListFailed`."""
 
     names: tuple[str, ...]
 
 
-Step = Start | ListPage | Batch | Preflight
+@dataclass(frozen=True, slots=True)
+class SendProbe:
+    """Send a probe; answered by whether it came back within so long."""
+
+    within_seconds: float
+
+
+Step = Start | ListPage | Batch | Ask | SendProbe
 Steps = Generator[Step, Any, None]
 Associations = Mapping[str, float | None]  # thing names with their associationTimestamps, as listed
 
@@ -53,7 +61,6 @@ class Cycle:
         self.disassociated = 0  # confirmed ones
         self.would_disassociate = 0  # in a dry run
         self.holds: tuple[Hold, ...] = ()  # what its plan came to, and what the preflight missed
-        self.missed: Hold | None = None  # what the preflight missed
         self.complete = False
         self._sent = 0  # disassociations that were journalled
         self._accepted = set[str]()  # the names of those that the cloud accepted
@@ -183,9 +190,10 @@ class Cycle:
     def _disassociate(self, batch: Sequence[Verdict]) -> Generator[Step, Any, bool]:
         """Send one batch; returns whether the next may follow."""
         core = self._core
-        hold = yield Preflight(tuple(verdict.name for verdict in batch))
-        if hold is not None:
-            self.holds, self.missed = (*self.holds, hold), hold
+        if missed := (yield from self._preflight(tuple(verdict.name for verdict in batch))):
+            hold = Hold("notObserving", missed, "nothing was disassociated; the next cycle tries again")
+            self.holds = (*self.holds, hold)
+            self._failures.missed(hold)
             LOGGER.warning("held in the preflight", extra={"fields": {"reason": hold.reason, "remedy": hold.remedy}})
             return False
         taken = self._still_due(batch)
@@ -215,6 +223,22 @@ class Cycle:
         if reply.kind in NOT_CARRIED_OUT:
             self._forget(intents)
         return False
+
+    def _preflight(self, names: tuple[str, ...]) -> Generator[Step, Any, str]:
+        """Check that all that was sent before is processed, and that the broker names none of the devices.
+
+        Returns what is missing; empty if nothing is. A device that was sighted meanwhile is no longer due, as ever.
+        """
+        core = self._core
+        if core.facts().list_in_use:
+            answer: Asked | ListFailed = yield Ask(names)
+            if isinstance(answer, ListFailed):
+                return f"the check before the batch failed: {answer.reason}"
+            for name in answer.connected:
+                core.presence.sight(name, "clientList")
+        # Where a heartbeat takes the probe's place, at least two come in each interval.
+        came_back: bool = yield SendProbe(max(1.0, core.settings.presence.probe_interval_seconds))
+        return "" if came_back else "the check before the batch failed: the probe did not come back"
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
         """What the rule and the guards let go now: what was heard, or configured, since the plan counts."""

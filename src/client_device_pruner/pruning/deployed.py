@@ -89,8 +89,8 @@ class Deployed:
         core.guards.release("configuration")
         if core.configured and settings == core.settings:
             return
-        # What an earlier run had in force counts too: Greengrass Lite starts the component anew with each change.
-        known, before = core.store.kept("configuration") is not None, core.last_settings()
+        # What an earlier run had in force counts too: Greengrass Lite restarts the component with each change.
+        known, before = core.store.kept("configuration") is not None, core.settings
         lost = protection_lost(before, settings) if known else ()
         changed = changed_keys(before, settings) if known else ()
         self._apply(settings)
@@ -106,7 +106,7 @@ class Deployed:
     def _refuse(self, problems: tuple[str, ...]) -> None:
         core = self._core
         if not core.configured:
-            self._apply(core.last_settings())
+            self._apply(core.settings)
         hold = Hold(
             "configuration",
             f"the configuration was refused: {'; '.join(problems)}",

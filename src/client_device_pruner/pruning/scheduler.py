@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from queue import SimpleQueue
+from typing import Any
 
 from client_device_pruner.config.settings import Settings
-from client_device_pruner.decisions.guards import Hold
 from client_device_pruner.decisions.policy import State
+from client_device_pruner.greengrass.link import Probe
+from client_device_pruner.presence.client_list import Asked, ListFailed
 from client_device_pruner.pruning.cloud import DEADLINE_SECONDS, Batch, CallFailed, Cloud, Ready, Reply
 from client_device_pruner.pruning.core import Core
-from client_device_pruner.pruning.cycle import Cycle, Preflight, Start, Steps
+from client_device_pruner.pruning.cycle import Ask, Cycle, SendProbe, Start, Steps
 from client_device_pruner.pruning.failures import Failures
-from client_device_pruner.pruning.preflight import PreflightCheck
 from client_device_pruner.pruning.restores import Restores
 
 BACK_OFF_SECONDS = 60.0
 """The most that the first cycle after one that failed waits; doubles up to `checkInterval` (CONTRACT, cloud calls)."""
 FIRST_LIST_SECONDS = 600.0
 """How soon the first cycle comes at the latest where no association is known: `coverage` is told after as long."""
+ASK_SECONDS = 120.0  # how long the broker may take to answer for up to 100 names, one call each
 UNSETTLED_SECONDS = 60.0  # the same, where a run ended between a batch call and its confirmation
 
 
@@ -26,23 +29,26 @@ class Scheduler:
     """Owned by the one thread; all times are monotonic seconds.
 
     `before_cycle` reads the configuration again: what it changes is taken into account up to the batch call, since the
-    check before it takes a probe's way to the broker and back. `wake` is called, from any thread, when `tick` has
-    something to do. `jitter` gives numbers in [0, 1).
+    check before it takes a probe's way to the broker and back. `ask` asks the broker for names, and has the answer
+    with that number handed to `answered`. `wake` is called, from any thread, when `tick` has something to do. `jitter`
+    gives numbers in [0, 1).
     """
 
     def __init__(
         self,
         core: Core,
         cloud: Callable[[Callable[[Reply], None]], Cloud],
-        check: PreflightCheck,
         *,
+        ask: Callable[[Sequence[str], int], None],
+        send_probe: Callable[[float], Probe],
         before_cycle: Callable[[], None],
         wake: Callable[[], None],
         jitter: Callable[[], float],
     ) -> None:
         self._core = core
         self._cloud = cloud
-        self._check = check
+        self._ask = ask
+        self._send_probe = send_probe
         self._before_cycle = before_cycle
         self._wake = wake
         self._jitter = jitter
@@ -88,6 +94,11 @@ class Scheduler:
             else:
                 return min(self._next_cycle, self._next_restore)
 
+    def answered(self, answer: Asked | ListFailed) -> None:
+        """Take what the broker answered; an answer to another question is dropped."""
+        if self._job is not None and answer.request == self._job.request:
+            self._job.asked = answer
+
     def close(self) -> None:
         """End what runs; what was begun stays journalled, and the next run settles it."""
         if self._job is not None:
@@ -124,7 +135,7 @@ class Scheduler:
         )
 
     def _run(self, steps: Steps) -> _Job:
-        return _Job(steps, self._cloud, self._check, self._wake)
+        return _Job(steps, self._cloud, self._ask, self._send_probe, self._wake)
 
     def _ended(self, at: float) -> None:
         job, cycle, core = self._job, self._cycle, self._core
@@ -140,8 +151,6 @@ class Scheduler:
             core.attempt(lambda: core.store.keep(lastComplete=core.clock.wall()))
             if self.failures.latest is self._failure_before:
                 self.failures.cycle_went_well()
-                if cycle.missed:
-                    self.failures.missed(cycle.missed)
         self._next_cycle = at + next_delay_seconds(core.settings, self._jitter(), failures=self.failures.in_a_row)
         more = {"wouldDisassociate": cycle.would_disassociate} if core.settings.dry_run else {}
         core.survey(now=True)
@@ -180,6 +189,10 @@ def next_delay_seconds(settings: Settings, jitter: float, *, failures: int) -> f
     return max(settings.scale, jitter * min(back_off, settings.check_interval_seconds))
 
 
+_PENDING = object()
+_REQUESTS = count(1)
+
+
 class _Job:
     """One run of steps with a child process of its own."""
 
@@ -187,33 +200,27 @@ class _Job:
         self,
         steps: Steps,
         cloud: Callable[[Callable[[Reply], None]], Cloud],
-        check: PreflightCheck,
+        ask: Callable[[Sequence[str], int], None],
+        send_probe: Callable[[float], Probe],
         wake: Callable[[], None],
     ) -> None:
         self.over = self.broken = False  # ended, and by an error
         self.deadline = float("inf")  # when to look at it again at the latest
+        self.request = 0  # the number of what the broker was asked last
+        self.asked: Asked | ListFailed | None = None  # its answer
         self._steps = steps
         self._replies: SimpleQueue[Reply] = SimpleQueue()
         self._cloud = cloud(self._deliver)
-        self._check = check
+        self._ask = ask
+        self._send_probe = send_probe
         self._wake = wake
+        self._probe = Probe()
         self.step: object = None  # what is waited for
 
     def tick(self, at: float) -> None:
-        """Take the replies that came, and look whether the check is over, or a deadline past."""
-        while not self.over:
-            if self.step is None:
-                self._advance(None, at)
-            elif isinstance(self.step, Preflight):
-                over, hold = self._check.poll(at)
-                self.deadline = self._check.deadline
-                if not over:
-                    return
-                self._advance(hold, at)
-            elif (reply := self._reply(at)) is not None:
-                self._advance(reply, at)
-            else:
-                return
+        """Take the answers that came, and look whether a deadline is past."""
+        while not self.over and (answer := self._answer(at)) is not _PENDING:
+            self._advance(answer, at)
 
     def close(self) -> None:
         """End the child; what was begun stays journalled."""
@@ -225,17 +232,27 @@ class _Job:
         self._replies.put(reply)
         self._wake()
 
-    def _reply(self, at: float) -> Reply | None:
-        """The answer to what was asked, or that the child is gone; None while it is waited for."""
+    def _answer(self, at: float) -> Any:
+        """The answer to the step, or that it did not come in time; `_PENDING` while it is waited for."""
+        late = at >= self.deadline
+        match self.step:
+            case None:  # nothing is asked yet
+                return None
+            case SendProbe():
+                return self._probe.returned if self._probe.returned or late else _PENDING
+            case Ask() if late and self.asked is None:
+                return ListFailed(self.request, "the client list did not answer in time")
+            case Ask():
+                return self.asked or _PENDING
         if not self._replies.empty():
             return self._replies.get()
-        if at < self.deadline:
-            return None
+        if not late:
+            return _PENDING
         self._cloud.stop()
         self._replies = SimpleQueue()  # what came too late answers nothing
         return CallFailed("unreachable", "Deadline", "no answer in time: the call was given up")
 
-    def _advance(self, answer: Reply | Hold | None, at: float) -> None:
+    def _advance(self, answer: Any, at: float) -> None:
         try:
             self.step = step = self._steps.send(answer)
         except BaseException as end:
@@ -244,11 +261,15 @@ class _Job:
             if self.broken:
                 raise
             return
-        if isinstance(step, Preflight):
-            self._check.begin(step.names, at)
-        elif isinstance(step, Start):
-            self.deadline = at + DEADLINE_SECONDS[Ready]
-            self._cloud.start()
-        else:
-            self.deadline = at + DEADLINE_SECONDS[type(step)]
-            self._cloud.send(step)
+        match step:
+            case Ask(names):
+                self.request, self.asked, self.deadline = next(_REQUESTS), None, at + ASK_SECONDS
+                self._ask(names, self.request)
+            case SendProbe(within_seconds):
+                self._probe, self.deadline = self._send_probe(at), at + within_seconds
+            case Start():
+                self.deadline = at + DEADLINE_SECONDS[Ready]
+                self._cloud.start()
+            case _:
+                self.deadline = at + DEADLINE_SECONDS[type(step)]
+                self._cloud.send(step)
