@@ -12,7 +12,6 @@ from client_device_pruner.greengrass.ipc import (
     Disconnected,
     Message,
     News,
-    PreUpdate,
     Refused,
     StreamClosed,
     Subscribed,
@@ -28,7 +27,6 @@ class Site:
     Attributes:
         reachable: attempts to connect succeed.
         deaf: each new Greengrass delivers nothing.
-        busy: a batch is in flight.
         ipc: the newest one.
     """
 
@@ -41,7 +39,6 @@ class Site:
         self.attempts = 0
         self.reachable = True
         self.deaf = False
-        self.busy = False
         self.link = Link(
             self.connect,
             self.exits.append,
@@ -83,8 +80,6 @@ class Site:
                 self.link.lost(reason, at, refused=False)
             case Refused():
                 self.link.refused(news, at)
-            case PreUpdate(deployment_id):
-                self.link.answer_deployment(deployment_id, busy=self.busy)
             case _:
                 pytest.fail(f"unexpected: {news}")
 
@@ -109,13 +104,6 @@ def test_a_probe_returns_each_interval(site: Site) -> None:
     begun = site.returns[0][0]
     assert site.returns == [(begun + 60 * n, begun + 60 * n) for n in range(4)]
     assert (site.gaps, site.link.trouble, site.ipc.published) == (["a new subscription"], "", [])
-
-
-def test_the_settings_change_the_interval(site: Site) -> None:
-    """A new interval counts from the last probe on."""
-    site.link.use(10, 1 / 6)
-    site.run(20)
-    assert len(site.returns) == 3
 
 
 def test_a_lost_probe_is_a_gap_however_soon_the_next_one_returns(site: Site) -> None:
@@ -188,21 +176,24 @@ def test_a_broken_bridge_renews_nothing(site: Site) -> None:
 
 
 def test_a_subscription_that_died_silently_is_made_anew(site: Site) -> None:
-    """On Greengrass Lite no callback tells it; the probe does."""
-    site.run(60)
-    site.ipc.drop()
-    site.run(60 + 60 + 15)
-    assert (site.ipc.subscribed, site.attempts, site.exits) == (2, 1, [])
-    assert (site.link.trouble, site.gaps[-1]) == ("", "a new subscription")
+    """On Greengrass Lite no callback tells it; the probe does, in a trial within seconds."""
+    for interval in (60, 2):
+        site.link.use(interval, interval / 60)
+        site.run(60)
+        site.ipc.drop()
+        site.run(interval * 2.25 + 1)
+        assert (site.link.trouble, site.gaps[-1]) == ("", "a new subscription")
+    assert (site.ipc.subscribed, site.attempts, site.exits) == (3, 1, [])
 
 
-def test_a_closed_stream_is_made_anew(site: Site) -> None:
-    """A subscription that Greengrass ends is asked for again after a moment, on the same connection."""
-    site.ipc.close_stream()
+@pytest.mark.parametrize(("end", "told", "attempts"), [("stream", "is dead", 1), ("daemon", "(gone)", 2)])
+def test_what_ends_with_a_notice_is_made_anew_within_seconds(site: Site, end: str, told: str, attempts: int) -> None:
+    """A subscription on the same connection, or the connection."""
+    site.ipc.close_stream() if end == "stream" else site.ipc.disconnect()
     site.turn()
-    assert "is dead" in site.link.trouble
+    assert told in site.link.trouble
     site.run(5)
-    assert (site.ipc.subscribed, site.link.trouble) == (2, "")
+    assert (site.attempts, site.link.trouble, site.exits) == (attempts, "", [])
 
 
 def test_the_remedies_come_in_order(site: Site) -> None:
@@ -228,15 +219,6 @@ def test_the_remedies_come_in_order(site: Site) -> None:
     assert site.link.trouble == ""
 
 
-def test_a_lost_connection_is_made_anew(site: Site) -> None:
-    """A new one is tried within seconds, and begins with a gap."""
-    site.ipc.disconnect()
-    site.turn()
-    assert "no connection to Greengrass (gone)" in site.link.trouble
-    site.run(5)
-    assert (site.attempts, site.link.trouble, site.exits) == (2, "", [])
-
-
 def test_a_daemon_that_stays_away(site: Site) -> None:
     """Case 24: after two failed attempts the process asks to end; if it may not, it says so and goes on trying."""
     site.reachable = False
@@ -257,58 +239,27 @@ def test_a_daemon_that_stays_away(site: Site) -> None:
     assert site.link.trouble == ""
 
 
-def test_a_missing_permission_is_waited_for(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("operation", "resource"),
+    [("SubscribeToTopic", f"{IN}#"), ("PublishToTopic", f"{PROBE}*"), ("PublishToTopic", "client-device-pruner/*")],
+)
+def test_a_missing_permission_is_waited_for(site: Site, operation: str, resource: str) -> None:
     """Neither connecting nor ending helps: it is said, with the JSON, and tried again after a deployment."""
-    refusals = site.ipc.refusals = {("SubscribeToTopic", f"{IN}#")}
+    site.take(Refused("PublishToIoTCore", "client-device-pruner/core/events", "no", unauthorized=False))
+    assert site.link.findings == (), "no permission is missing where a call fails otherwise"
+    refusals = site.ipc.refusals = {(operation, resource)} | {("PublishToTopic", f"{PROBE}*")}
     site.ipc.close_stream()
     site.run(3600)
     assert "a permission is missing" in site.link.trouble
     assert (site.attempts, site.exits) == (1, [])
-    (finding,) = site.link.findings
-    policies = json.loads(finding.remedy)["accessControl"]["aws.greengrass.ipc.pubsub"]
-    (grant,) = policies.values()
-    assert grant == {"operations": ["aws.greengrass#SubscribeToTopic"], "resources": ["client-device-pruner/*"]}
+    granted = [json.loads(finding.remedy)["accessControl"] for finding in site.link.findings]
+    grants = [grant for one in granted for grant in one["aws.greengrass.ipc.pubsub"].values()]
+    wanted = resource if resource.startswith(PROBE) else "client-device-pruner/*"
+    assert {"operations": [f"aws.greengrass#{operation}"], "resources": [wanted]} in grants
     refusals.clear()
     site.link.deployed()
-    site.turn()
+    site.run(120)
     assert (site.link.trouble, site.link.findings) == ("", ())
-
-
-@pytest.mark.parametrize("resource", [f"{PROBE}*", "client-device-pruner/*"])
-def test_a_permission_to_publish_is_waited_for(site: Site, resource: str) -> None:
-    """Without it neither probe nor self-test goes out, which is no sign that the subscription died."""
-    site.ipc.refusals = {("PublishToTopic", resource), ("PublishToTopic", f"{PROBE}*")}
-    site.run(3600)
-    assert f"refuses PublishToTopic on {PROBE}*: a permission is missing" in site.link.trouble
-    assert (site.ipc.subscribed, site.attempts, site.exits) == (1, 1, [])
-    site.ipc.refusals = set()
-    site.run(60)
-    assert site.link.trouble == ""
-
-
-def test_what_greengrass_lite_does_not_have_is_no_finding(site: Site) -> None:
-    """Its refusal of component updates, and calls that fail otherwise, need no permission."""
-    site.take(Refused("SubscribeToComponentUpdates", "", "ServiceError", unauthorized=False))
-    site.take(Refused("PublishToIoTCore", "client-device-pruner/core/events", "no", unauthorized=False))
-    assert (site.link.findings, site.link.trouble) == ((), "")
-
-
-def test_a_deployment_waits_for_a_batch(site: Site) -> None:
-    """It is asked to come again in a second, and otherwise let go on."""
-    for busy in (True, False):
-        site.busy = busy
-        site.ipc.deploy("d-1")
-        site.turn()
-    assert site.ipc.deferred == [("d-1", 1000), ("d-1", 0)]
-
-
-def test_a_trial_shrinks_the_fixed_times(site: Site) -> None:
-    """With a probe every two seconds a dead subscription is back within seconds."""
-    site.link.use(2, 2 / 60)
-    site.run(2)
-    site.ipc.drop()
-    site.run(2 + 2 + 1)
-    assert (site.ipc.subscribed, site.link.trouble) == (2, "")
 
 
 FAULTS = st.lists(
