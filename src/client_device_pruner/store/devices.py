@@ -36,8 +36,8 @@ def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
 def _checked(value: Any, kind: str) -> Any:
     if value is None and kind.endswith(" | None"):
         return None
-    if not isinstance(value, _TYPES[kind.removesuffix(" | None")]):
-        raise ValueError(f"a device's row holds {value!r} in place of {kind}")  # noqa: TRY004 - of the file
+    if not isinstance(value, _TYPES[kind.removesuffix(" | None")]) or value in (float("inf"), -float("inf")):
+        raise ValueError(f"a device's row holds {value!r} in place of {kind}")
     return bool(value) if kind == "bool" else value
 
 
