@@ -10,6 +10,7 @@ from client_device_pruner.config.settings import Settings, parse
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.facts import Facts
 from client_device_pruner.presence.presence import Presence
 from fakes.clock import FakeClock
 
@@ -56,14 +57,17 @@ class Site:
 
     def _client(self, name: str, kind: str, **fields: Any) -> None:
         payload = json.dumps({"clientid": name, **fields}).encode()
-        self.presence.take(f"$SYS/brokers/{self.node}/clients/{name}/{kind}", payload, self.clock.now)
+        self.heard(f"clients/{name}/{kind}", payload)
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        """The broker publishes something of its own."""
+        self.presence.take(f"$SYS/brokers/{self.node}/{topic}", payload, self.clock.now)
 
     def count(self, connections: int) -> None:
         """The broker publishes its count, with its uptime, and no event comes for a while."""
         self._publish_uptime()
-        topic = f"$SYS/brokers/{self.node}/stats/live_connections/count"
         self.clock.advance(4)
-        self.presence.take(topic, str(connections).encode(), self.clock.now)
+        self.heard("stats/live_connections/count", str(connections).encode())
         self.clock.advance(4)
 
     def uptime(self, seconds: float) -> None:
@@ -75,7 +79,7 @@ class Site:
         if not self.tells_uptime:
             return
         milliseconds = int((self.clock.now - self._broker_started) * 1000)
-        self.presence.take(f"$SYS/brokers/{self.node}/uptime", str(milliseconds).encode(), self.clock.now)
+        self.heard("uptime", str(milliseconds).encode())
 
     def message(self, name: str, payload: bytes = b"21.5", topic: str = "clients/{}/telemetry") -> None:
         """A device publishes."""
@@ -120,9 +124,14 @@ class Site:
         """What is kept of a name."""
         return self.presence.devices.by_name[name]
 
+    @property
+    def facts(self) -> Facts:
+        """By what devices are judged now."""
+        return self.presence.facts(self.clock.now)
+
     def verdict(self, name: str) -> Verdict:
         """What the rule says of it now."""
-        return judge(self.device(name), self.settings, self.presence.facts(self.clock.now))
+        return judge(self.device(name), self.settings, self.facts)
 
     def restarted(self, *, boot: str | None = None) -> Site:
         """The site after the component was started again, in another boot if one is given."""

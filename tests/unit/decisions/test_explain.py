@@ -9,7 +9,7 @@ from fakes.site import DAY, Site
 
 
 def _text(site: Site, name: str = "pump-7") -> str:
-    facts = site.presence.facts(site.clock.now)
+    facts = site.facts
     device = site.device(name)
     document = explain.document(site.verdict(name), device, site.settings, facts, site.presence.replays.hint(name))
     text = " ".join(document["sentences"])
@@ -97,7 +97,7 @@ def test_the_fingerprint_changes_with_the_sentences() -> None:
     site = _left()
 
     def fingerprint() -> int:
-        facts = site.presence.facts(site.clock.now)
+        facts = site.facts
         return explain.fingerprint(site.verdict("pump-7"), site.device("pump-7"), facts)
 
     before = fingerprint()
@@ -115,7 +115,7 @@ def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
     site.connected("pump-8", 1)
     site.counts = 4
     site.minutes(12)
-    coverage, facts = explain.Coverage(), site.presence.facts(site.clock.now)
+    coverage, facts = explain.Coverage(), site.facts
     for name in ("pump-7", "pump-8", "gate-1"):
         coverage.add(site.verdict(name), site.device(name), site.settings, facts)
     assert (coverage.associated, coverage.removable) == (3, 1)

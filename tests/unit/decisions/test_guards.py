@@ -80,7 +80,7 @@ def test_a_guard_is_said_once_and_when_it_ends() -> None:
 
 def _together(site: Site) -> frozenset[str]:
     devices = list(site.presence.devices.associated())
-    return lost_together(devices, site.settings, site.presence.facts(site.clock.now))
+    return lost_together(devices, site.settings, site.facts)
 
 
 def test_devices_that_fall_silent_at_once_are_lost_together() -> None:

@@ -384,7 +384,7 @@ async def test_a_list_is_believed_against_the_events_if_it_is_the_brokers(
 
     clients.connect(BRIDGE)
     await take()
-    facts = site.presence.facts(site.clock.now)
+    facts = site.facts
     sentences = document(site.verdict("pump-7"), site.device("pump-7"), site.settings, facts)["sentences"]
     assert facts.is_present(site.device("pump-7"))
     assert "announced that it disconnected, yet lists it: the list is believed" in sentences[0]

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fakes.site import BRIDGE, Site
 
 
 def test_the_bridge_is_always_one_of_the_unnamed() -> None:
-    """Its own events are ignored, so its connection stays unnamed."""
+    """Its own events are ignored, so its connection stays unnamed; a client id with a slash is named (case 5)."""
     site = Site()
     site.connected(BRIDGE, 1)
     site.connected("pump-7", 2)
-    site.count(2)
-    assert site.presence.facts(site.clock.now).unnamed == 1
+    site.connected("tool/88741-laptop", 3)
+    site.count(3)
+    assert site.facts.unnamed == 1
 
 
-def test_a_count_beside_an_event_does_not_count() -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_a_count_beside_an_event_does_not_count(before: bool) -> None:
     """EMQX samples its count apart from its events: within 3 s of one, on either side, it says nothing."""
     site = Site()
-    site.connected("pump-7", 2)
-    site.clock.advance(1)
-    site.presence.take(f"$SYS/brokers/{site.node}/stats/live_connections/count", b"9", site.clock.now)
+    steps = [lambda: site.connected("pump-7", 2), lambda: site.heard("stats/live_connections/count", b"9")]
+    for step in steps if before else reversed(steps):
+        step()
+        site.clock.advance(1)
     site.clock.advance(10)
-    assert site.presence.facts(site.clock.now).unnamed is None
-    site.presence.take(f"$SYS/brokers/{site.node}/stats/live_connections/count", b"9", site.clock.now)
-    site.clock.advance(1)
-    site.disconnected("pump-7", 2)
-    site.clock.advance(10)
-    assert site.presence.facts(site.clock.now).unnamed is None
+    assert site.facts.unnamed is None
 
 
 def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
-    """Each device keeps how many connections could not be named when it left."""
+    """Each device keeps how many connections could not be named when it left; never less than the bridge's."""
     site = Site()
     for name in ("pump-7", "pump-8"):
         site.connected(name, 2)
@@ -43,30 +43,26 @@ def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
     site.clock.advance(700)
     site.count(2)
     assert site.device("pump-7").then == 3
+    site.disconnected("pump-8", 2)
+    site.clock.advance(10)
+    site.count(0)
+    assert site.device("pump-8").then == 1
 
 
-def test_then_is_never_less_than_the_bridge() -> None:
-    """A figure below one shows that sessions are known which are none, not that the bridge was gone."""
+def test_a_gap_ends_the_search_for_then_and_what_tells_of_now() -> None:
+    """A device may have come back unheard meanwhile, also during a restart of the component."""
     site = Site()
     for name in ("pump-7", "pump-8"):
         site.connected(name, 2)
-    site.disconnected("pump-7", 2)
-    site.clock.advance(10)
-    site.count(1)
-    assert site.presence.facts(site.clock.now).unnamed == 0
-    assert site.device("pump-7").then == 1
-
-
-def test_a_gap_ends_the_search_for_then() -> None:
-    """What is counted after a lost probe may be of another time."""
-    site = Site()
-    site.connected("pump-7", 2)
-    site.count(4)
+    site.count(3)
     site.disconnected("pump-7", 2)
     site.presence.gap()
+    assert site.facts.unnamed is None
     site.clock.advance(10)
-    site.count(4)
+    site.count(3)
+    assert site.facts.unnamed == 2
     assert site.device("pump-7").then is None
+    assert site.restarted().facts.unnamed is None
 
 
 def test_now_is_the_highest_figure_of_ten_minutes_or_the_latest_of_an_hour() -> None:
@@ -77,25 +73,12 @@ def test_now_is_the_highest_figure_of_ten_minutes_or_the_latest_of_an_hour() -> 
     site.count(5)
     site.clock.advance(300)
     site.count(3)
-    assert site.presence.facts(site.clock.now).unnamed == 4
+    assert site.facts.unnamed == 4
     site.clock.advance(1_000)
-    assert site.presence.facts(site.clock.now).unnamed == 2
+    assert site.facts.unnamed == 2
     site.clock.advance(3_000)
-    facts = site.presence.facts(site.clock.now)
-    assert facts.unnamed is None
-    assert "no connection count" in facts.count_problem
-
-
-def test_after_a_gap_only_newer_figures_tell_of_now() -> None:
-    """A device may have come back unheard meanwhile, also during a restart of the component."""
-    site = Site()
-    site.connected("pump-7", 2)
-    site.count(2)
-    site.presence.gap()
-    assert site.presence.facts(site.clock.now).unnamed is None
-    site.count(3)
-    assert site.presence.facts(site.clock.now).unnamed == 2
-    assert site.restarted().presence.facts(site.clock.now).unnamed is None
+    assert site.facts.unnamed is None
+    assert "no connection count" in site.facts.count_problem
 
 
 def test_a_takeover_that_is_counted_twice_costs_nothing() -> None:
@@ -106,11 +89,9 @@ def test_a_takeover_that_is_counted_twice_costs_nothing() -> None:
     site.connected("pump-7", 20)
     site.disconnected("pump-7", 10, "takenover")
     site.count(4)
-    for _minute in range(12):
-        site.clock.advance(52)
-        site.count(3)
-    facts = site.presence.facts(site.clock.now)
-    assert (facts.unnamed, facts.count_problem) == (2, "")
+    site.counts = 3
+    site.minutes(12)
+    assert (site.facts.unnamed, site.facts.count_problem) == (2, "")
     assert site.device("pump-7").session
 
 
@@ -119,31 +100,27 @@ def test_a_figure_below_one_for_ten_minutes_holds_the_count_back() -> None:
     site = Site()
     site.connected("pump-7", 1)
     site.connected("pump-8", 2)
-    for _minute in range(9):
-        site.clock.advance(52)
-        site.count(2)
-    assert site.presence.facts(site.clock.now).count_problem == ""
-    for _minute in range(3):
-        site.clock.advance(52)
-        site.count(2)
-    assert "the end of one was lost" in site.presence.facts(site.clock.now).count_problem
+    site.counts = 2
+    site.minutes(9)
+    assert site.facts.count_problem == ""
+    site.minutes(3)
+    assert "the end of one was lost" in site.facts.count_problem
     again = site.restarted()
-    assert "the end of one was lost" in again.presence.facts(again.clock.now).count_problem
+    assert "the end of one was lost" in again.facts.count_problem
     site.disconnected("pump-8", 2)
     site.clock.advance(10)
     site.count(2)
-    assert site.presence.facts(site.clock.now).count_problem == ""
+    assert site.facts.count_problem == ""
 
 
 def test_a_repeated_connected_keeps_then() -> None:
     """Events come twice: nothing opened, so the device is as far away as before."""
     site = Site()
-    site.connected("pump-7", 2)
-    site.disconnected("pump-7", 2)
-    site.connected("pump-7", 2)
+    for event in (site.connected, site.disconnected, site.connected):
+        event("pump-7", 2)
     site.clock.advance(10)
     site.count(3)
-    assert site.presence.facts(site.clock.now).unnamed == 3
+    assert site.facts.unnamed == 3
     assert site.device("pump-7").then == 3
 
 
@@ -163,4 +140,4 @@ def test_too_many_names_end_the_count_as_evidence() -> None:
     for number in range(11_500):
         site.connected(f"tool-{number}", number)
     assert len(site.presence.devices.by_name) <= 10_001
-    assert "more names" in site.presence.facts(site.clock.now).count_problem
+    assert "more names" in site.facts.count_problem

@@ -100,15 +100,6 @@ def test_a_last_will_is_no_sign_of_life(payload: bytes) -> None:
     assert site.device("pump-7").seen_at is None
 
 
-def test_client_ids_with_a_slash_are_named_by_the_payload() -> None:
-    """They announce themselves below a deeper topic (case 5)."""
-    site = Site()
-    site.connected("tool/88741-laptop", 1)
-    site.clock.advance(10)
-    site.count(2)
-    assert site.presence.facts(site.clock.now).unnamed == 1
-
-
 def test_what_cannot_be_read_is_no_sighting() -> None:
     """Bad input loses nothing and shows nothing."""
     site = Site()
@@ -125,7 +116,7 @@ def test_what_cannot_be_read_is_no_sighting() -> None:
         ("uptime", b"-1"),
         ("clients", b"[" * 100_000),
     ):
-        site.presence.take(f"$SYS/brokers/{site.node}/{topic}", payload, site.clock.now)
+        site.heard(topic, payload)
     assert not site.presence.devices.by_name
 
 
@@ -174,7 +165,7 @@ def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
     start = site.clock.now
     for began, believed in ((start, False), (start, False), (start + 2, True)):
         site.presence.take_list(ClientList(frozenset({"pump-7"}), began, site.clock.now))
-        assert site.presence.facts(site.clock.now).list_in_use is believed
+        assert site.facts.list_in_use is believed
         site.clock.advance(1)
         site.connected("pump-7", 1)
 

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fakes.site import Site
 
+C, D = "connected", "disconnected"
+Event = tuple[str, int] | tuple[str, int, str]
 
-def test_the_end_of_an_older_session_does_not_close_a_newer_one() -> None:
-    """Events come out of order: the old session's end arrives after the new `connected`."""
+
+@pytest.mark.parametrize(
+    ("events", "session"),
+    [
+        pytest.param([(C, 10), (C, 20), (D, 10)], 20, id="the old session's end comes late"),
+        pytest.param([(C, 10), (D, 10), (C, 10)], None, id="one that ended never opens again"),
+        pytest.param([(C, 10), (D, 10), (D, 10, "discarded"), (C, 20)], 20, id="a persistent one is replaced: case 36"),
+        pytest.param([(D, 10, "takenover"), (C, 20)], 20, id="a takeover"),
+        pytest.param([(C, 20), (D, 10, "takenover")], 20, id="a takeover, the other way round"),
+    ],
+)
+def test_what_events_make_of_a_session(events: list[Event], session: int | None) -> None:
+    """They come twice and out of order; each one is a sighting."""
     site = Site()
-    site.connected("pump-7", 10)
-    site.clock.advance(60)
-    site.connected("pump-7", 20)
-    site.disconnected("pump-7", 10)
-    assert site.device("pump-7").session_id == 20
-    site.disconnected("pump-7", 20)
-    assert not site.device("pump-7").session
+    for kind, *event in events:
+        getattr(site, kind)("pump-7", *event)
+        site.clock.advance(2)
+    site.probe()
+    device = site.device("pump-7")
+    assert (device.session_id if device.session else None) == session
+    assert device.seen_at == site.presence.observed.seconds
+    if session:
+        site.disconnected("pump-7", session)
+        assert not device.session
 
 
-def test_a_session_that_ended_never_opens_again() -> None:
-    """A `connected` that comes twice, the second time after the end, opens nothing."""
-    site = Site()
-    site.connected("pump-7", 10)
-    site.disconnected("pump-7", 10)
-    site.connected("pump-7", 10)
-    assert not site.device("pump-7").session
-
-
-def test_a_takeover_goes_on_whatever_the_order() -> None:
-    """Two units with one id that take over from each other are one session, which is present (case 8)."""
+def test_two_units_with_one_id_are_one_session() -> None:
+    """They take over from each other every second: present, and counted once (case 8)."""
     site = Site()
     for number in range(1, 2_000):
         if number % 2:
@@ -43,27 +52,23 @@ def test_a_takeover_goes_on_whatever_the_order() -> None:
     assert not site.device("pump-7").session
 
 
-def test_a_persistent_session_that_is_replaced() -> None:
-    """The second end of a session is a repeat and a sighting; the new one stands (case 36)."""
+def test_an_end_whose_beginning_was_not_heard_is_a_departure() -> None:
+    """Its figure is taken then, and one of an earlier departure is forgotten; nothing is open any more."""
     site = Site()
-    site.connected("pump-7", 10)
-    site.disconnected("pump-7", 10, "tcp_closed")
-    site.days(2)
-    site.disconnected("pump-7", 10, "discarded")
-    site.connected("pump-7", 20)
-    site.probe()
-    device = site.device("pump-7")
-    assert (device.session, device.session_id) == (True, 20)
-    assert device.seen_at == site.presence.observed.seconds
-
-
-def test_an_end_of_an_unheard_session_closes_the_known_one() -> None:
-    """The `connected` of the session that ends was lost: nothing is open any more."""
-    site = Site()
-    site.connected("pump-7", 10)
-    site.clock.advance(3600)
-    site.disconnected("pump-7", 20)
-    assert not site.device("pump-7").session
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.clock.advance(10)
+    site.count(3)
+    assert (site.facts.unnamed, site.device("pump-7").then) == (3, 3)
+    for opened in (None, 5):
+        if opened:
+            site.connected("pump-7", opened)
+        site.clock.advance(3_600)
+        site.disconnected("pump-7", 2 if opened is None else 6)
+        assert (site.device("pump-7").session, site.device("pump-7").then) == (False, None)
+        site.clock.advance(10)
+        site.count(1)
+        assert (site.facts.unnamed, site.device("pump-7").then) == (1, 1)
 
 
 def test_messages_imply_a_session() -> None:
@@ -71,67 +76,55 @@ def test_messages_imply_a_session() -> None:
     site = Site()
     site.connected("pump-7", 10)
     site.disconnected("pump-7", 10)
-    site.message("pump-7")
-    site.clock.advance(59)
-    site.message("pump-7")
-    assert not site.device("pump-7").session
-    site.clock.advance(3_700)
-    site.message("pump-7")
-    assert not site.device("pump-7").session
-    site.clock.advance(600)
-    site.message("pump-7")
-    assert site.device("pump-7").session
+    for seconds, implied in ((0, False), (59, False), (3_700, False), (600, True)):
+        site.clock.advance(seconds)
+        site.message("pump-7")
+        site.message("never announced")
+        assert site.device("pump-7").session is implied
     site.disconnected("pump-7", 30)
     assert not site.device("pump-7").session
+    assert not site.device("never announced").session
 
 
-def test_a_name_that_was_never_announced_has_no_session() -> None:
-    """Messages of a device whose connections the broker never announced imply none."""
+def test_retained_messages_of_two_reconnections_imply_no_session() -> None:
+    """A lost probe between them says that the second one may be the first one again."""
     site = Site()
-    for _minute in range(10):
-        site.message("pump-7")
-        site.minutes(1)
+    site.connected("pump-7", 1)
+    site.disconnected("pump-7", 1)
+    site.probe()
+    site.message("pump-7", b"online")
+    site.presence.gap()
+    site.clock.advance(600)
+    site.message("pump-7", b"online")
     assert not site.device("pump-7").session
 
 
 def test_a_restart_of_the_broker_ends_what_was_heard_before() -> None:
-    """A shorter uptime ends all sessions but those that opened since the broker's start."""
-    site = Site()
-    site.uptime(1_000)
-    site.connected("pump-1", 10)
-    site.minutes(10)
-    site.connected("pump-2", 20)
-    site.clock.advance(5)
-    site.uptime(30)
-    assert site.device("pump-1").session
-    site.probe()
-    assert not site.device("pump-1").session
-    assert site.device("pump-2").session
-    assert site.device("pump-1").then is None
+    """A shorter uptime ends all sessions but those that opened since, and makes every count from before worthless.
 
-
-def test_a_restart_of_the_broker_makes_every_count_from_before_it_worthless() -> None:
-    """Nobody was connected then, so for all that are away only the bridge's connection was unnamed.
-
-    Counts between the restart and the uptime that tells of it are made up with sessions that had ended.
+    Nobody was connected then, so for all that are away only the bridge's connection was unnamed. Counts between the
+    restart and the uptime that tells of it are made up with sessions that had ended.
     """
     site = Site()
     site.uptime(1_000)
-    for name in ("left", "pump-1", "pump-2"):
+    for name in ("left", "pump-1"):
         site.connected(name, 10)
     site.minutes(10)
     site.disconnected("left", 10)
     site.clock.advance(5)
     site.count(1)
-    assert site.presence.facts(site.clock.now).unnamed == -1
-    site.uptime(30)
+    assert site.facts.unnamed == 0
+    site.connected("pump-2", 20)
+    site.clock.advance(5)
+    site.uptime(10)
+    assert site.device("pump-1").session
     site.probe()
-    assert site.device("left").then is None
-    assert site.presence.facts(site.clock.now).unnamed is None
+    assert [site.device(name).session for name in ("pump-1", "pump-2")] == [False, True]
+    assert site.facts.unnamed is None
     site.count(3)
     site.probe()
-    assert site.presence.facts(site.clock.now).unnamed == 3
-    assert site.device("left").then is None
+    assert site.facts.unnamed == 2
+    assert [site.device(name).then for name in ("left", "pump-1")] == [None, None]
 
 
 def test_a_late_uptime_is_no_restart() -> None:
@@ -170,9 +163,7 @@ def test_a_boot_of_the_host_ends_all_sessions_and_a_restart_of_ours_none() -> No
     again.uptime(1_120)
     again.probe()
     assert again.device("pump-1").session
-    booted = again.restarted(boot="boot-2")
-    assert not booted.device("pump-1").session
-    assert booted.presence.sessions.open == 0
+    assert again.restarted(boot="boot-2").presence.sessions.open == 0
 
 
 def test_a_tool_with_a_new_id_at_each_start_leaves_no_session_behind() -> None:
@@ -208,43 +199,11 @@ def test_switching_connection_events_off_forgets_all() -> None:
     site.connected("pump-7", 10)
     site.count(3)
     site.probe()
-    site.settings = type(site)({"presence": {"connectionEvents": False}}).settings
+    site.settings = Site({"presence": {"connectionEvents": False}}).settings
     site.presence.use(site.settings)
     site.connected("pump-7", 20)
-    facts = site.presence.facts(site.clock.now)
     assert not site.device("pump-7").session
-    assert (facts.events_in_use, facts.count_in_use) == (False, False)
-
-
-def test_an_end_whose_beginning_was_not_heard_is_a_departure() -> None:
-    """Its figure is taken then, and one of an earlier departure is forgotten."""
-    site = Site()
-    site.connected("pump-7", 1)
-    site.disconnected("pump-7", 1)
-    site.clock.advance(10)
-    site.count(3)
-    assert site.presence.facts(site.clock.now).unnamed == 3
-    assert site.device("pump-7").then == 3
-    site.clock.advance(3_600)
-    site.disconnected("pump-7", 2)
-    assert site.device("pump-7").then is None
-    site.clock.advance(10)
-    site.count(1)
-    assert site.presence.facts(site.clock.now).unnamed == 1
-    assert site.device("pump-7").then == 1
-
-
-def test_retained_messages_of_two_reconnections_imply_no_session() -> None:
-    """A lost probe between them says that the second one may be the first one again."""
-    site = Site()
-    site.connected("pump-7", 1)
-    site.disconnected("pump-7", 1)
-    site.probe()
-    site.message("pump-7", b"online")
-    site.presence.gap()
-    site.clock.advance(600)
-    site.message("pump-7", b"online")
-    assert not site.device("pump-7").session
+    assert (site.facts.events_in_use, site.facts.count_in_use) == (False, False)
 
 
 def test_the_bridge_has_no_session_once_its_client_id_is_known() -> None:
@@ -263,6 +222,6 @@ def test_a_broker_whose_uptime_is_not_heard_is_no_evidence() -> None:
     site.connected("pump-7", 1)
     site.counts = 2
     site.minutes(2)
-    assert site.presence.facts(site.clock.now).count_problem == ""
+    assert site.facts.count_problem == ""
     site.minutes(5)
-    assert "uptime is not heard" in site.presence.facts(site.clock.now).count_problem
+    assert "uptime is not heard" in site.facts.count_problem
