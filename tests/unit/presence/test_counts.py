@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from fakes.site import BRIDGE, Site
@@ -21,7 +23,10 @@ def test_the_bridge_is_always_one_of_the_unnamed() -> None:
 def test_a_count_beside_an_event_does_not_count(before: bool) -> None:
     """EMQX samples its count apart from its events: within 3 s of one, on either side, it says nothing."""
     site = Site()
-    steps = [lambda: site.connected("pump-7", 2), lambda: site.heard("stats/live_connections/count", b"9")]
+    steps: list[Callable[[], object]] = [
+        lambda: site.connected("pump-7", 2),
+        lambda: site.heard("stats/live_connections/count", b"9"),
+    ]
     for step in steps if before else reversed(steps):
         step()
         site.clock.advance(1)
@@ -46,6 +51,7 @@ def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
     site.disconnected("pump-8", 2)
     site.clock.advance(10)
     site.count(0)
+    assert site.facts.unnamed == 1, "the highest of ten minutes"
     assert site.device("pump-8").then == 1
 
 
