@@ -223,10 +223,9 @@ class Presence:
         interval, scale = self._settings.presence.probe_interval_seconds, self._settings.scale
         alive = all(given.alive for given in self.inputs(received).values())
         self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
-        devices, now = self.devices.by_name, self.observed.seconds
-        heard = (devices[name] for name in self._heard if name in devices)
-        quiet = {device.name for device in heard if now - device.silent_since > QUIET_SECONDS * scale}
-        self.replays.heard(self._heard, quiet)
+        began = self.observed.seconds - QUIET_SECONDS * scale
+        silences = ((name, self._pending[name].silent_since) for name in self._heard)
+        self.replays.heard(self._heard, {name for name, since in silences if since is not None and since < began})
         self._heard.clear()
         self.stamp()
         self._pending.clear()
@@ -247,17 +246,17 @@ class Presence:
             device = self.devices.by_name.get(name)
             if device is None:
                 continue
+            urgent = False
             if sighting.silent_since is not None:
                 device.end_silence(sighting.silent_since, at)
                 # A crash must not lose what ends a long silence.
                 urgent = at - sighting.silent_since > self._settings.threshold_seconds(name) / 2
-                self.devices.touch(device, urgent=urgent)
             device.seen_at, device.seen_by, device.seen_wall = at, sighting.by, sighting.wall
             if published := self._published.get(name):
                 if not device.messages:
                     device.first_message = at
                 device.messages, device.last_message = device.messages + published, at
-            self.devices.touch(device)
+            self.devices.touch(device, urgent=urgent)
         self._published.clear()
 
     def gap(self) -> None:

@@ -78,7 +78,7 @@ def open_database(
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
-    said = f"{path.name} was set aside as {aside.name}, since it cannot be used ({why}); every silence begins anew"
+    said = f"{path.name} was set aside as {aside.name}, since it cannot be used ({why}); every silence begins at zero"
     return _open(path, core_device, read), said
 
 
