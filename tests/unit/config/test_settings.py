@@ -131,84 +131,71 @@ def test_all_problems_are_told_with_their_paths() -> None:
     assert any("write only maxPerCycle, maxPercentPerDay" in problem for problem in problems)
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("offlineThreshold", "23h"),
-        ("offlineThreshold", "3651d"),
-        ("offlineThreshold", "-30d"),
-        ("offlineThreshold", "1.5d"),
-        ("offlineThreshold", True),
-        ("offlinethreshold", "40d"),
-        ("gracePeriod", "91d"),
-        ("checkInterval", "4m"),
-        ("checkInterval", "8d"),
-        ("dryRun", "yes"),
-        ("dryRun", 1),
-        ("neverSeenThreshold", "1h"),
-        ("thresholds", [1]),
-        ("protectedDevices", "gate-1"),
-        ("protectedDevices", ["a.b"]),
-        ("protectedDevices", ["a[b"]),
-        ("protectedDevices", [""]),
-        ("presence.probeInterval", "9s"),
-        ("presence.probeInterval", "11m"),
-        ("presence.messageTopics", ["clients/#"]),
-        ("presence.messageTopics", ["clients/+/#/x"]),
-        ("presence.messageTopics", ["$SYS/brokers/+/clients/#"]),
-        ("presence.ignoredPayloads", ["offline", 0]),
-        ("presence.clientList.url", "http://10.0.0.5:18083/api/v5"),
-        ("presence.clientList.url", "http://admin:public@127.0.0.1:18083"),
-        ("presence.clientList.url", "127.0.0.1:18083"),
-        ("presence.clientList.credentialsFile", "relative/key"),
-        ("limits.maxPerCycle", 1.5),
-        ("limits.maxPerCycle", True),
-        ("limits.maxPerCycle", 10**400),
-        ("limits.maxPercentPerDay", 101),
-        ("limits.maxPercentPerDay", float("nan")),
-        ("limits", 5),
-        ("massLoss.minDevices", 0),
-        ("massLoss.window", "5s"),
-        ("reports.localTopic", "a/#"),
-        ("reports.iotCoreTopic", "a/{thing}"),
-        ("reports.shadowName", "a b"),
-        ("approvedPlan", 5),
-        ("logLevel", "TRACE"),
-        ("inboundPrefix", "client-device-pruner/in/"),
+REFUSED: dict[str, list[Any]] = {
+    "offlineThreshold": ["23h", "3651d", "-30d", "1.5d", True],
+    "offlinethreshold": ["40d"],
+    "gracePeriod": ["91d"],
+    "checkInterval": ["4m", "8d"],
+    "dryRun": ["yes", 1],
+    "neverSeenThreshold": ["1h"],
+    "thresholds": [[1]],
+    "protectedDevices": ["gate-1", ["a.b"], ["a[b"], [""]],
+    "presence.probeInterval": ["9s", "11m"],
+    "presence.messageTopics": [["clients/#"], ["clients/+/#/x"], ["$SYS/brokers/+/clients/#"]],
+    "presence.ignoredPayloads": [["offline", 0]],
+    "presence.clientList.url": [
+        "http://10.0.0.5:18083/api/v5",
+        "http://admin:public@127.0.0.1:18083",
+        "127.0.0.1:18083",
     ],
-)
+    "presence.clientList.credentialsFile": ["relative/key"],
+    "limits.maxPerCycle": [1.5, True, 10**400],
+    "limits.maxPercentPerDay": [101, float("nan")],
+    "limits": [5],
+    "massLoss.minDevices": [0],
+    "massLoss.window": ["5s"],
+    "reports.localTopic": ["a/#"],
+    "reports.iotCoreTopic": ["a/{thing}"],
+    "reports.shadowName": ["a b"],
+    "approvedPlan": [5],
+    "logLevel": ["TRACE"],
+    "inboundPrefix": ["client-device-pruner/in/"],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path in REFUSED for value in REFUSED[path]])
 def test_what_is_refused(path: str, value: object) -> None:
     """A value out of its bounds or of a wrong type, or an unknown key, is refused, at its path."""
     assert paths_of(at(path, value)) == [path]
     assert paths_of([value]) == ["configuration"]
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("offlineThreshold", "1d"),
-        ("offlineThreshold", "3650d"),
-        ("gracePeriod", "0s"),
-        ("checkInterval", "5m"),
-        ("neverSeenThreshold", ""),
-        ("presence.probeInterval", "10m"),
-        ("presence.messageTopics", []),
-        ("presence.messageTopics", ["+/state", "a/b/+/c"]),
-        ("presence.ignoredPayloads", ['*"state":"offline"*', ""]),
-        ("presence.clientList.url", ""),
-        ("presence.clientList.url", "http://127.0.0.1:18083/api/v5"),
-        ("presence.clientList.url", "http://[::1]:18083/api/v5"),
-        ("presence.clientList.url", "https://emqx.plant.example/api/v5"),
-        ("limits.maxPerCycle", 0),
-        ("limits.maxPercentPerDay", 0.5),
-        ("protectedDevices", ["*", "gate-[0-9]?", "[!a-c]:x_"]),
-        ("reports.iotCoreTopic", "pruner/{thingName}/events"),
-        ("reports.shadowName", ""),
-        ("massLoss.window", "10s"),
-        ("accessControl", {"aws.greengrass.ipc.pubsub": {}}),
-        ("thresholds", {"gateways": {"devices": ["gate-*"], "offlineThreshold": "90d"}, "gone": None}),
+ACCEPTED: dict[str, list[Any]] = {
+    "offlineThreshold": ["1d", "3650d"],
+    "gracePeriod": ["0s"],
+    "checkInterval": ["5m"],
+    "neverSeenThreshold": [""],
+    "presence.probeInterval": ["10m"],
+    "presence.messageTopics": [[], ["+/state", "a/b/+/c"]],
+    "presence.ignoredPayloads": [['*"state":"offline"*', ""]],
+    "presence.clientList.url": [
+        "",
+        "http://127.0.0.1:18083/api/v5",
+        "http://[::1]:18083/api/v5",
+        "https://emqx.plant.example/api/v5",
     ],
-)
+    "limits.maxPerCycle": [0],
+    "limits.maxPercentPerDay": [0.5],
+    "protectedDevices": [["*", "gate-[0-9]?", "[!a-c]:x_"]],
+    "reports.iotCoreTopic": ["pruner/{thingName}/events"],
+    "reports.shadowName": [""],
+    "massLoss.window": ["10s"],
+    "accessControl": [{"aws.greengrass.ipc.pubsub": {}}],
+    "thresholds": [{"gateways": {"devices": ["gate-*"], "offlineThreshold": "90d"}, "gone": None}],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path in ACCEPTED for value in ACCEPTED[path]])
 def test_what_is_accepted(path: str, value: object) -> None:
     """Bounds are inclusive, and empty texts switch off what can be switched off."""
     parse(at(path, value))
