@@ -1,4 +1,4 @@
-"""What restarts on a core device, and what is known across it: component, nucleus, bridge, broker, listener, device."""
+"""What restarts on a core device, and what is known across it: component, bridge, broker, listener."""
 
 from __future__ import annotations
 
@@ -29,30 +29,6 @@ async def test_the_component_is_killed(trial: Trial) -> None:
     assert all(cycle["present"] == 1 for cycle in trial.of_type("cycle", since=since))
     assert trial.associated == {"silent"}
     assert not trial.of_type("marked", "silent")
-
-
-async def test_the_whole_device_restarts(make_trial: MakeTrial) -> None:
-    """A device is back before it can be heard, and known again once it has spoken; the dead one goes."""
-    trial = await make_trial(uptime_interval_seconds=1.0)
-    trial.core.cloud.associate("dead", "speaks")
-    await trial.deploy()
-    await trial.devices.connect("speaks", reconnect_seconds=BEFORE_THE_BRIDGE_SECONDS)
-    await trial.devices.connect("dead")
-    await trial.known(2)
-    await trial.observes(3.0)
-
-    since = len(trial.core.events)
-    await trial.core.reboot(off_seconds=1.0)
-    await trial.event("cycle", since=since, silent=2)
-    await trial.devices.publish("speaks", "hello")
-    await trial.observes(1.5)
-    await trial.devices.publish("speaks", "hello")
-    await trial.known(1)
-    gone = await trial.event("disassociated", "dead")
-
-    assert gone["evidence"] == "connectionCount"
-    assert trial.associated == {"speaks"}
-    assert not trial.of_type("marked", "speaks")
 
 
 async def test_the_listener_restarts(make_trial: MakeTrial) -> None:
