@@ -16,7 +16,7 @@ from client_device_pruner.decisions.policy import State, Verdict, judge
 from client_device_pruner.presence.client_list import Asked, ListFailed
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
 from client_device_pruner.pruning.core import Core
-from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, Failures
+from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, Failures
 from client_device_pruner.pruning.plans import expire_approvals, make_plan
 from client_device_pruner.reports.events import LOGGER
 from client_device_pruner.store.journal import Intent
@@ -72,7 +72,7 @@ class Cycle:
         core = self._core
         ready = yield Start()
         if isinstance(ready, CallFailed):
-            self._failures.failed(ready, self.cycle_id, START)
+            self._failures.failed(ready, self.cycle_id, LIST)
             return
         listed = yield from self._list()
         if listed is None or not self._is_plausible(listed):

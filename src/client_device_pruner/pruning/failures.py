@@ -10,15 +10,14 @@ from client_device_pruner.pruning.cloud import CallFailed
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.reports.events import rfc3339
 
-START, LIST, DISASSOCIATE, ASSOCIATE = "start", "list", "disassociate", "associate"
+LIST, DISASSOCIATE, ASSOCIATE = "list", "disassociate", "associate"
 """What the cloud is asked, as failures are told apart."""
 
 _ACTIONS = {
-    LIST: ("greengrass:ListClientDevicesAssociatedWithCoreDevice",),
-    DISASSOCIATE: ("greengrass:BatchDisassociateClientDeviceFromCoreDevice",),
-    ASSOCIATE: ("greengrass:BatchAssociateClientDeviceWithCoreDevice",),
+    LIST: "greengrass:ListClientDevicesAssociatedWithCoreDevice",
+    DISASSOCIATE: "greengrass:BatchDisassociateClientDeviceFromCoreDevice",
+    ASSOCIATE: "greengrass:BatchAssociateClientDeviceWithCoreDevice",
 }
-_ALL_ACTIONS = tuple(action for actions in _ACTIONS.values() for action in actions)
 _OF_A_CLOCK = ("Expired", "TooSkewed", "Signature")
 """Parts of the codes by which the service refuses credentials or signatures whose time does not fit its own."""
 _REMEDIES = {
@@ -37,7 +36,7 @@ _OTHER_REMEDY = "see the component's log for what the child process wrote; the n
 def remedy(kind: str, code: str, operation: str) -> str:
     """What to do about a failure of that kind and code."""
     if kind == "accessDenied":
-        return "allow the token exchange role: " + ", ".join(_ACTIONS.get(operation, _ALL_ACTIONS))
+        return f"allow the token exchange role: {_ACTIONS[operation]}"
     if kind == "credentials" and any(part in code for part in _OF_A_CLOCK):
         return "see that this core's clock is right (timedatectl): with a wrong one credentials look expired"
     return _REMEDIES.get(kind, _OTHER_REMEDY)
@@ -99,7 +98,7 @@ class Failures:
     def succeeded(self, operation: str) -> None:
         """The cloud answered as it should; access denied to one operation is not granted by another."""
         self._core.guards.release("coreNotFound")
-        self._denied -= {operation, START}
+        self._denied.discard(operation)
         if not self._denied:
             self._core.guards.release("accessDenied")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, START, remedy
+from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, remedy
 from fakes.core_device import KnownDevices
 
 
 @pytest.mark.parametrize("kind", ["throttled", "server", "unreachable", "garbage", "credentials", "coreNotFound"])
-@pytest.mark.parametrize("operation", [START, LIST, DISASSOCIATE])
+@pytest.mark.parametrize("operation", ["start", LIST, DISASSOCIATE])
 def test_a_failure_that_repeats_is_said_once_and_waited_for(known: KnownDevices, operation: str, kind: str) -> None:
     """Of each kind one event, in however many cycles; then all goes on, and the next time is news again."""
     # Enough devices for the day's budget: an intent whose answer was lost uses it, too.
@@ -74,16 +74,13 @@ def test_the_status_names_what_failed_since_the_last_complete_cycle(known: Known
 @pytest.mark.parametrize(
     ("operation", "named"),
     [
-        (LIST, ["greengrass:ListClientDevicesAssociatedWithCoreDevice"]),
-        (ASSOCIATE, ["greengrass:BatchAssociateClientDeviceWithCoreDevice"]),
-        (START, ["greengrass:List", "greengrass:BatchDisassociate", "greengrass:BatchAssociate"]),
+        (LIST, "greengrass:ListClientDevicesAssociatedWithCoreDevice"),
+        (ASSOCIATE, "greengrass:BatchAssociateClientDeviceWithCoreDevice"),
     ],
 )
-def test_the_remedy_of_a_denied_operation_is_its_permission(operation: str, named: list[str]) -> None:
+def test_the_remedy_of_a_denied_operation_is_its_permission(operation: str, named: str) -> None:
     """The IAM action to allow."""
-    text = remedy("accessDenied", "AccessDeniedException", operation)
-    assert text.count("greengrass:") == len(named)
-    assert all(action in text for action in named)
+    assert remedy("accessDenied", "AccessDeniedException", operation).endswith(named)
 
 
 def test_a_denied_list_holds_until_one_is_answered(known: KnownDevices) -> None:
