@@ -312,21 +312,6 @@ def test_a_session_survives_a_kill(tmp_path: Path) -> None:
         site.world.run(MINUTE)
 
 
-def test_a_restored_device_is_as_if_seen_after_a_kill(tmp_path: Path) -> None:
-    """The restore counts as a sighting that is written at once (case 4)."""
-    site = _dying(tmp_path)
-    site.world.run(1.2 * DAY)
-    site.alive.add("pump-0")
-    while not site.happened("restored"):
-        site.world.run(MINUTE)
-    site.alive.discard("pump-0")
-    site.world.run(30)
-    site.kill()
-    site.start()
-    site.world.run(20 * HOUR)
-    assert len(site.cloud.batches()) == 1
-
-
 def test_the_configuration_stays_in_force_when_the_state_opens_late(tmp_path: Path) -> None:
     """Another instance, or a disk, held it back: the client list is asked and believed as soon as it is there."""
     site = Site(tmp_path)

@@ -1,17 +1,18 @@
-"""The edge to Greengrass turns answers, refusals and ends into news; the SDK's client is played by a fake one."""
+"""The edge to Greengrass turns what the local core's IPC service answers, refuses and ends into news."""
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import Future
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from awsiot.greengrasscoreipc import model
 
-from client_device_pruner.greengrass import ipc
 from client_device_pruner.greengrass.ipc import (
     Configuration,
+    Disconnected,
     GreengrassIpc,
     Message,
     News,
@@ -19,122 +20,91 @@ from client_device_pruner.greengrass.ipc import (
     StreamClosed,
     Subscribed,
 )
+from fakes.waiting import until
+from local_core.ipc import IpcServer
+from local_core.pubsub import JsonMessage, PubSub
+
+NAME = "com.example.Test"
+ACCESS = {"aws.greengrass.ipc.pubsub": {"test:1": {"operations": ["*"], "resources": ["in/*"]}}}
 
 
-def answered(result: Any) -> Future[Any]:
-    """A call that is over: with an answer, or with an error."""
-    future: Future[Any] = Future()
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
-    return future
+class Site:
+    """A component's connection to a nucleus; `news` is what was delivered and reported."""
 
+    def __init__(self) -> None:
+        self.pubsub = PubSub()
+        configuration: dict[str, Any] = {NAME: {"accessControl": ACCESS, "dryRun": True}}
+        self.server = IpcServer(self.pubsub, configuration=configuration, iot_core=print, lite=False)
+        self.news: list[News] = []
 
-class Stream:
-    """A subscription of the SDK, which tells its handler when it is closed, by either side."""
-
-    def __init__(self, handlers: dict[str, Any]) -> None:
-        self.handlers = handlers
-
-    def close(self) -> None:
-        """Close it."""
-        self.handlers["on_stream_closed"]()
-
-
-class Client:
-    """The SDK's client; `error` is what calls end in."""
-
-    def __init__(self, **_: Any) -> None:
-        self.error: Exception | None = None
-        self.streams: list[Stream] = []
-        self.published: list[tuple[str, bytes]] = []
-
-    def subscribe_to_topic_async(self, **call: Any) -> tuple[Future[Any], Stream]:
-        """Subscribe."""
-        self.streams.append(Stream(call))
-        return answered(self.error), self.streams[-1]
-
-    def publish_to_topic_async(self, *, topic: str, publish_message: Any) -> Future[Any]:
-        """Publish."""
-        self.published.append((topic, publish_message.binary_message.message))
-        return answered(self.error)
-
-    def get_configuration_async(self, **_: Any) -> Future[Any]:
-        """Read."""
-        return answered(self.error or model.GetConfigurationResponse(value={"dryRun": True}))
-
-    def close(self) -> Future[Any]:
-        """Close."""
-        return answered(None)
+    async def comes(self, news: News) -> None:
+        """Wait for one piece of news, and forget it."""
+        await until(lambda: self.news)
+        assert self.news == [news]
+        self.news.clear()
 
 
 @pytest.fixture
-def news() -> list[News]:
-    """What was delivered and reported."""
-    return []
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    """A nucleus that serves one component."""
+    site = Site()
+    with tempfile.TemporaryDirectory(prefix="ipc-") as directory:
+        await site.server.start(Path(directory) / "s")
+        monkeypatch.setenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", f"{directory}/s")
+        monkeypatch.setenv("SVCUID", site.server.issue_token(NAME))
+        yield site
+        await site.server.stop()
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    """The SDK, replaced."""
-    client = Client()
-    monkeypatch.setattr(ipc, "connect", lambda **_: None)
-    monkeypatch.setattr(ipc, "GreengrassCoreIPCClientV2", lambda **_: client)
-    return client
-
-
-@pytest.fixture
-def edge(client: Client, news: list[News]) -> GreengrassIpc:
-    """The edge, subscribed."""
-    edge = GreengrassIpc(news.append, news.append)
+async def edge(site: Site) -> AsyncIterator[GreengrassIpc]:
+    """The component's edge, subscribed."""
+    edge = await asyncio.to_thread(GreengrassIpc, site.news.append, site.news.append)
     edge.subscribe("in/#")
-    assert client.streams
-    assert news == [Subscribed()]
-    news.clear()
-    return edge
+    await site.comes(Subscribed())
+    yield edge
+    await asyncio.to_thread(edge.close)
 
 
-@pytest.mark.usefixtures("edge")
-def test_messages_arrive_as_bytes(client: Client, news: list[News]) -> None:
+async def test_messages_arrive_as_bytes(site: Site, edge: GreengrassIpc) -> None:
     """A binary message as it is, one of JSON as its text."""
-    on_event = client.streams[0].handlers["on_stream_event"]
-    context = model.MessageContext(topic="in/a")
-    on_event(model.SubscriptionResponseMessage(binary_message=model.BinaryMessage(message=b"\x00", context=context)))
-    on_event(model.SubscriptionResponseMessage(json_message=model.JsonMessage(message={"a": [1]}, context=context)))
-    first, second = news
-    assert isinstance(first, Message)
-    assert isinstance(second, Message)
-    assert (first.topic, first.payload, json.loads(second.payload)) == ("in/a", b"\x00", {"a": [1]})
+    edge.publish("in/a", b"\x00")
+    await until(lambda: site.news)
+    site.pubsub.publish(JsonMessage("in/b", b'{"a": [1]}'))
+    await until(lambda: len(site.news) == 2)
+    messages = [(one.topic, one.payload) for one in site.news if isinstance(one, Message)]
+    assert messages == [("in/a", b"\x00"), ("in/b", b'{"a": [1]}')]
 
 
-def test_only_an_end_that_is_not_ours_is_news(edge: GreengrassIpc, client: Client, news: list[News]) -> None:
-    """Greengrass closed the subscription, or a new one of ours took its place."""
+async def test_only_an_end_that_is_not_ours_is_news(site: Site, edge: GreengrassIpc) -> None:
+    """A new subscription of ours takes the old one's place; Greengrass closes the connection, or we do."""
     edge.subscribe("in/#")
-    assert news == [Subscribed()]
-    client.streams[1].close()
-    assert news[1:] == [StreamClosed()]
+    await site.comes(Subscribed())
+    other = await asyncio.to_thread(GreengrassIpc, site.news.append, site.news.append)
+    other.subscribe("in/#")
+    await site.comes(Subscribed())
+    await asyncio.to_thread(other.close)
+    assert site.news == []
+    site.server.drop_connections()
+    await until(lambda: len(site.news) == 2)
+    assert {type(one) for one in site.news} == {StreamClosed, Disconnected}
 
 
-@pytest.mark.parametrize(
-    ("error", "unauthorized"), [(model.UnauthorizedError(message="no"), True), (RuntimeError("no"), False)]
-)
-def test_what_fails_is_news(
-    edge: GreengrassIpc, client: Client, news: list[News], error: Exception, unauthorized: bool
-) -> None:
+async def test_what_fails_is_news(site: Site, edge: GreengrassIpc) -> None:
     """A refusal tells whether a permission is missing; a configuration that cannot be read tells why."""
-    client.error = error
-    edge.publish("out", b"x")
-    edge.read_configuration("other")
-    text = f"{type(error).__name__}: no"
-    assert news == [Refused("PublishToTopic", "out", text, unauthorized), Configuration("other", None, text)]
-
-
-def test_a_configuration_is_read(edge: GreengrassIpc, client: Client, news: list[News]) -> None:
-    """JSON goes out as a binary message; after the end of our own there is no more news."""
     edge.read_configuration(None)
-    edge.publish("out", b"{}")
-    assert (news, client.published) == ([Configuration(None, {"dryRun": True}, "")], [("out", b"{}")])
-    edge.close()
-    client.streams[0].close()
-    assert len(news) == 1
+    await site.comes(Configuration(None, {"accessControl": ACCESS, "dryRun": True}, ""))
+    edge.read_configuration("other")
+    edge.publish("out", b"x")
+    await until(lambda: len(site.news) == 2)
+    (read,) = (one for one in site.news if isinstance(one, Configuration))
+    assert read.error.startswith("ResourceNotFoundError")
+    (refused,) = (one for one in site.news if isinstance(one, Refused))
+    assert (refused.operation, refused.resource, refused.unauthorized) == ("PublishToTopic", "out", True)
+    assert refused.error.startswith("UnauthorizedError")
+    site.server.drop_connections()
+    await until(lambda: len(site.news) == 4)
+    edge.publish("in/a", b"x")
+    await until(lambda: len(site.news) == 5)
+    assert isinstance(last := site.news[-1], Refused)
+    assert not last.unauthorized

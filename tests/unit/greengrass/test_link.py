@@ -246,7 +246,7 @@ def test_a_daemon_that_stays_away(site: Site) -> None:
 def test_a_missing_permission_is_waited_for(site: Site, operation: str, resource: str) -> None:
     """Neither connecting nor ending helps: it is said, with the JSON, and tried again after a deployment."""
     site.take(Refused("PublishToIoTCore", "client-device-pruner/core/events", "no", unauthorized=False))
-    assert site.link.findings == (), "no permission is missing where a call fails otherwise"
+    assert not site.link.findings, "no permission is missing where a call fails otherwise"
     refusals = site.ipc.refusals = {(operation, resource)} | {("PublishToTopic", f"{PROBE}*")}
     site.ipc.close_stream()
     site.run(3600)

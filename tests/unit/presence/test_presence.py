@@ -200,25 +200,6 @@ def test_why_a_list_is_not_in_use() -> None:
     assert (listing.in_use, listing.reason, listing.remedy) == (False, "not on the loopback alone", "{}")
 
 
-def test_a_short_list_of_associations_forgets_nobody() -> None:
-    """Same name and same timestamp: the same association, and all that is known of it (case 2)."""
-    site = Site()
-    site.associate("visitor", "pump-7")
-    site.message("visitor")
-    site.probe()
-    site.days(10)
-    site.message("visitor")
-    site.minutes(1)
-    listed = site.device("visitor").listed_at
-    site.associate("pump-7")
-    site.days(7)
-    site.associate("visitor", "pump-7")
-    device = site.device("visitor")
-    assert device.listed_at == listed
-    assert device.longest(site.presence.observed.seconds) == pytest.approx(10 * DAY, abs=120)
-    assert site.verdict("visitor").silent_seconds == pytest.approx(7 * DAY, abs=120)
-
-
 def test_a_new_association_is_listed_anew_and_takes_a_mark_off() -> None:
     """What is known of the name stays."""
     site = Site()
@@ -261,17 +242,6 @@ def test_what_was_heard_before_the_state_could_be_read_is_taken_over() -> None:
     assert stored.device("pump-8").session
     assert stored.presence.sessions.open == 1
     assert stored.device("pump-7").seen_at == stored.presence.observed.seconds
-
-
-def test_what_was_configured_before_the_state_could_be_read_stays() -> None:
-    """The bridge's client id, its filters and the list's address are of the configuration, not of the file."""
-    stored, meanwhile = Site(), Site()
-    meanwhile.presence.use_bridge("site-bridge", ["clients/+/telemetry"], frozenset({"clients"}))
-    meanwhile.presence.use_list(NoAccess("EMQX is not deployed"))
-    stored.presence.take_over(meanwhile.presence)
-    stored.connected("site-bridge", 1)
-    assert stored.presence.sessions.open == 0
-    assert stored.presence.inputs(stored.clock.now)["clientList"].reason == "EMQX is not deployed"
 
 
 def test_names_that_wait_for_a_probe_are_bounded() -> None:

@@ -135,34 +135,6 @@ def test_a_short_list_confirms_nothing(known: KnownDevices) -> None:
     assert [row[0] for row in core.select("SELECT outcome FROM disassociations")] == ["notDone", "done"]
 
 
-def test_a_list_that_loses_its_timestamps_confirms_nothing(known: KnownDevices) -> None:
-    """A device that is still listed, though without its timestamp, is not reported as disassociated."""
-    core = known("gone", "alive")
-    core.disconnect("gone")
-    core.cloud.fail("disassociate", "unreachable")
-
-    def forget_stamps(label: str) -> None:
-        if label == "disassociate carried out":
-            core.cloud.associations = dict.fromkeys(core.cloud.associations)
-
-    core.cloud.point = forget_stamps
-    core.run_until(lambda: core.select("SELECT 1 FROM disassociations WHERE outcome = 'notDone'"), 7_200)
-
-    assert not core.of_type("disassociated")
-    assert core.cloud.associations.keys() == {"gone", "alive"}
-
-
-def test_a_batch_is_filled_before_another_is_begun(known: KnownDevices) -> None:
-    """A batch takes 100 entries."""
-    gone = tuple(f"gone-{number:03}" for number in range(200))
-    limits = {"maxPerCycle": 200, "maxPercentPerDay": 100, "approvalPercent": 100}
-    core = known(*gone, "alive", limits=limits, massLoss={"minDevices": 1_000, "window": "0.1s"})
-    core.disconnect(*gone)
-    core.run_until(lambda: len(core.cloud.carried) == 200, 7_200)
-
-    assert [len(names) for names in core.cloud.batches()] == [100, 100]
-
-
 def test_an_entry_that_the_cloud_refuses_is_said_once(known: KnownDevices) -> None:
     """It is tried in each cycle, uses no budget, and holds no other back."""
     core = known("gone-0", "gone-1", "alive")

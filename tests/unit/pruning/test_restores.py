@@ -47,11 +47,12 @@ def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: Know
 
 
 def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
-    """Case 4: it is safe for its patience, whatever `neverSeenThreshold` says."""
+    """Case 4: it is safe for its patience, whatever `neverSeenThreshold` says, and after a kill."""
     core = disassociated(known("gone", "alive", neverSeenThreshold="10m"), "gone")
     core.request("restore", "gone")
     core.run(60)
     restored_at = core.clock.now
+    core.die()
     core.run(2_300)
 
     assert not core.of_type("marked", "gone")[1:]
