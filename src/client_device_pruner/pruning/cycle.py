@@ -75,7 +75,7 @@ class Cycle:
             self._failures.failed(ready, self.cycle_id, LIST)
             return
         listed = yield from self._list()
-        if listed is None or not self._is_plausible(listed):
+        if listed is None:
             return
         self._take_over(core.journal.open_intents(), listed)
         yield from associate(core, self._failures, core.journal.wanted(), self.cycle_id)
@@ -89,20 +89,18 @@ class Cycle:
             for start in range(0, len(plan.take), BATCH):
                 if not (yield from self._disassociate(plan.take[start : start + BATCH])):
                     break
-        confirmed = True
         if self.in_flight:
             listed = yield from self._list()
-            confirmed = listed is not None and self._is_plausible(listed)
-            if listed is not None and confirmed:
+            if listed is not None:
                 self._confirm(listed)
             yield from self._restore_sighted()
             yield from associate(core, self._failures, core.journal.wanted(), self.cycle_id)
-        self.complete = confirmed
+        self.complete = listed is not None
 
     # Listing
 
     def _list(self) -> Generator[Step, Any, Associations | None]:
-        """All associations, or None if the list cannot be had whole."""
+        """All associations, or None if the list cannot be had whole, or not be believed."""
         found: dict[str, float | None] = {}
         token: str | None = None
         for _page in range(MAX_PAGES):
@@ -114,7 +112,7 @@ class Cycle:
             token = reply.next_token
             if token is None:
                 self._failures.succeeded(LIST)
-                return found
+                return found if self._is_plausible(found) else None
         failure = CallFailed("garbage", "Paging", f"the list of associations has more than {MAX_PAGES:,} pages")
         self._failures.failed(failure, self.cycle_id, LIST)
         return None
