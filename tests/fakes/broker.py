@@ -140,10 +140,6 @@ class FakeBroker:
                 self._retained[topic] = payload
             self._carry(topic, payload)
 
-    def end_late(self, name: str, connected_at: int, reason: str) -> None:
-        """The end of a session that is long over is announced once more."""
-        self._announce(name, "disconnected", connected_at=connected_at, reason=reason)
-
     # What befalls it
 
     def go_down(self) -> None:

@@ -273,20 +273,6 @@ def test_large_messages_are_bounded(tmp_path: Path) -> None:
     assert site.status()["counts"]["silent"] == 3
 
 
-@pytest.mark.parametrize("resource", ["pruner-probe/*", "client-device-pruner/*"])
-def test_a_missing_permission_is_said_with_the_json_that_grants_it(tmp_path: Path, resource: str) -> None:
-    """It is neither mended by a new connection nor by a new process."""
-    site = Site(tmp_path)
-    site.start()
-    site.world.run(1)
-    assert site.ipc is not None
-    site.ipc.refusals.add(("PublishToTopic", resource))
-    site.world.run(HOUR)
-    assert site.running
-    assert any("accessControl" in finding["remedy"] for finding in site.status()["doctor"])
-    assert ("notObserving" in site.guards()) is (resource == "pruner-probe/*")
-
-
 def test_a_sighting_that_took_a_mark_off_survives_a_kill(tmp_path: Path) -> None:
     """What ends a long silence is written at once."""
     site = _marked(tmp_path)

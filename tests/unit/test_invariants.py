@@ -1,8 +1,10 @@
-"""DESIGN's invariants hold over histories at random, driven through the component's public edges."""
+"""DESIGN's invariants hold over histories at random, driven through the component's public edges.
+
+I5 and I6 do so in pruning/test_crash.py, wherever the process dies.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -17,7 +19,6 @@ from client_device_pruner.decisions.guards import Budget, lost_together, plan
 from client_device_pruner.decisions.policy import judge
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
-from fakes.component import Killed
 from fakes.plant import (
     CHECK,
     DAY,
@@ -28,7 +29,6 @@ from fakes.plant import (
     LIFE,
     NAMES,
     ON_DEVICES,
-    SHORT,
     SPEAKS,
     THRESHOLD,
     Step,
@@ -97,69 +97,6 @@ def test_the_wall_clock_decides_nothing(kind: str, examples: int, most: int) -> 
     """I3: the same history with other wall clocks gives the same decisions at the same times."""
     end = [(30.0, "wall", 9), (10.0, "die", 1), (30.0, "wall", 0)]
     explore(histories(most=most), examples, lambda history: hold_without_wall([*history, *end], kind))
-
-
-# --- I5: budgets --------------------------------------------------------------------------------------------------
-
-DEAD = tuple(f"dead-{number}" for number in range(12))
-PERCENT, PER_CYCLE = 25, 2
-Death = tuple[float, str, int]
-
-
-def deaths_of_the_process() -> st.SearchStrategy[list[Death]]:
-    """Hours that pass, how the process then ends, and at which point of its calls, if there."""
-    ends = st.sampled_from(["kill", "atCall", "stop", "lost", "none"])
-    return st.lists(st.tuples(st.sampled_from([0.3, 1.1, 3.0, 9.0]), ends, st.integers(1, 9)), min_size=4, max_size=16)
-
-
-def hold_budgets(deaths: list[Death]) -> None:
-    """I5 over one sequence of deaths: twelve devices are gone at once, and may go by two a cycle, three a day."""
-    configuration = {
-        **SHORT,
-        "neverSeenThreshold": "1h",
-        "gracePeriod": "0s",
-        "limits": {"maxPerCycle": PER_CYCLE, "maxPercentPerDay": PERCENT, "approvalPercent": 100},
-        "presence": {"probeInterval": "5m"},
-    }
-    with plant("clientList", configuration) as site:
-        component, cloud = site.component, site.component.cloud
-        cloud.disassociate(*NAMES)
-        cloud.associate(*DEAD)
-        fuse = [0]
-
-        def point(_label: str) -> None:
-            fuse[0] -= 1
-            if fuse[0] == 0:
-                raise Killed
-
-        cloud.point = point
-        running = 0.0
-        for hours, end, number in deaths:
-            site.world.run(hours * HOUR)
-            running += hours * HOUR
-            if end == "kill":
-                component.kill()
-            elif end == "atCall":
-                fuse[0] = number
-                site.world.run(HOUR)
-                running += HOUR
-                fuse[0] = 0
-            elif end == "stop":
-                component.stop()
-            elif end == "lost":
-                cloud.fail("disassociate", "server", carried_out=True)
-            component.start()
-        by_cycle = component.rows("SELECT count(*) FROM disassociations GROUP BY cycle_id")
-        assert all(row[0] <= PER_CYCLE for row in by_cycle)
-        # A window of 24 h of running time begins with each whole day of it.
-        most = math.ceil(len(DEAD) * PERCENT / 100) * (1 + math.floor(running / DAY))
-        assert len(cloud.carried) <= most, f"{len(cloud.carried)} in {running / HOUR:.1f} h"
-
-
-@pytest.mark.parametrize("examples", [5, long(90)])
-def test_budgets_hold_across_deaths(examples: int) -> None:
-    """I5: however the process ends, no cycle and no day takes more than its budget."""
-    explore(deaths_of_the_process(), examples, hold_budgets)
 
 
 # --- I7: pure decisions -------------------------------------------------------------------------------------------

@@ -27,10 +27,17 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
 
 
 @given(FILTERS, FILTERS, TOPICS)
-def test_filters_with_a_common_topic_overlap(a: str, b: str, topic: str) -> None:
-    """Filters that both match some topic overlap."""
+def test_filters_agree_with_what_they_match(a: str, b: str, topic: str) -> None:
+    """Filters that both match some topic overlap; what one matches is matched by every filter that covers it.
+
+    Covering includes being equal, and `#` covers all that does not begin with `$`.
+    """
     if topic_matches(a, topic) and topic_matches(b, topic):
         assert filters_overlap(a, b)
+    if filter_covers(a, b) and topic_matches(b, topic):
+        assert topic_matches(a, topic)
+    assert filter_covers(a, a)
+    assert filter_covers("#", a) is not a.startswith("$")
 
 
 @pytest.mark.parametrize(
@@ -47,17 +54,3 @@ def test_filters_with_a_common_topic_overlap(a: str, b: str, topic: str) -> None
 def test_filters_overlap(a: str, b: str, overlap: bool) -> None:
     """Filters overlap when some topic matches both."""
     assert filters_overlap(a, b) is filters_overlap(b, a) is overlap
-
-
-@given(FILTERS, FILTERS, TOPICS)
-def test_a_covering_filter_matches_all_that_the_other_matches(wide: str, narrow: str, topic: str) -> None:
-    """What a filter matches is matched by every filter that covers it."""
-    if filter_covers(wide, narrow) and topic_matches(narrow, topic):
-        assert topic_matches(wide, topic)
-
-
-@given(FILTERS)
-def test_a_filter_covers_itself(topic_filter: str) -> None:
-    """Covering includes being equal, and `#` covers all that does not begin with `$`."""
-    assert filter_covers(topic_filter, topic_filter)
-    assert filter_covers("#", topic_filter) is not topic_filter.startswith("$")

@@ -31,21 +31,6 @@ def test_requests_have_their_kinds(known: KnownDevices) -> None:
     assert not core.select("SELECT * FROM requests")
 
 
-def test_a_restore_that_a_crash_interrupts_goes_on_at_the_next_start(known: KnownDevices) -> None:
-    """Within a minute, though the next cycle is hours away."""
-    core = disassociated(known("gone", "alive", offlineThreshold="13h", checkInterval="6h"), "gone")
-    core.cloud.held = True
-    core.request("restore", "gone")
-    core.run(3)
-    core.die()
-    core.cloud.held = False
-    assert not core.cloud.count("associate")
-    core.run(60)
-
-    assert core.cloud.associations.keys() == {"alive", "gone"}
-    assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
-
-
 def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
     """Case 4: it is safe for its patience, whatever `neverSeenThreshold` says, and after a kill."""
     core = disassociated(known("gone", "alive", neverSeenThreshold="10m"), "gone")
