@@ -26,13 +26,7 @@ def drawn(rng: Random, table: tuple[tuple[str, float, str], ...]) -> str:
 
 
 class Client:
-    """Whoever connects to the broker.
-
-    Attributes:
-        wants: whether it means to be connected now.
-        linked: whether it has a connection, as far as it knows; the broker may not know yet that it has none.
-        last_contact: true time when it was last connected, or published; None if never.
-    """
+    """Whatever connects to the broker."""
 
     def __init__(self, site: Site, name: str, style: str) -> None:
         self.site = site
@@ -40,11 +34,11 @@ class Client:
         self.style = style
         self.pace = site.pace
         self.rng = dice(site.seed, name)
-        self.wants = self.linked = False
+        self.wants = False  # whether it means to be connected now
+        self.linked = False  # whether it has a connection, as far as it knows; the broker may know better, or worse
         self.keepalive = 60
         self.announced = True
-        self.last_contact: float | None = None
-        self.begun = 0.0
+        self.last_contact: float | None = None  # true time when it was last connected, or published
 
     def live(self, life: Life) -> None:
         """Go on with a life, step by step."""
@@ -107,25 +101,17 @@ class Client:
 
 
 class Device(Client):
-    """A device that is associated with the core.
-
-    Attributes:
-        alive: whether it lives on this core.
-        fate: what became of it; empty while it lives.
-        died: true time of that.
-        heard: whether anything of it ever reached the component.
-        associated_at: when it was associated first.
-        silenced: whether a mute one has lost its voice.
-    """
+    """A device that is associated with the core."""
 
     def __init__(self, site: Site, name: str) -> None:
         rng = dice(site.seed, name, "style")
         super().__init__(site, name, drawn(rng, STYLES))
         self.keepalive = rng.choices([row[0] for row in KEEPALIVES], [row[1] for row in KEEPALIVES])[0]
         self.alive = True
-        self.fate = ""
-        self.died: float | None = None
-        self.heard = self.silenced = False
+        self.fate = ""  # what became of it
+        self.died: float | None = None  # and when
+        self.heard = False  # whether anything of it ever reached the component
+        self.silenced = False  # whether a mute one has lost its voice
         self.associated_at = site.world.now
         self.cloud_connected = rng.random() < 1 / 3
 

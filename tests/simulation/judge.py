@@ -28,12 +28,7 @@ FALSE = (CONNECTED, EARLY)
 
 @dataclass(slots=True)
 class Cut:
-    """A device that was cut off though it is connected, or about to be.
-
-    Attributes:
-        restored: whether it was associated again by the component.
-        sighted: whether anything of it was heard since.
-    """
+    """A device that was cut off though it is connected, or about to be."""
 
     kind: str
     seed: int
@@ -41,8 +36,8 @@ class Cut:
     style: str
     day: float
     verdict: str
-    restored: bool = False
-    sighted: bool = False
+    restored: bool = False  # whether the component associated it again
+    sighted: bool = False  # whether anything of it was heard since
 
 
 @dataclass(slots=True)
@@ -61,7 +56,6 @@ class Figures:
     baselines: dict[str, Counter[str]] = field(default_factory=dict)
     observed: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    turns: int = 0
 
     def add(self, other: Figures) -> None:
         """Add those of another site."""
@@ -195,7 +189,6 @@ class Judge:
                 figures.left[why] += 1
                 site.say(f"{device.name} ({device.style}, {device.fate}) is left: {why}")
         figures.baselines = site.baselines.tallies
-        figures.turns = site.component.turns
         kept = 60 * site.pace.day
         rows = site.component.rows("SELECT name FROM disassociations WHERE outcome = 'done'")
         journalled = {row["name"] for row in rows}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 YEAR = 365.25 * DAY
 
 
-@dataclass(frozen=True, slots=True)
 class Pace:
     """How much shorter than real ones a site's hours, days and years are, which makes years cheap.
 
@@ -16,22 +13,9 @@ class Pace:
     bridges, counts and the component do within seconds and minutes takes as long as ever, so holes weigh more.
     """
 
-    times: float = 4.0
-
-    @property
-    def hour(self) -> float:
-        """In seconds."""
-        return HOUR / self.times
-
-    @property
-    def day(self) -> float:
-        """In seconds."""
-        return DAY / self.times
-
-    @property
-    def year(self) -> float:
-        """In seconds."""
-        return YEAR / self.times
+    def __init__(self, times: float = 4.0) -> None:
+        self.times = times
+        self.hour, self.day, self.year = HOUR / times, DAY / times, YEAR / times  # in seconds
 
 
 KINDS = ("clientList", "events+messages", "events", "messages")

@@ -29,22 +29,8 @@ def size_of(kind: str, seed: int) -> int:
     return round(float(fewest * (most / fewest) ** dice(kind, seed, "size").random()))
 
 
-def scratch_directory() -> str | None:
-    """Where state files cost least; None: wherever temporary files go."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a directory is made in it
-
-
 class Site:
-    """A site of a kind, made and driven by its seed.
-
-    Args:
-        kind: one of `KINDS`.
-        seed: of all chances.
-        years: how long it runs.
-        probe_minutes: `presence.probeInterval`; the broker counts as often.
-        pace: how long its days are.
-        told: gets (true time, what happened), for a story.
-    """
+    """A site of a kind, made and driven by its seed."""
 
     def __init__(
         self,
@@ -52,9 +38,9 @@ class Site:
         seed: int,
         *,
         years: float = 1.0,
-        probe_minutes: int = 10,
+        probe_minutes: int = 10,  # `presence.probeInterval`; the broker counts as often
         pace: Pace | None = None,
-        told: Callable[[float, str], None] | None = None,
+        told: Callable[[float, str], None] | None = None,  # gets (true time, what happened), for a story
     ) -> None:
         self.kind, self.seed, self.pace = kind, seed, pace or Pace()
         self.end = years * self.pace.year
@@ -63,7 +49,8 @@ class Site:
         self.stress = self.rng.choice(rates.STRESS)
         self.retains = self.rng.random() < rates.RETAINS
         self.world = World()
-        self._directory = Path(tempfile.mkdtemp(prefix="site-", dir=scratch_directory()))
+        memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a directory is made in it
+        self._directory = Path(tempfile.mkdtemp(prefix="site-", dir=memory))
         self.component = Component(
             self.world,
             self._directory,

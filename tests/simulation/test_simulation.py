@@ -6,7 +6,7 @@ import pytest
 
 from simulation.judge import FALSE, Figures
 from simulation.rates import KINDS, Pace
-from simulation.site import Site
+from simulation.site import Site, size_of
 from simulation.tables import as_json, tables
 
 HURRY = Pace(15.0)
@@ -43,3 +43,17 @@ def test_hurried_sites(kind: str) -> None:
     assert not whole.problems
     assert not any(whole.verdicts[verdict] for verdict in FALSE), whole.cuts
     assert whole.removed > 0.6 * whole.eligible
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_probe_each_minute(kind: str) -> None:
+    """With a probe and a count each minute two site-years come to what they come to with one in ten, but for chance."""
+    rare, often = Figures(), Figures()
+    for seed in sorted(range(1, 50), key=lambda seed: size_of(kind, seed))[:2]:
+        rare.add(Site(kind, seed).run().figures)
+        often.add(Site(kind, seed, probe_minutes=1).run().figures)
+    assert not any(figures.verdicts[verdict] for figures in (rare, often) for verdict in FALSE)
+    assert rare.eligible >= 5
+    assert abs(rare.removed - often.removed) <= 2 * max(1, rare.eligible - rare.removed) ** 0.5
+    assert sum(often.observed) == pytest.approx(sum(rare.observed), abs=0.05)
