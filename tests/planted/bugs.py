@@ -22,7 +22,7 @@ from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.restores import Restores
 from client_device_pruner.store.journal import Journal
-from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, SHORT, plant
+from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, plant
 from simulation.campaign import quiet
 from simulation.devices import dice
 from simulation.judge import FALSE
@@ -213,9 +213,9 @@ def _in_history(kind: str, seed: int) -> str:
 
 def _in_budget(_kind: str, _seed: int) -> str:
     """Ten devices that were dead before may go by two a day."""
-    configuration = {**SHORT, "neverSeenThreshold": "1h", "gracePeriod": "0s"}
-    configuration["limits"] = {"maxPercentPerDay": 20, "approvalPercent": 100}
-    with plant("clientList", configuration) as site:
+    limits = {"maxPercentPerDay": 20, "approvalPercent": 100}
+    with plant("clientList") as site:
+        site.component.configure({"neverSeenThreshold": "1h", "gracePeriod": "0s", "limits": limits})
         site.component.cloud.disassociate(*NAMES)
         site.component.cloud.associate(*(f"dead-{number}" for number in range(10)))
         site.world.run(20 * HOUR)
