@@ -136,7 +136,7 @@ def _all_pages(session: _Session) -> frozenset[str]:
         status, answer = session.get(f"/clients?conn_state=connected&limit={PAGE_CLIENTS}&page={page}")
         match status, answer:
             case 200, {"data": [_, *_] as entries, "meta": {"hasnext": bool(more)}}:
-                names.update(entry["clientid"] for entry in entries if entry["connected"])
+                names.update(str(entry["clientid"]) for entry in entries if entry["connected"])
             case 200, {"data": [], "meta": _}:
                 # The bridge at least is connected, and a page that was announced names a client.
                 raise _Failed(f"{session.url} names no client on page {page}, as EMQX does when it fails inside")

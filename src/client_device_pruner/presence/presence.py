@@ -177,7 +177,7 @@ class Presence:
             return
         self._date_absent(before)
         for name in answer.names:
-            if name in self.devices.by_name or not self._listed_once:
+            if name in self.devices.by_name or (not self._listed_once and is_name(name)):
                 self._sight(self.devices.get(name), "clientList")
 
     def _present_names(self) -> frozenset[str]:
