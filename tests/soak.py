@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from random import uniform
@@ -33,9 +34,12 @@ SETTINGS: dict[str, Any] = {
     "presence": {"probeInterval": "2s", "clientList": {"interval": "2s"}},
     "protectedDevices": ["spare-*"],
 }
-RESTART_SECONDS = (20.0, 40.0)  # how long after one restart the next one comes
 GONE_SECONDS = 240.0  # how long a dead device may take to go: its threshold is observed time, and each restart a gap
-SAMPLE_SECONDS, PARTS, WARM_UP = 3.0, 12, 3  # the time is told in so many parts, of which the first are the warm-up
+SAMPLE_SECONDS, PARTS, WARM_UP = (
+    3.0,
+    12,
+    3,
+)  # the warm-up is the first three of twelve parts, compared are next and last
 FIGURES = {"memory/MiB": 1.05, "descriptors": 1.0, "threads": 1.0}  # what is measured, by what factor it may grow
 
 
@@ -79,22 +83,17 @@ class Site:
             await self.trial.cycles(1)
 
     async def restart(self) -> None:
-        """Restart a part of the core now and then."""
+        """Restart a part of the core now and then, and cut the component's own connection."""
         core = self.trial.core
-
-        async def start_list() -> None:
-            await core.emqx_api.start(core.configuration[EMQX])
-
-        async def cut_connections() -> None:
-            core.ipc.drop_connections()
-
-        begins = {core.broker.stop: core.broker.start, core.bridge.stop: core.bridge.start}
-        begins |= {core.emqx_api.stop: start_list, cut_connections: cut_connections}
-        for stop, start in cycle((*begins.items(), (core.broker.restart_listener, core.broker.restart_listener))):
-            await asyncio.sleep(uniform(*RESTART_SECONDS))
+        begins: dict[Any, Any] = {core.broker.stop: core.broker.start, core.bridge.stop: core.bridge.start}
+        begins[core.emqx_api.stop] = partial(core.emqx_api.start, core.configuration[EMQX])
+        begins[core.broker.restart_listener] = core.broker.restart_listener
+        for stop, start in cycle(begins.items()):
+            await asyncio.sleep(uniform(20, 40))
             await stop()
             await asyncio.sleep(uniform(0.5, 3))
             await start()
+            core.ipc.drop_connections()
 
     def hear(self, event: dict[str, Any]) -> None:
         """Note whether a device was cut off that is alive."""
@@ -102,14 +101,14 @@ class Site:
             self.problems.append(f"{event['subject']} is alive and was cut off: {event['data']}")
 
     async def measure(self, seconds: float) -> tuple[float, ...]:
-        """Give the `FIGURES` at rest: the lower quartile, since child processes and calls by HTTP add some."""
+        """Give the `FIGURES` at rest: the least of each, since child processes and calls by HTTP add some."""
         samples = []
         for _sample in range(max(1, round(seconds / SAMPLE_SECONDS))):
             await asyncio.sleep(SAMPLE_SECONDS)
             pid = self.trial.core.component.pid or 0
             held = (len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("fd", "task"))  # noqa: PTH208
             samples.append((memory_bytes(pid, Memory.ALL) / 2**20, *held))
-        return tuple(sorted(values)[len(values) // 4] for values in zip(*samples, strict=True))
+        return tuple(map(min, zip(*samples, strict=True)))
 
 
 async def soak(minutes: float) -> int:
@@ -140,7 +139,8 @@ async def soak(minutes: float) -> int:
         site.problems += [str(end) for end in ended if isinstance(end, Exception)]  # what did not happen in time
         if core.component.starts > 1:
             site.problems.append(f"the component was started {core.component.starts} times")
-    grown = zip(FIGURES.items(), parts[WARM_UP], parts[-1], strict=True)
+    before, after = (list(zip(*some, strict=True)) for some in (parts[WARM_UP : 2 * WARM_UP], parts[-WARM_UP:]))
+    grown = zip(FIGURES.items(), map(max, before), map(min, after), strict=True)
     site.problems += [
         f"{what} grew from {was:.4g} to {now:.4g}" for (what, most), was, now in grown if now > most * was
     ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,9 @@ values = st.recursive(
 
 
 def search(examples: int) -> Callable[[Any], Any]:
-    """Search through so many examples, the same each time."""
-    examples, checks = examples * TIMES, list(HealthCheck)
-    return settings(max_examples=examples, derandomize=TIMES == 1, deadline=None, suppress_health_check=checks)
+    """Mark a test as a long search through so many examples, the same each time."""
+    how: dict[str, Any] = {"derandomize": TIMES == 1, "deadline": None, "suppress_health_check": list(HealthCheck)}
+    return lambda test: pytest.mark.long(settings(max_examples=examples * TIMES, **how)(test))
 
 
 def nearly(document: Any) -> st.SearchStrategy[Any]:

@@ -24,8 +24,6 @@ from fakes.component import CLIENT_LIST_ON
 from fakes.core_device import CoreDevice
 from fuzz.anything import ALIVE, DEAD, a_core, as_json, damaged, lives_on, nearly, search
 
-pytestmark = [pytest.mark.long]
-
 WAIT_SECONDS = 20.0
 CLIENT = {"clientid": ALIVE[0], "connected": True}
 PAGE = {"data": [{"clientid": "mqtt-bridge-1", "connected": True}, CLIENT], "meta": {"hasnext": False, "count": 2}}

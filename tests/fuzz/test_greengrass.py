@@ -16,8 +16,6 @@ from fakes.component import CLIENT_LIST_ON
 from fakes.core_device import QUICK
 from fuzz.anything import ALIVE, DEAD, a_core, as_json, lives_on, nearly, search, texts, values
 
-pytestmark = [pytest.mark.long]
-
 OURS = {**DEFAULTS, **QUICK, "thresholds": {"slow": {"devices": ["press-*"], "offlineThreshold": "60d"}}}
 OF_BRIDGE = {"mqttTopicMapping": required_entries(parse({})), "clientId": "bridge"}
 SYS = "$SYS/brokers/emqx@127.0.0.1"
@@ -49,6 +47,7 @@ def test_messages_of_any_kind(heard: list[tuple[str, bytes, float]]) -> None:
         lives_on(core)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kinds", [KINDS, KINDS[:1]], ids=["any", "connected"])
 def test_names_without_end(kinds: tuple[str, ...]) -> None:
     """However many names are heard, no more are kept than the bound says, and all associated ones are."""

@@ -9,14 +9,11 @@ import sqlite3
 from contextlib import closing, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client_device_pruner.__main__ import main
 from fuzz.anything import DEAD, a_core, damaged, lives_on, nearly, search
-
-pytestmark = [pytest.mark.long]
 
 TABLES = ("meta", "meta", "devices", "verdicts", "disassociations", "history", "timeline", "requests")
 DOCUMENTS = {"value", "verdict", "evidence", "data"}  # the columns that hold JSON
