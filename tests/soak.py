@@ -35,11 +35,8 @@ SETTINGS: dict[str, Any] = {
     "protectedDevices": ["spare-*"],
 }
 GONE_SECONDS = 240.0  # how long a dead device may take to go: its threshold is observed time, and each restart a gap
-SAMPLE_SECONDS, PARTS, WARM_UP = (
-    3.0,
-    12,
-    3,
-)  # the warm-up is the first three of twelve parts, compared are next and last
+SAMPLE_SECONDS, PARTS = 3.0, 12
+WARM_UP = 3  # parts of the time, of which the next as many are compared with the last
 FIGURES = {"memory/MiB": 1.05, "descriptors": 1.0, "threads": 1.0}  # what is measured, by what factor it may grow
 
 
@@ -83,7 +80,7 @@ class Site:
             await self.trial.cycles(1)
 
     async def restart(self) -> None:
-        """Restart a part of the core now and then, and cut the component's own connection."""
+        """Restart a part of the core now and then."""
         core = self.trial.core
         begins: dict[Any, Any] = {core.broker.stop: core.broker.start, core.bridge.stop: core.bridge.start}
         begins[core.emqx_api.stop] = partial(core.emqx_api.start, core.configuration[EMQX])
@@ -93,7 +90,6 @@ class Site:
             await stop()
             await asyncio.sleep(uniform(0.5, 3))
             await start()
-            core.ipc.drop_connections()
 
     def hear(self, event: dict[str, Any]) -> None:
         """Note whether a device was cut off that is alive."""
@@ -106,8 +102,9 @@ class Site:
         for _sample in range(max(1, round(seconds / SAMPLE_SECONDS))):
             await asyncio.sleep(SAMPLE_SECONDS)
             pid = self.trial.core.component.pid or 0
-            held = (len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("fd", "task"))  # noqa: PTH208
-            samples.append((memory_bytes(pid, Memory.ALL) / 2**20, *held))
+            with suppress(OSError):  # it is just being started anew, which is told in the end
+                held = (len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("fd", "task"))  # noqa: PTH208
+                samples.append((memory_bytes(pid, Memory.ALL) / 2**20, *held))
         return tuple(map(min, zip(*samples, strict=True)))
 
 
