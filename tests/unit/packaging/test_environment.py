@@ -16,6 +16,7 @@ import pytest
 
 from fakes.package_index import serving
 
+pytestmark = pytest.mark.timeout(600)  # it computes for long where it has to give way to others
 SCRIPT = Path(__file__).parents[3] / ".ci/environment.py"
 NO_INDEX = "http://127.0.0.1:9/simple"
 """Nobody listens there."""

@@ -22,6 +22,7 @@ import trustme
 
 from fakes.package_index import serving
 
+pytestmark = pytest.mark.timeout(600)  # it computes for long where it has to give way to others
 PROJECT = Path(__file__).parents[3]
 NO_INDEX = "http://127.0.0.1:9/"
 """Nobody listens there."""
