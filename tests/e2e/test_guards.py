@@ -157,7 +157,7 @@ async def test_denied_disassociation_holds_until_it_is_granted(trial: Trial) -> 
         await trial.until(lambda: len(trial.batches) >= 2, "it tries again")
         assert all(len(batch) == 1 for batch in trial.batches[1:])
         assert len(trial.of_type("failed")) == 1
-        assert not trial.of_type("released")
+        assert "accessDenied" not in {one["guard"] for one in trial.of_type("released")}
     await trial.event("released", guard="accessDenied")
     await trial.until(lambda: trial.associated == {"alive"}, "both go")
 
@@ -175,7 +175,7 @@ async def test_a_refused_listing_holds(trial: Trial) -> None:
             assert figure in held["reason"]
             assert held["remedy"].endswith(remedy)
             await trial.cycles(2)
-            assert len(trial.of_type("held", since=since)) == 1
+            assert [one["guard"] for one in trial.of_type("held", since=since)].count(guard) == 1
         await trial.event("released", since=since, guard=guard)
         await trial.event("cycle", since=since, complete=True)
 
