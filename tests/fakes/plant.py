@@ -26,37 +26,22 @@ UNWRITTEN = 6 * MINUTE
 NAMES = tuple(f"pump-{number}" for number in range(5))
 SILENT = NAMES[3:]
 """They never publish, where the broker tells of connections."""
-NO_GUARDS = {
-    "limits": {"maxPercentPerDay": 100, "approvalPercent": 100},
-    "massLoss": {"minDevices": 1000},
-}
 SHORT: dict[str, Any] = {
     "allowShortDurations": True,
     "offlineThreshold": "2h",
     "gracePeriod": "20m",
     "checkInterval": "15m",
     "neverSeenThreshold": "4h",
-    "presence": {"probeInterval": "1m"},
     "logLevel": "ERROR",
-    **NO_GUARDS,
+    "limits": {"maxPercentPerDay": 100, "approvalPercent": 100},
+    "massLoss": {"minDevices": 1000},
 }
 KINDS = ("clientList", "events", "messages")
 Step = tuple[float, str, int]
 
 ON_DEVICES = ("connect", "disconnect", "vanish", "die", "unheard")
-FAULTS = (
-    "brokerRestart",
-    "listener",
-    "bridge",
-    "bridgeAway",
-    "noise",
-    "quiet",
-    "overflow",
-    "deaf",
-    "stranger",
-    "leave",
-)
-LIFE = ("kill", "restart", "reboot", "wall", "diskFull", "diskFine", "cloud", "listFails", "listAnswers", "deploy")
+FAULTS = ("restart_broker", "listener", "bridge", "noise", "overflow", "deaf", "stranger", "leave")
+LIFE = ("kill", "restart", "reboot", "wall", "disk", "cloud", "lists", "deploy")
 
 
 class Plant:
@@ -68,10 +53,9 @@ class Plant:
         problems: what contradicts the invariants I1, I2 and I4, each in a sentence.
     """
 
-    def __init__(self, work_dir: Path, kind: str, configuration: dict[str, Any], *, wall_follows: bool = True) -> None:
+    def __init__(self, work_dir: Path, kind: str, *, wall_follows: bool) -> None:
         self.world = World()
-        presence = {**configuration.get("presence", {}), "connectionEvents": kind != "messages"}
-        document = {**configuration, "presence": presence}
+        document = {**SHORT, "presence": {"probeInterval": "1m", "connectionEvents": kind != "messages"}}
         self.component = Component(self.world, work_dir, document, client_list=kind == "clientList", burst_seconds=5.0)
         self.broker = FakeBroker(self.component, emqx=kind != "messages")
         self.kind = kind
@@ -125,8 +109,7 @@ class Plant:
 
     def connect(self) -> None:
         """A living device connects, or connects anew."""
-        if self._name in self.alive:
-            self._arrive(self._name)
+        self._arrive(self._name)
 
     def disconnect(self) -> None:
         """A device leaves."""
@@ -134,12 +117,11 @@ class Plant:
         self.broker.disconnect(self._name)
 
     def vanish(self) -> None:
-        """A device is out of reach for a while, and comes back."""
+        """A device is out of reach for a while, and comes back if it lives."""
         name = self._name
         self.broker.vanish(name)
         self._wanted.discard(name)
-        if name in self.alive:
-            self.world.after(self._random.uniform(1, 0.8 * THRESHOLD), lambda: self._arrive(name))
+        self.world.after(self._random.uniform(1, 0.8 * THRESHOLD), lambda: self._arrive(name))
 
     def die(self) -> None:
         """A device is gone for good."""
@@ -154,36 +136,23 @@ class Plant:
         self.world.after(10 * MINUTE, lambda: self.broker.lose_bridge(5 * MINUTE))
         self.world.after(12 * MINUTE, lambda: self._arrive(name))
 
-    def settle(self) -> None:
-        """All that a hole has left ends: the broker restarts, and who lives connects once more, heard."""
-        self.quiet()
-        self._restart_broker(1.0)
-        for name in NAMES:
-            self.world.after(10 * MINUTE, lambda name=name: self._arrive(name))  # type: ignore[misc]
-
-    def brokerRestart(self) -> None:  # noqa: N802 - a step's name
+    def restart_broker(self) -> None:
         """The broker restarts, and some devices may be back before the bridge."""
-        self._restart_broker(self._number * 7.0)
+        self._announced.clear()
+        self.broker.restart(self._number * 7.0)
 
     def listener(self) -> None:
         """The broker's listener restarts."""
         self.broker.restart_listener()
 
     def bridge(self) -> None:
-        """The bridge loses its connection for a moment."""
-        self.broker.lose_bridge(self._number)
-
-    def bridgeAway(self) -> None:  # noqa: N802 - a step's name
-        """The bridge is away for long."""
-        self.broker.lose_bridge(self._number * HOUR)
+        """The bridge loses its connection, for a moment or for hours."""
+        self.broker.lose_bridge(self._number * (1.0 if self._number % 2 else HOUR))
 
     def noise(self) -> None:
-        """Messages are lost now and then, events come twice and late."""
-        self.broker.faults = Faults(lose=0.002 * self._number, double=0.2, late=0.3, late_seconds=self._number)
-
-    def quiet(self) -> None:
-        """All arrives as it should."""
-        self.broker.faults = Faults()
+        """Messages are lost now and then, events come twice and late; or all arrives as it should."""
+        noise = Faults(lose=0.002 * self._number, double=0.2, late=0.3, late_seconds=self._number)
+        self.broker.faults = noise if self._number > 2 else Faults()
 
     def overflow(self) -> None:
         """More messages come at once than the queue holds."""
@@ -232,17 +201,14 @@ class Plant:
         if self._wall_follows:
             self.world.clock.wall_ahead += (self._number - 4) * 40 * DAY
 
-    def diskFull(self) -> None:  # noqa: N802 - a step's name
-        """Nothing can be written."""
+    def disk(self) -> None:
+        """Nothing can be written, or there is room again."""
+        was_full, self.component.disk_full = self.component.disk_full, self._number < 5
         if not self.component.disk_full:
+            self.world.after(UNWRITTEN, self._written)
+        elif not was_full:
             self._stored = dict(self._announced)
-        self.component.disk_full = True
-        self._full_since = min(self._full_since, self.world.now)
-
-    def diskFine(self) -> None:  # noqa: N802 - a step's name
-        """There is room again."""
-        self.component.disk_full = False
-        self.world.after(UNWRITTEN, self._written)
+            self._full_since = min(self._full_since, self.world.now)
 
     def cloud(self) -> None:
         """Calls fail, some after they were carried out."""
@@ -250,23 +216,26 @@ class Plant:
         kind = ("server", "throttled", "unreachable")[self._number % 3]
         self.component.cloud.fail(operation, kind, carried_out=self._number > 5, silent=self._number == 7)
 
-    def listFails(self) -> None:  # noqa: N802 - a step's name
-        """The client list cannot be had."""
-        self.component.fail_lists("401 BAD_TOKEN")
-
-    def listAnswers(self) -> None:  # noqa: N802 - a step's name
-        """The client list is there again."""
-        self.component.fail_lists("")
+    def lists(self) -> None:
+        """The client list cannot be had, or is there again."""
+        self.component.fail_lists("401 BAD_TOKEN" if self._number < 5 else "")
 
     def deploy(self) -> None:
         """A deployment changes the grace period."""
         self.component.configure({"gracePeriod": f"{10 + self._number}m"})
 
-    # Beside it
+    def settle(self) -> None:
+        """All is well, and what a hole has left ends: the broker restarts, and what lives connects once more, heard."""
+        self.component.cloud.faults.clear()
+        self.broker.faults = Faults()
+        self._number = 9
+        self.disk()
+        self.lists()
+        self.restart_broker()
+        for name in NAMES:
+            self.world.after(10 * MINUTE, lambda name=name: self._arrive(name))  # type: ignore[misc]
 
-    def _restart_broker(self, seconds: float) -> None:
-        self._announced.clear()
-        self.broker.restart(seconds)
+    # Beside it
 
     def _arrive(self, name: str) -> None:
         if name in self.alive:
@@ -383,10 +352,10 @@ class Plant:
 
 
 @contextmanager
-def plant(kind: str, configuration: dict[str, Any] = SHORT, **more: Any) -> Iterator[Plant]:
+def plant(kind: str, *, wall_follows: bool = True) -> Iterator[Plant]:
     """A plant in a directory of its own."""
     work_dir = Path(tempfile.mkdtemp())
-    made = Plant(work_dir, kind, configuration, **more)
+    made = Plant(work_dir, kind, wall_follows=wall_follows)
     try:
         yield made
     finally:

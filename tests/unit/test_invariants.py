@@ -62,7 +62,7 @@ def long(*arguments: object) -> Any:
 def hold_on(history: list[Step], kind: str) -> None:
     """I1, I2 and I4 over one history; then a device that says nothing comes back unheard, and nobody else does."""
     with plant(kind) as site:
-        site.play([*history, (1.0, "diskFine", 0), (100.0, "settle", 0), (15.0, "unheard", 3)])
+        site.play([*history, (100.0, "settle", 0), (15.0, "unheard", 3)])
         site.run(4 * THRESHOLD + GRACE + 3 * CHECK)
         site.component.stop()
         site.compare_rows()
@@ -85,7 +85,6 @@ def hold_without_wall(history: list[Step], kind: str) -> None:
     for follows in (True, False):
         with plant(kind, wall_follows=follows) as site:
             site.play(history)
-            site.quiet()
             site.run(THRESHOLD + GRACE + 3 * CHECK)
             decisions.append(site.decisions())
     assert decisions[0] == decisions[1]
@@ -171,10 +170,6 @@ def hold_that_the_dead_go(history: list[Step], kind: str) -> None:
         # All were heard often enough before, so that there is evidence wherever there can be.
         site.run(8 * SPEAKS)
         site.play(history)
-        site.diskFine()
-        site.listAnswers()
-        site.component.cloud.faults.clear()
-        # What a hole has left ends: before, the count is no evidence.
         site.settle()
         # Tools do no harm where they are named, or were there when a device left, or where nobody counts them.
         site.play([(20.0, "stranger", 0), (1.0, "stranger", 1), (15.0, "die", 1)])

@@ -73,20 +73,6 @@ def test_the_defaults_are_those_of_the_recipe() -> None:
     assert {key: value for key, value in configuration.items() if key != "accessControl"} == DEFAULTS
 
 
-def test_what_the_defaults_are() -> None:
-    """The contract's figures, in seconds."""
-    settings = Settings()
-    assert settings.offline_threshold_seconds == 30 * DAY
-    assert (settings.grace_period_seconds, settings.check_interval_seconds) == (DAY, 6 * 3600)
-    assert (settings.never_seen_threshold_seconds, settings.restore_on_return) == (90 * DAY, True)
-    assert settings.presence.probe_interval_seconds == 60
-    assert (settings.presence.message_topics, settings.presence.ignored_payloads) == (("clients/+/#",), ("offline",))
-    assert (settings.presence.client_list.url, settings.presence.client_list.interval_seconds) == ("auto", 300)
-    assert (settings.limits.max_per_cycle, settings.limits.max_percent_per_day) == (100, 10)
-    assert (settings.mass_loss.window_seconds, settings.mass_loss.min_devices) == (600, 3)
-    assert (settings.scale, settings.warnings) == (1, ())
-
-
 def test_scalars_of_greengrass_lite_are_texts() -> None:
     """Every scalar as a string means the same as the scalar, and a whole number may have a fraction of zero."""
 
