@@ -169,10 +169,10 @@ class Coverage:
         self.associated = 0
         self._why: Counter[str] = Counter()
 
-    def add(self, verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> None:
+    def add(self, verdict: Verdict, facts: Facts) -> None:
         """Count one device."""
         self.associated += 1
-        if why := _obstacle(verdict, device, settings, facts):
+        if why := _obstacle(verdict, facts):
             self._why[why] += 1
 
     @property
@@ -186,11 +186,11 @@ class Coverage:
         return [f"{number} cannot be removed: {why}" for why, number in self._why.most_common()]
 
 
-def _obstacle(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:
-    if settings.is_protected(device.name):
+def _obstacle(verdict: Verdict, facts: Facts) -> str:
+    if verdict.state is State.PROTECTED:
         return "protectedDevices names them"
     if verdict.patience_seconds is None:
         return "they were never seen, and neverSeenThreshold is empty"
-    if verdict.missing is Missing.UNNAMED and facts.is_present(device):
+    if verdict.missing is Missing.UNNAMED and verdict.state is State.PRESENT:
         return ""  # it will have its own figure when it leaves
     return why_missing(verdict.missing, facts)

@@ -113,11 +113,7 @@ class Sessions:
         self._devices.dropped_session = False
         self._spoke.clear()
         for device in self._devices.by_name.values():
-            if not device.session and device.then is not None:
-                # It was away when all connections ended: none of those that cannot be named is older than that.
-                device.then = None
-                self._devices.touch(device)
-            elif device.session and device.session_since < since:
+            if device.session and device.session_since < since:
                 self._end_unheard(device, observed_seconds)
 
     def gap(self, observed_seconds: float, *, listed: bool) -> None:

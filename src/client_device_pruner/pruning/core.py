@@ -285,7 +285,7 @@ class Core:
                 verdict = judge(device, self.settings, facts)
                 state, told = verdict.state.value, explain.fingerprint(verdict, device, facts)
                 if coverage is not None:
-                    coverage.add(verdict, device, self.settings, facts)
+                    coverage.add(verdict, facts)
             if told != device.told:
                 device.told = told
                 self._untold.add(device.name)

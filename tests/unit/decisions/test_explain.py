@@ -117,7 +117,7 @@ def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
     site.minutes(12)
     coverage, facts = explain.Coverage(), site.facts
     for name in ("pump-7", "pump-8", "gate-1"):
-        coverage.add(site.verdict(name), site.device(name), site.settings, facts)
+        coverage.add(site.verdict(name), facts)
     assert (coverage.associated, coverage.removable) == (3, 1)
     assert any("cannot be named" in reason for reason in coverage.reasons)
     assert any("protectedDevices" in reason for reason in coverage.reasons)

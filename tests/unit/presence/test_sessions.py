@@ -124,7 +124,7 @@ def test_a_restart_of_the_broker_ends_what_was_heard_before() -> None:
     site.count(3)
     site.probe()
     assert site.facts.unnamed == 2
-    assert [site.device(name).then for name in ("left", "pump-1")] == [None, None]
+    assert [site.device(name).then for name in ("left", "pump-1")] == [1, None]
 
 
 def test_a_late_uptime_is_no_restart() -> None:
