@@ -96,43 +96,29 @@ def test_silence_without_observed_time_makes_nobody_gone(tmp_path: Path) -> None
     assert not site.happened("marked")
 
 
-def test_every_second_probe_lost_is_not_observed(tmp_path: Path) -> None:
-    """However soon the next one comes back; and that is said."""
-    site = Site(tmp_path)
+@pytest.mark.parametrize(("fault", "minutes"), [("probe", 10), ("subscription", 2)])
+def test_what_works_now_and_then_is_not_observed(tmp_path: Path, fault: str, minutes: int) -> None:
+    """Every second probe is lost, or the subscription dies once renewed: that is said, and none goes (case 29)."""
+    site = Site(tmp_path, devices=2)
     site.start()
-    site.world.run(2 * HOUR)
-    assert site.ipc is not None
-
-    def alternate() -> None:
-        assert site.ipc is not None
-        site.ipc.carries_probe = not site.ipc.carries_probe
-        site.world.after(10 * MINUTE, alternate)
-
+    site.world.run(2 * DAY)
     observed = site.status()["observing"]["seconds"]
-    site.world.after(5 * MINUTE, alternate)
-    site.alive.clear()
+    if fault == "probe":
+        site.alive.clear()
+
+    def fail() -> None:
+        if site.ipc is not None and fault == "probe":
+            site.ipc.carries_probe = not site.ipc.carries_probe
+        elif site.ipc is not None:
+            site.ipc.drop()
+        site.world.after(minutes * MINUTE, fail)
+
+    site.world.after(5 * MINUTE, fail)
     site.world.run(5 * DAY)
     assert site.status()["observing"]["seconds"] - observed < HOUR
     assert "notObserving" in site.guards()
     assert not site.happened("marked")
-
-
-def test_a_subscription_that_dies_again_and_again_observes_nothing(tmp_path: Path) -> None:
-    """It is renewed each time, hears nobody, and no living device goes for it (case 29)."""
-    site = Site(tmp_path, devices=2)
-    site.start()
-    site.world.run(2 * DAY)
-
-    def drop() -> None:
-        if site.ipc is not None:
-            site.ipc.drop()
-        site.world.after(2 * MINUTE, drop)
-
-    drop()
-    site.world.run(5 * DAY)
-    assert not site.happened("marked")
     assert not site.cloud.batches()
-    assert "notObserving" in site.guards()
 
 
 def test_a_daemon_that_is_gone_is_said_in_the_status(tmp_path: Path) -> None:

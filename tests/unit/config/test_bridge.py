@@ -78,6 +78,7 @@ def cloud(topic: str) -> Mapping:
         without("PrunerMessages") | {"Mine": entry("clients/pump-7/#")},
         CONTRACT | {"Cloud": cloud("clients/+/telemetry")},
         CONTRACT | {"Other": entry("plant/#", "IotCore", "LocalMqtt", "")},
+        CONTRACT | {"A": cloud("plant/#"), "B": entry("plant/x", prefix="")},
     ],
 )
 def test_what_will_do(mapping: Mapping) -> None:
@@ -85,6 +86,7 @@ def test_what_will_do(mapping: Mapping) -> None:
     assert found(mapping) == ()
     assert missing_inputs(DEFAULTS, {"mqttTopicMapping": mapping}) == frozenset()
     assert required_entries(DEFAULTS) == CONTRACT
+    assert found(MOQUETTE, emqx=None) == (), "without EMQX nothing of it is asked for"
 
 
 @pytest.mark.parametrize("mapping", [{}, None, ["clients/#"]])
@@ -110,11 +112,6 @@ def test_one_entry_is_missing_or_goes_elsewhere(key: str) -> None:
         assert missing_inputs(DEFAULTS, {"mqttTopicMapping": mapping}) == expected
     off = {"connectionEvents": False, "messageTopics": [], "clientList": {"url": ""}}
     assert bool(found(without(key), settings=parse({"presence": off}))) is key.startswith("PrunerProbe")
-
-
-def test_moquette_needs_no_events() -> None:
-    """Without EMQX nothing of it is asked for."""
-    assert found(MOQUETTE, emqx=None) == ()
 
 
 def test_each_topic_has_its_key() -> None:
@@ -188,11 +185,6 @@ def test_our_filter_doubles_the_site_s(site: str) -> None:
     assert finding.remedy.startswith("Give both the same topic")
     assert found(mapping | {"PrunerMessages": entry(site)}) == ()
     assert found({key: mapping[key] for key in (*MOQUETTE, "Cloud")}, emqx=None) == ()
-
-
-def test_filters_of_the_site_alone() -> None:
-    """Entries of which none is ours are the site's affair."""
-    assert found(CONTRACT | {"A": cloud("plant/#"), "B": entry("plant/x", prefix="")}) == ()
 
 
 @pytest.mark.parametrize("topic", ["#", "+/#", "$SYS/#", "+/brokers/#", "+/+/+/uptime"])

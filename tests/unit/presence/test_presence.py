@@ -63,30 +63,23 @@ def test_the_longest_silence_is_that_which_a_sighting_ended() -> None:
     assert device.longest(site.presence.observed.seconds) == pytest.approx(365 * DAY, abs=200)
 
 
-def test_a_session_is_no_silence() -> None:
-    """A device that was connected for 20 days without a word was not silent."""
-    site = Site()
-    site.associate("pump-7")
-    site.connected("pump-7", 1)
-    site.probe()
-    site.days(20)
-    assert site.verdict("pump-7").silent_seconds == 0
-    site.disconnected("pump-7", 1)
-    site.minutes(1)
-    assert site.device("pump-7").longest(site.presence.observed.seconds) == 0
-    assert site.verdict("pump-7").silent_seconds < 120
-
-
-def test_a_session_that_ended_unheard_was_present_until_then() -> None:
-    """The broker's restart ends it: its silence begins there, not at its last word."""
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_session_is_no_silence(heard: bool) -> None:
+    """A device that was connected for 20 days without a word was not silent, nor where the broker ends it unheard."""
     site = Site()
     site.uptime(1_000)
     site.associate("pump-7")
     site.connected("pump-7", 1)
     site.probe()
     site.days(20)
-    site.uptime(10)
+    assert site.verdict("pump-7").silent_seconds == 0
+    if heard:
+        site.disconnected("pump-7", 1)
+    else:
+        site.uptime(10)
     site.minutes(1)
+    assert not site.device("pump-7").session
+    assert site.device("pump-7").longest(site.presence.observed.seconds) == 0
     assert site.verdict("pump-7").silent_seconds < 120
 
 

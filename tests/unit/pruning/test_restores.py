@@ -61,7 +61,7 @@ def test_a_device_that_returns_is_restored(known: KnownDevices) -> None:
 
 
 def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevices) -> None:
-    """Case 17: a device that goes on to speak costs no look into the journal."""
+    """Case 17: a device that goes on to speak costs no look into the journal; its return counts once it may."""
     core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")
     core.connect("gone")
     for _second in range(60):
@@ -71,9 +71,11 @@ def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevice
     (returned,) = core.of_type("returned", "gone")
     assert returned["willRestore"] is False
     assert core.cloud.associations.keys() == {"alive"}
-    core.request("restore", "gone")
-    core.run(60)
-    assert core.of_type("restored", "gone") == [{"requestedBy": "command"}]
+    core.configure({"restoreOnReturn": True})
+    core.run(10)
+    core.speak("gone")
+    core.run(10)
+    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
 
 
 def test_a_device_that_somebody_associated_again_has_not_returned(known: KnownDevices) -> None:
@@ -127,21 +129,6 @@ def test_a_restore_that_fails_is_tried_again_soon(known: KnownDevices) -> None:
         30,
         90,
     ]
-    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
-
-
-def test_a_return_counts_once_restores_are_switched_on(known: KnownDevices) -> None:
-    """A device that was heard while `restoreOnReturn` was off is associated again when it is heard next."""
-    core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")
-    core.connect("gone")
-    core.run(60)
-    assert len(core.of_type("returned", "gone")) == 1
-
-    core.configure({"restoreOnReturn": True})
-    core.run(10)
-    core.speak("gone")
-    core.run(10)
-
     assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
 
 
