@@ -67,5 +67,5 @@ def _foreign_ids(core: Core) -> tuple[Finding, ...]:
     if not names or not core.devices.associated_count:
         return ()
     text = f"None of the associated devices was ever seen, but others were: {', '.join(names)}"
-    remedy = "The MQTT client id of a client device has to be its thing name: see docs/requirements.md"
+    remedy = "The MQTT client id of a client device has to be its thing name: see docs/deploy.md"
     return (Finding(text, remedy),)

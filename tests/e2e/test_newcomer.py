@@ -1,0 +1,74 @@
+"""The first steps of somebody who reads `docs/develop.md`: the commands that stand there, as they stand there."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e]
+
+PROJECT = Path(__file__).parents[2]
+WAIT_SECONDS = 60.0
+
+
+def commands(root: Path) -> list[str]:
+    """Give the page's commands, with this environment, a free port, and a directory that goes."""
+    page = (PROJECT / "docs/develop.md").read_text("utf-8").partition("## How do I attach a device of my own?")[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [
+        command.replace(".venv/bin/python", sys.executable)
+        .replace("-m local_core", f"-m local_core --root {root}")
+        .replace("--environment .venv", f"--environment {sys.prefix}")
+        .replace("local-core/", f"{root}/")
+        .replace("1883", port)
+        for command in found
+    ]
+
+
+@contextmanager
+def started(command: str) -> Iterator[subprocess.Popen[str]]:
+    """Let a command run, until Ctrl-C."""
+    with subprocess.Popen(
+        ["sh", "-c", f"exec env {command}"], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def said(command: str, wanted: str) -> str:
+    """Run a command until it says what is wanted; returns all that it says then."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        done = subprocess.run(["sh", "-c", command], cwd=PROJECT, capture_output=True, text=True, check=False)
+        if wanted in done.stdout:
+            return done.stdout
+        assert time.monotonic() < deadline, f"{wanted!r} is not said: {done.stdout}{done.stderr}"
+        time.sleep(0.5)
+
+
+def test_a_device_of_ones_own(tmp_path: Path) -> None:
+    """A core device, a deployment, a real MQTT client: the component says that it is present, later silent."""
+    start, deploy, device, explain = commands(tmp_path / "core")
+    with started(start) as core:
+        assert core.stdout
+        assert "is up" in core.stdout.readline()
+        said(deploy, '"my-device": false')
+        said(explain, "my-device: neverSeen")
+        with started(device):
+            present = said(explain, "my-device: present")
+        assert "It is connected: the broker announced its session, and no end of it." in present
+        said(explain, "my-device: silent")
