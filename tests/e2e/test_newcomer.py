@@ -1,7 +1,10 @@
-"""The first steps of somebody who reads `docs/develop.md`: the commands that stand there, as they stand there."""
+"""What a reader of the documentation pastes and runs: a device of one's own, and a publisher on Greengrass Lite."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import re
 import signal
 import socket
@@ -14,10 +17,22 @@ from pathlib import Path
 
 import pytest
 
+from e2e.trial import QUICK, MakeTrial
+
 pytestmark = [pytest.mark.e2e]
 
 PROJECT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
+PUBLISHER = "com.example.PresencePublisher"
+HEARD_DEVICES = """
+import time
+
+def heard_devices():
+    while True:
+        yield "pump-7"
+        time.sleep(0.2)
+
+"""
 
 
 def commands(root: Path) -> list[str]:
@@ -72,3 +87,28 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
             present = said(explain, "my-device: present")
         assert "It is connected: the broker announced its session, and no end of it." in present
         said(explain, "my-device: silent")
+
+
+async def test_a_publisher_on_greengrass_lite(make_trial: MakeTrial) -> None:
+    """The page's publisher, with the page's permissions, brings the probe back and tells of a device."""
+    page = (PROJECT / "docs/greengrass-lite.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (permissions,) = re.findall(r"^```json\n(\{\"accessControl.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    trial = await make_trial(lite=True)
+    core = trial.core
+    core.cloud.associate("pump-7")
+    core.ipc.set_configuration(PUBLISHER, json.loads(permissions))
+    environment = {
+        **os.environ,
+        "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": str(core.socket_path),
+        "SVCUID": core.ipc.issue_token(PUBLISHER),
+    }
+    publisher = await asyncio.create_subprocess_exec(sys.executable, "-c", HEARD_DEVICES + code, env=environment)
+    try:
+        await trial.deploy(**QUICK)
+        status = await trial.status(lambda status: status["coverage"]["removable"] == 1, "a rhythm")
+    finally:
+        publisher.kill()
+        await publisher.wait()
+    assert status["observing"]["inputs"]["probe"]["alive"]
+    assert "when it published a message" in await trial.explain("pump-7")

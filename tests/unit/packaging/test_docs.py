@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.session import get_session
+from botocore.validate import validate_parameters
 
+from client_device_pruner import __version__
 from client_device_pruner.cli.commands import COMMANDS
 from client_device_pruner.config.bridge import diagnose, message_filters, required_entries
 from client_device_pruner.config.emqx import Access, client_list_access
@@ -327,3 +330,13 @@ def test_trial_of_an_hour_stays_a_dry_run() -> None:
     (reset,) = (json.loads(found) for found in re.findall(r"`\"reset\": (\[\"/allow.*?\])`", text_of("deploy")))
     kept = {key: value for key, value in trial.items() if f"/{key}" not in reset}
     assert parse(kept) == parse({"dryRun": True, "reports": trial["reports"]})
+
+
+def test_greengrass_lite_can_be_deployed_to() -> None:
+    """The page's deployment is an input of the API, and configures a dry run."""
+    (deployment,) = documents("greengrass-lite", "components")
+    model = get_session().get_service_model("greengrassv2").operation_model("CreateDeployment")
+    validate_parameters(deployment, model.input_shape)
+    ours = deployment["components"]["community.greengrass.ClientDevicePruner"]
+    assert parse(json.loads(ours["configurationUpdate"]["merge"])).dry_run
+    assert ours["componentVersion"] == __version__
