@@ -30,7 +30,7 @@ END = 1_800_000_000.0
 """The wall clock at the end, in epoch seconds: 2027-01-15 08:00:00Z."""
 _BOOTED = 1_000.0
 _INTERVAL_SECONDS = 600.0  # of probe, list and counts: as true as the defaults, and ten times as fast
-_LATER_SECONDS = 34.0
+_LATER_SECONDS = 34.0  # after the component last wrote: when the commands run
 _PICTURES = {"light": "report.png", "dark": "report-dark.png"}
 _DOCS = Path(__file__).parents[1] / "docs"
 

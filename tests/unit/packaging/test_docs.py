@@ -218,6 +218,14 @@ def test_make_targets_are_there() -> None:
         assert set(made) <= targets, path.name
 
 
+@each_page
+def test_what_cannot_be_tried_says_so(path: Path) -> None:
+    """A page whose commands need an AWS account says that."""
+    page = path.read_text("utf-8")
+    if any(re.search(r"^(aws|gdk) ", block, re.MULTILINE) for block in blocks(page, "sh")):
+        assert re.search(r"[Nn]eeds? an AWS account", page)
+
+
 def test_commands_say_what_is_shown(site: Site, tmp_path: Path) -> None:
     """Each command that a page shows with its answer says just that, of one core device after two weeks."""
     plan = re.search(rf"pruner approve ({ID})", site.say("status"))
