@@ -13,7 +13,7 @@ class Pace:
     bridges, counts and the component do within seconds and minutes takes as long as ever, so holes weigh more.
     """
 
-    def __init__(self, times: float = 4.0) -> None:
+    def __init__(self, times: float = 6.0) -> None:
         self.times = times
         self.hour, self.day, self.year = HOUR / times, DAY / times, YEAR / times  # in seconds
 
@@ -70,8 +70,8 @@ STRANGERS = (
 )
 
 RETAINS, REPLAYED = 0.2, 3
-"""Share of the sites where brokers kept what some devices published, and of how many devices, dead ones too, the bridge
-gets it again when it reconnects (case 10)."""
+"""Share of the sites where some devices publish retained, and how many do: the broker sends what it kept of them, also
+when they are dead, whenever the bridge reconnects (case 10)."""
 LOSSES = (0.0, 0.0, 1e-4, 1e-3)
 """Chance of a site's single messages to be lost: local networks lose next to none, a busy broker some (QoS 0)."""
 DOUBLED, LATE, LATE_SECONDS = 0.01, 0.02, 4.0

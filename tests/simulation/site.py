@@ -125,9 +125,8 @@ class Site:
             self.broker.publish(f"clients/{name}/telemetry")
 
     def _replay(self) -> None:
-        if self.retains:
-            names = [name for name, device in self.devices.items() if device.last_contact is not None]
-            for name in self.rng.sample(names, min(rates.REPLAYED, len(names))):
+        for name in list(self.devices)[: rates.REPLAYED] if self.retains else ():
+            if self.devices[name].last_contact is not None:
                 self.spoke(name)
 
     def _broker_is_up(self) -> None:
