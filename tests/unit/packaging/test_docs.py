@@ -198,6 +198,14 @@ def test_every_invariant_has_its_test() -> None:
             assert re.search(rf"\b{name}\b", (PROJECT / "tests" / file).read_text("utf-8")), (name, file)
 
 
+def test_files_to_change_are_there() -> None:
+    """Each module that the page for developers names is one."""
+    modules = [name for name in named(prose(text_of("develop"))) if re.fullmatch(r"\w+/\w+\.py", name)]
+    assert len(modules) > 15
+    for name in modules:
+        assert (PROJECT / "src/client_device_pruner" / name).is_file(), name
+
+
 # --- Commands and samples ----------------------------------------------------------------------------------------
 
 
