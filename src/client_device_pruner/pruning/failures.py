@@ -62,7 +62,7 @@ class Failures:
         core, code = self._core, failure.code or failure.kind
         advice = remedy(failure.kind, code, operation)
         for name in names or ("",):
-            self._say((operation, failure.kind, name), code, failure.message, advice, cycle_id)
+            self._say((operation, code, name), code, failure.message, advice, cycle_id)
         self.latest = {"code": code, "message": failure.message, "remedy": advice, "at": rfc3339(core.clock.wall())}
         if operation == ASSOCIATE:
             return
