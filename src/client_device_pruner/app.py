@@ -263,9 +263,11 @@ class App:
         if self._link.trouble:
             lasts = format_duration(round(at - self._link.trouble_since))
             return f"{self._link.trouble} (for {lasts})", self._remedy()
-        for name, given in self._core.presence.inputs(at).items():
-            if not given.alive:
-                return f"{name}: {given.reason}", given.remedy or _BLIND_REMEDY
+        dead = {name: given for name, given in self._core.presence.inputs(at).items() if not given.alive}
+        if dead:
+            reasons = "; ".join(f"{name}: {given.reason}" for name, given in dead.items())
+            remedies = dict.fromkeys(given.remedy for given in dead.values() if given.remedy)
+            return reasons, "\n".join(remedies) or _BLIND_REMEDY
         return "probes come back only now and then, never two in a row", self._remedy()
 
     def _remedy(self) -> str:

@@ -39,10 +39,6 @@ class Counts:
         """A `disconnected` closed the session of that name."""
         self._left[name] = received
 
-    def returned(self, name: str) -> None:
-        """A session of that name opened."""
-        self._left.pop(name, None)
-
     def count(self, connections: int, sessions: int, received: float) -> None:
         """A count arrived, while so many sessions were known."""
         self.settle(received)

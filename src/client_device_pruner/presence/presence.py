@@ -119,8 +119,8 @@ class Presence:
             self._sight(device, "message")
             self._published[name] = self._published.get(name, 0) + 1
             self._heard[name] = Heard(topic, crc32(payload))
-            if self._events_in_use and self.sessions.message(device, received):
-                self.counts.returned(name)
+            if self._events_in_use:
+                self.sessions.message(device, received)
 
     def _take_sys(self, topic: str, payload: bytes, received: float) -> None:
         node, _, rest = topic.partition("/")
@@ -158,7 +158,6 @@ class Presence:
         if kind == "connected":
             if self.sessions.connected(device, session_id, received):
                 device.keepalive = event.get("keepalive") != 0
-                self.counts.returned(name)
         elif self.sessions.disconnected(device, session_id, str(event.get("reason", "")), received):
             # Present until now: the sighting is stamped only when the next probe comes back.
             device.present_until = self.observed.seconds

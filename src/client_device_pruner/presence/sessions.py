@@ -70,20 +70,17 @@ class Sessions:
         device.then = None
         return True
 
-    def message(self, device: Device, received: float) -> bool:
-        """A message; returns whether it implies a session, whose `connected` was lost."""
+    def message(self, device: Device, received: float) -> None:
+        """A message: the second one implies a session, whose `connected` was lost."""
         if device.session or not device.announced:
-            return False
+            return
         first = self._spoke.setdefault(device.name, received)
         nearest, farthest = (seconds * self.scale for seconds in IMPLIED_SECONDS)
         if received - first > farthest:
             self._spoke[device.name] = received
-            return False
-        if received - first < nearest:
-            return False
-        self._open(device, None, received)
-        self._devices.touch(device, urgent=True)
-        return True
+        elif received - first >= nearest:
+            self._open(device, None, received)
+            self._devices.touch(device, urgent=True)
 
     def uptime(self, node: str, seconds: float, received: float) -> None:
         """The broker's uptime, judged when the next probe comes back: then no later one is on its way."""
