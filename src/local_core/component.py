@@ -109,14 +109,6 @@ class Component:
         """Send SIGKILL to its process group; the nucleus then takes it for an error and restarts it."""
         self._signal(signal.SIGKILL)
 
-    def suspend(self) -> None:
-        """Stop its processes where they are (SIGSTOP)."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let suspended processes go on (SIGCONT)."""
-        self._signal(signal.SIGCONT)
-
     async def wait_for_state(self, *states: State, timeout_seconds: float = 30.0) -> State:
         """Return as soon as it is, or has meanwhile been, in one of the states.
 

@@ -7,8 +7,8 @@ What a test can do, with ``async with LocalCore(root, environment=…) as core``
 - look at ``core.events``, ``.iot_core``, ``.shadows.reported``, ``.cloud.calls``, ``.component.output``, ``.work_dir``;
 - associate devices: ``core.cloud.associate("pump")``; have the cloud fail: ``core.cloud.faults.append(Fault(…))``;
 - have devices come and go: ``ClientDevices(lambda: core.broker.port)``: connect, disconnect, drop, freeze, publish;
-- end the component: ``core.stop_component()``, ``core.component.kill()``, ``.suspend()``; of all: ``core.reboot()``;
-- restart the nucleus' IPC: ``core.ipc.drop_connections(forget_tokens=True)``; freeze it: ``.freeze()``, ``.thaw()``;
+- end the component: ``core.stop_component()``, ``core.component.kill()``; of all: ``core.reboot()``;
+- restart the nucleus' IPC: ``core.ipc.drop_connections(forget_tokens=True)``;
 - let subscriptions die silently: ``core.ipc.mute_pubsub()``, ``.mute_configuration()``;
 - lose messages: ``core.pubsub.drops = lambda message: "/pruner-probe/" in message.topic``;
 - break the bridge: ``core.bridge.stop()``, ``.start()``; have it come back late: ``.first_backoff_seconds``; for

@@ -103,11 +103,6 @@ class ClientDevices:
         for name in names:
             self._find(name).client.freeze()
 
-    async def thaw(self, *names: str) -> None:
-        """Let frozen devices go on."""
-        for name in names:
-            self._find(name).client.thaw()
-
     def is_connected(self, name: str) -> bool:
         """Tell whether a device takes itself for connected."""
         return self._find(name).client.connected

@@ -50,8 +50,6 @@ class IpcServer:
         self.iot_core = iot_core
         self.lite = lite
         self.deployments: dict[str, dict[str, int]] = {}
-        self.running = asyncio.Event()
-        self.running.set()
         self.components_by_token: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -65,7 +63,6 @@ class IpcServer:
         if self._server:
             server, self._server = self._server, None
             await stop_listening(server)
-        self.running.set()
         while self._connections:
             self.drop_connections()
             await asyncio.sleep(0)
@@ -101,16 +98,6 @@ class IpcServer:
     def mute_configuration(self) -> None:
         """Let the subscriptions to configuration updates die silently, as `mute_pubsub` does those to topics."""
         self._mute("SubscribeToConfigurationUpdate")
-
-    def freeze(self) -> None:
-        """Stop reading and answering until `thaw`; what arrives meanwhile waits."""
-        self.running.clear()
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        self.running.set()
-        for connection in self._connections:
-            connection.flush()
 
     def set_configuration(self, component: str, configuration: Configuration) -> None:
         """Replace a component's configuration and tell its subscribers each key path that changed."""
@@ -179,7 +166,6 @@ class Connection:
         self.component = ""
         self.streams: dict[int, Stream] = {}
         self._writer = writer
-        self._held: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Take its messages until either end closes."""
@@ -187,24 +173,16 @@ class Connection:
         while data := await reader.read(1 << 16):
             messages.add_data(data)
             for message in messages:
-                await self.server.running.wait()
                 if self._writer.is_closing() or not self._receive(message.headers, message.payload):
                     return
             await self._writer.drain()
 
     def send(self, kind: int, flags: int, stream_id: int, payload: bytes, model: str = "") -> None:
-        """Write one message, now or after a thaw."""
+        """Write one message."""
         headers = {":message-type": kind, ":message-flags": flags, ":stream-id": stream_id}
         described = {":content-type": "application/json", "service-model-type": model} if model else {}
-        self._held.append(_encode({**headers, **described}, payload))
-        if self.server.running.is_set():
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was held back."""
-        if self._held and not self._writer.is_closing():
-            self._writer.write(b"".join(self._held))
-        self._held.clear()
+        if not self._writer.is_closing():
+            self._writer.write(_encode({**headers, **described}, payload))
 
     def abort(self) -> None:
         """Cut the connection without writing what is left."""

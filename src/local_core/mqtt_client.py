@@ -102,16 +102,10 @@ class MqttClient:
         self.drop()
 
     def freeze(self) -> None:
-        """Stop reading, and send no pings, until `thaw`."""
+        """Stop reading, and send no pings, as without power."""
         self.frozen = True
         if (sock := self._client.socket()) is not None:
             self._loop.remove_reader(sock)
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        self.frozen = False
-        if (sock := self._client.socket()) is not None:
-            self._loop.add_reader(sock, self._client.loop_read)
 
     def drop(self) -> None:
         """Close the socket without a word."""
