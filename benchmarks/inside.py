@@ -56,6 +56,7 @@ def _decide(*, gone: bool) -> float:
         connections = str(1 if gone else MOST + 1).encode()
         for _minute in range(60):
             core.presence.take(f"{_SYS}/stats/live_connections/count", connections, clock.advance(30.0))
+            core.presence.take(f"{_SYS}/uptime", str(int(clock.now * 1000)).encode(), clock.now)
             core.presence.probe_returned(clock.advance(30.0), clock.now)
         core.presence.observed.seconds += 3 * DAY
         _cycle(core, page)
