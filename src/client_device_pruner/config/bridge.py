@@ -33,11 +33,11 @@ _PROBE = {
     "PrunerProbeBack": _inbound(f"{PROBE}+"),
 }
 _WHAT = {
-    "PrunerClients": "EMQX's connect and disconnect events, those of client ids with a / too",
+    "PrunerClients": "EMQX's connect and disconnect events, also for client ids with a /",
     "PrunerCount": "EMQX's connection count",
     "PrunerUptime": "EMQX's uptime",
     "PrunerMessages": "what the devices publish (presence.messageTopics; if they publish nothing, set that to [])",
-    "PrunerProbe": "the probe, without which nothing is observed",
+    "PrunerProbe": "the probe (without it nothing is observed)",
 }
 
 
@@ -57,7 +57,7 @@ def required_entries(settings: Settings) -> dict[str, Entry]:
 
 
 def missing_inputs(settings: Settings, bridge: Mapping[str, Any] | None) -> frozenset[str]:
-    """Name those of `clients` and `count` of which the bridge maps nothing; none without a bridge."""
+    """Name which of `clients` and `count` the bridge does not map; none without a bridge."""
     if bridge is None or not settings.presence.connection_events:
         return frozenset()
     wanted, entries = {"clients": "PrunerClients", "count": "PrunerCount"}, _read(bridge)
@@ -92,7 +92,7 @@ def _path(entry: Entry) -> tuple[str, str, str]:
 
 
 def _carried(needed: Entry, entries: Mapping[str, Entry], fits: Callable[[str, str], bool]) -> bool:
-    """Whether an entry, under whatever key, does what one of ours does."""
+    """Whether an entry, under any key, does what one of ours does."""
     return any(_path(entry) == _path(needed) and fits(entry["topic"], needed["topic"]) for entry in entries.values())
 
 
@@ -109,14 +109,14 @@ def _missing(settings: Settings, entries: Mapping[str, Entry], *, events: bool) 
 def _without_bridge(settings: Settings, *, lite: bool) -> Iterator[Finding]:
     if lite:
         yield Finding(
-            "Greengrass Lite has no MQTT bridge: a component of your own has to tell of the devices",
+            "Greengrass Lite has no MQTT bridge: a component of your own has to report the devices",
             f"It publishes {IN}clients/<thing name>/… for each sign of life, and echoes {PROBE}<id> to"
             f" {IN}{PROBE}<id>. If it cannot echo, it publishes {IN}{PROBE}heartbeat at least twice in each"
             " presence.probeInterval.",
         )
     else:
         yield Finding(
-            "The MQTT bridge is not deployed, or its configuration cannot be read: the broker is not heard",
+            "The MQTT bridge is not deployed, or its configuration cannot be read: nothing is heard from the broker",
             f"Deploy {BRIDGE} with {json.dumps({'mqttTopicMapping': required_entries(settings)})}",
         )
 
@@ -127,7 +127,7 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], *, on_emqx: bool
     if missing:
         lacks = "; ".join(what for start, what in _WHAT.items() if any(key.startswith(start) for key in missing))
         yield Finding(
-            f"The bridge does not map all that the component listens to: {lacks}. Merge into {BRIDGE}",
+            f"The bridge does not map all that the component needs: {lacks}. Merge into {BRIDGE}",
             json.dumps({"mqttTopicMapping": missing}),
         )
     local = {key: entry for key, entry in {**entries, **missing}.items() if entry["source"] == "LocalMqtt"}
@@ -136,8 +136,8 @@ def _with_bridge(settings: Settings, bridge: Mapping[str, Any], *, on_emqx: bool
         # An entry takes all that arrives, by any subscription; behind the added level a wildcard matches `$SYS` too.
         if entry["target"] == "IotCore" and filters_overlap(f"/{entry['topic']}", "/$SYS/brokers/#"):
             yield Finding(
-                f'The entry {key} ("{entry["topic"]}") carries $SYS messages to AWS IoT Core, which may drop the'
-                " connection for that",
+                f'The entry {key} ("{entry["topic"]}") carries $SYS messages to AWS IoT Core, which may close the'
+                " connection because of them",
                 f'Narrow the topic of the entry {key} to what devices publish, such as "clients/#".',
             )
     mqtt = bridge.get("mqtt")
@@ -159,8 +159,8 @@ def _doubled(local: Mapping[str, Entry], *, on_emqx: bool) -> Iterator[Finding]:
         twice = same_path if same_topic else on_emqx and filters_overlap(one["topic"], other["topic"])
         if twice and _path(_inbound("")) in (_path(one), _path(other)):
             told = f'{key} ("{one["topic"]}") and {other_key} ("{other["topic"]}")'
-            mend = "Take one of them out" if same_path else "Give both the same topic"
+            mend = "Remove one of them" if same_path else "Give both the same topic"
             yield Finding(
-                f"The entries {told} of the bridge overlap: what both match arrives twice",
+                f"The entries {told} of the bridge overlap: a message that matches both arrives twice",
                 f"{mend}, or narrow one so that no message matches both.",
             )

@@ -40,7 +40,7 @@ class Access:
 class NoAccess:
     """Why the API is not used; `finding` is there if the user can mend it.
 
-    `off` if a configuration, ours or EMQX', switches the API off, so that nobody expects an answer.
+    `off` if a configuration, ours or EMQX', switches the API off, so that no answer is expected.
     """
 
     reason: str
@@ -49,14 +49,14 @@ class NoAccess:
 
 
 def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Access | NoAccess:
-    """Work out how to reach the API that tells who is connected; `emqx` None: EMQX is not deployed."""
+    """Work out how to reach the API that lists the connected clients; `emqx` None: EMQX is not deployed."""
     wanted = settings.presence.client_list
     if not wanted.url:
         return NoAccess("presence.clientList.url is empty", off=True)
     if wanted.url != "auto" and wanted.credentials_file:
         return Access(wanted.url, "", "", wanted.credentials_file)
     if wanted.url != "auto":
-        reason = "presence.clientList.url is given without presence.clientList.credentialsFile"
+        reason = "presence.clientList.url is set without presence.clientList.credentialsFile"
         remedy = 'Give the absolute path of a file with key:secret or user:password, or set the URL to "auto".'
         return NoAccess(reason, Finding(f"The client list cannot be asked for: {reason}", remedy))
     if emqx is None:
@@ -65,7 +65,7 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     host, port = bound.groups() if (bound := _BIND.fullmatch(str(bind))) else (None, "0")
     if int(port) == 0:
         reason = "EMQX's HTTP API is off"
-        why = "is off: a silent device that is connected cannot be told from one that is gone"
+        why = "is off: the component cannot tell a silent device that is connected from one that is gone"
         return NoAccess(reason, _mend(emqx, why, _PORT, off=True), off=True)
     options = emqx.get("dockerOptions")
     if _is_on_host(options):
@@ -76,8 +76,8 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
         published = [found for found in _PUBLISHED.finditer(str(options)) if found["inside"] == port]
         reached = [(found["address"] or "0.0.0.0", found["port"]) for found in published]  # noqa: S104 - as above
     if any(not _LOOPBACK.fullmatch(address) for address, _ in reached):
-        why = "is open beyond the loopback of the core"
-        return NoAccess("EMQX's HTTP API is not on the loopback alone", _mend(emqx, why, int(port)))
+        why = "can be reached from outside the core device"
+        return NoAccess("EMQX's HTTP API can be reached from outside the core device", _mend(emqx, why, int(port)))
     if not reached:
         why = f"is on, but port {port} of its container (bind {bind}) is not published on the core (dockerOptions)"
         return NoAccess("EMQX's HTTP API cannot be reached", _mend(emqx, why, int(port)))
@@ -97,7 +97,7 @@ def diagnose_client_list(settings: Settings, emqx: Mapping[str, Any] | None) -> 
         return ()
     if _login(emqx)[1] not in (_USUAL_LOGIN[1], _LOGIN["default_password"]):
         return ()
-    text = f"The login of EMQX's HTTP API has a password that everybody knows. Merge into {EMQX}, with one of your own,"
+    text = f"The login of EMQX's HTTP API has a well-known password. Merge into {EMQX}, with a password of your own,"
     return (Finding(text, json.dumps({"emqxConfig": {"dashboard": _LOGIN}})),)
 
 
@@ -124,7 +124,7 @@ def _mend(emqx: Mapping[str, Any], why: str, port: int, *, off: bool = False) ->
     if not on_host:
         others = _PUBLISHED.sub(lambda found: "" if found["inside"] == str(port) else found[0], str(options))
         document["dockerOptions"] = " ".join(f"{others} -p 127.0.0.1:{port}:{port}".split())
-    without = 'to do without the list, set presence.clientList.url to ""'
+    without = 'or, to do without the list, set presence.clientList.url to ""'
     told = f"EMQX's HTTP API {why}, so the client list is not used. Merge into {EMQX} ({without})"
     return Finding(told, json.dumps(document))
 

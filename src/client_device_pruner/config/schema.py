@@ -73,7 +73,7 @@ def read_map(document: Any, readers: Mapping[str, Reader], short: bool) -> dict[
         except SettingsRefused as refused:
             problems += [f"{key}.{problem}" for problem in refused.problems]
         except Wrong as wrong:
-            problems.append(f"{key}: {given!r:.60} will not do; write {wrong}")
+            problems.append(f"{key}: {given!r:.60} is not valid; write {wrong}")
     if problems:
         raise SettingsRefused(tuple(problems))
     return values

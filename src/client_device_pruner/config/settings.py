@@ -48,11 +48,13 @@ _MESSAGE_TOPICS = texts(
 )
 _API_URL = text(
     r"(?:auto|(?:https://[\w.-]+|http://(?:localhost|127\.[\d.]+|\[::1\]))(?::\d{1,5})?(?:/[\w./-]*)?)?",
-    '"auto", an https URL, an http one of the loopback, without credentials, or ""',
+    '"auto", an https URL, an http URL of the loopback (both without credentials), or ""',
 )
 _ABSOLUTE_PATH = text("(?:/.*)?", 'the absolute path of a file, or ""')
 _TOPIC = text("[^+#]*", 'a topic without wildcards, or ""')
-_IOT_CORE_TOPIC = text(r"(?:[^+#{}]|\{thingName\})*", 'a topic without wildcards or braces but {thingName}, or ""')
+_IOT_CORE_TOPIC = text(
+    r"(?:[^+#{}]|\{thingName\})*", 'a topic without wildcards, and without braces except {thingName}, or ""'
+)
 _SHADOW_NAME = text("[a-zA-Z0-9:_-]{0,64}", 'up to 64 letters, digits, : _ or -, or ""')
 
 # --- The keys, with the contract's defaults and bounds -------------------------------------------------------
@@ -60,7 +62,7 @@ _SHADOW_NAME = text("[a-zA-Z0-9:_-]{0,64}", 'up to 64 letters, digits, : _ or -,
 
 @dataclass(frozen=True, slots=True)
 class ClientList:
-    """EMQX's HTTP API, which tells who is connected."""
+    """EMQX's HTTP API, which lists the connected clients."""
 
     url: str = setting("url", "auto", _API_URL)
     """`auto`: out of EMQX's own configuration; base of the API; empty: off."""
@@ -212,7 +214,7 @@ def parse(document: Any) -> Settings:
     """Read a configuration document, with defaults for what is absent or null; SettingsRefused tells all problems."""
     document = {} if document is None else document
     if not isinstance(document, Mapping):
-        raise SettingsRefused(("configuration: this will not do; write a map of keys and values",))
+        raise SettingsRefused(("configuration: this is not valid; write a map of keys and values",))
     short = str(document.get("allowShortDurations")).lower() == "true"
     ours = {key: value for key, value in document.items() if key != "accessControl"}
     settings: Settings = read_section(Settings, ours, short)
@@ -261,7 +263,11 @@ def changed_keys(old: Settings, new: Settings) -> tuple[str, ...]:
 def protection_lost(old: Settings, new: Settings) -> tuple[str, ...]:
     """Say in a sentence each what protection of the devices a new configuration ends (case 14)."""
     before, after = dict(values_by_path(old)), dict(values_by_path(new))
-    lost = [f'protectedDevices lost "{glob}"' for glob in old.protected_devices if glob not in new.protected_devices]
+    lost = [
+        f'protectedDevices no longer names "{glob}"'
+        for glob in old.protected_devices
+        if glob not in new.protected_devices
+    ]
     if old.dry_run and not new.dry_run:
         lost.insert(0, "dryRun ended: from now on devices are disassociated")
     if old.restore_on_return and not new.restore_on_return:

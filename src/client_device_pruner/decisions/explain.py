@@ -1,7 +1,7 @@
-"""Verdicts for a person who has never read the design: each in sentences, and all of them in figures.
+"""Verdicts for a reader without knowledge of the design: each in sentences, and all of them in figures.
 
 Sentences may hold `{silent}`, `{lastSeen}`, `{left}` and `{due}`: these go on changing, so the reader's command fills
-them in with the figures of the moment.
+them in with the current figures.
 """
 
 from __future__ import annotations
@@ -75,17 +75,17 @@ def _whereabouts(device: Device, facts: Facts) -> str:
     if facts.is_present(device):
         if facts.list_in_use:
             left = facts.events_in_use and not device.session and device.ended_id is not None
-            more = " The broker announced that it disconnected, yet lists it: the list is believed." if left else ""
+            more = " The broker announced that it disconnected, but lists it: the list counts." if left else ""
             return f"It is connected: the broker's client list names it.{more}"
         if not device.keepalive:
             return (
                 "It is connected, as far as the broker knows. It connected without keepalive, so the broker cannot"
-                " notice if it dies; set a keepalive in the device."
+                " notice if it fails; set a keepalive on the device."
             )
-        return "It is connected: the broker announced its session, and no end of it."
+        return "It is connected: the broker announced that it connected, and not that it disconnected."
     if not was_sighted(device, facts):
         return "It has never been seen since it was associated, for {silent} of observed time."
-    return f"It was last seen {{lastSeen}} ago, when {_SEEN_BY.get(device.seen_by, 'it showed life')}."
+    return f"It was last seen {{lastSeen}} ago, when {_SEEN_BY.get(device.seen_by, 'it gave a sign of life')}."
 
 
 def _rule(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
     if LONGEST_TIMES * longest <= threshold:
         return f"{said} ({name})."
     if LONGEST_TIMES * longest > PATIENCE_CAP * threshold:
-        return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the most."
+        return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the limit."
     return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
 
 
@@ -130,7 +130,7 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
     if verdict.missing is Missing.UNNAMED:
         why = (
             f"the broker has {_connections(facts.unnamed)} that cannot be named, where it had {then} when the device"
-            " left. One of them may be this device. The broker's client list would tell: see presence.clientList.url"
+            " left. One of them may be this device. The broker's client list would show it: see presence.clientList.url"
         )
     elif verdict.missing is Missing.FEW_MESSAGES:
         span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
@@ -140,13 +140,13 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
 
 def _next(verdict: Verdict, settings: Settings) -> str:
     grace = f"a grace period of {_text(settings.grace_period_seconds)}"
-    dry_run = " A dry run only says so." if settings.dry_run else ""
+    dry_run = " A dry run only reports this." if settings.dry_run else ""
     if verdict.state is State.DUE:
         return f"Its grace period is over: the next cycle checks it once more, and disassociates it.{dry_run}"
     if verdict.state is State.MARKED:
         if verdict.gone:
             return f"It is marked, and will be disassociated in {{due}} at the earliest, unless it is seen.{dry_run}"
-        return f"It is marked, but not gone any more ({verdict.reason}): the next cycle takes the mark off."
+        return f"It is marked, but not gone any more ({verdict.reason}): the next cycle removes the mark."
     if verdict.gone:
         return f"It is gone: the next cycle marks it; after {grace} it is disassociated.{dry_run}"
     if verdict.evidence is None:

@@ -67,7 +67,7 @@ class Guards:
 
     @property
     def standing(self) -> tuple[Hold, ...]:
-        """Those that hold everything back, whatever is due."""
+        """Those that hold everything back, in every cycle."""
         return tuple(hold for hold in self._holds.values() if hold.guard not in OF_A_PLAN)
 
 
@@ -100,9 +100,9 @@ def plan(
     lost_together: Collection[str] = (),
     standing: Sequence[Hold] = (),
 ) -> Plan:
-    """Apply the guards to the due devices, of which an approval names those that are `approved`.
+    """Apply the guards to the due devices; an approval names the `approved` ones.
 
-    A plan that has to wait gets `plan_id`. `standing` guards hold everything back, whatever is due.
+    A plan that has to wait gets `plan_id`. `standing` guards hold everything back.
     """
     ordered = sorted(due, key=lambda verdict: (-verdict.silent_seconds, verdict.name))
     unapproved = [verdict for verdict in ordered if verdict.name not in approved]
@@ -129,11 +129,11 @@ def plan(
 
 
 def approval_hold(due: int, associated: int, settings: Settings, plan_id: str) -> Hold:
-    """`approval`: more devices are due than may go unasked."""
+    """`approval`: more devices are due than may go without approval."""
     return Hold(
         "approval",
         f"{due} of {associated} associated devices are due, more than limits.approvalPercent"
-        f" ({settings.limits.approval_percent:g} %) lets go unasked",
+        f" ({settings.limits.approval_percent:g} %) allows without approval",
         f"look at them (pruner list --state due); then approve with: pruner approve {plan_id}",
         plan_id,
     )
@@ -145,7 +145,7 @@ def lost_together_hold(lost: int, limits: MassLoss, plan_id: str) -> Hold:
     return Hold(
         "lostTogether",
         f"{lost} due devices belong to a group that was last seen within massLoss.window ({window})",
-        f"find out whether they are gone; then approve with: pruner approve {plan_id}",
+        f"check whether they are gone; then approve with: pruner approve {plan_id}",
         plan_id,
     )
 

@@ -17,7 +17,7 @@ RHYTHM_SHARE = 0.25  # they have to span this share of its threshold
 
 
 class State(str, Enum):
-    """What is to be said of one device."""
+    """The state of one device."""
 
     PRESENT = "present"
     SILENT = "silent"
@@ -51,7 +51,7 @@ class Verdict:
     """What the rule says of one device."""
 
     name: str
-    state: State  # what is to be said of it now
+    state: State  # its state now
     gone: bool  # whether it is gone; a device that is gone is marked in the next cycle, one that is not loses its mark
     silent_seconds: float  # its silence, in observed seconds
     patience_seconds: float | None  # how long it has to be silent to be gone; None if it never is
@@ -123,7 +123,7 @@ def judge(device: Device, settings: Settings, facts: Facts) -> Verdict:
     if patience is None:
         return verdict(waiting, "neverSeenThreshold is empty")
     if silent < patience:
-        return verdict(waiting, "its silence no longer reaches its patience")
+        return verdict(waiting, "its silence is now shorter than its patience")
     if evidence is None:
         return verdict(waiting, "there is no evidence any more that it is gone")
     if device.marked_at is not None and facts.observed_seconds >= device.marked_at + settings.grace_period_seconds:

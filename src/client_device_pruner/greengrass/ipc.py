@@ -111,7 +111,7 @@ class Ipc(Protocol):
 
 
 class GreengrassIpc:
-    """The connection, through the unmodified SDK; making one raises whatever the SDK does when it cannot connect.
+    """The connection, through the unmodified SDK; making one raises what the SDK raises when it cannot connect.
 
     `deliver` takes messages of the subscription, which may be dropped, on the network's thread; `report` takes all
     other news, on that thread or the caller's.
@@ -226,7 +226,7 @@ class GreengrassIpc:
         failed: Callable[[BaseException], None] | None = None,
         **arguments: Any,
     ) -> Any:
-        """Begin a call, and give its stream if it has one; whatever goes wrong, now or later, becomes news."""
+        """Begin a call, and give its stream if it has one; each error, now or later, becomes news."""
 
         def refused(error: BaseException) -> None:
             unauthorized = isinstance(error, model.UnauthorizedError)

@@ -28,7 +28,7 @@ RECONNECT_SECONDS = 5.0  # how long after a lost connection, or a closed subscri
 RETRY_SECONDS = 30.0  # the same after an attempt that failed
 
 _FILTER = f"{IN}#"
-_EXITS = "the process ends to be restarted, at most twice an hour"
+_EXITS = "the process ends and Greengrass restarts it, at most twice an hour"
 _NEVER = float("inf")
 _SUBSCRIBE = ("SubscribeToTopic", "client-device-pruner/*")  # operation and resource as the recipe grants them
 _SEND_PROBE = ("PublishToTopic", f"{PROBE}*")
@@ -45,7 +45,7 @@ class Probe:
 
 
 class Link:
-    """Sends through the connection while there is one, finds out what has died, and renews it.
+    """Sends through the connection while there is one, finds out what does not work, and renews it.
 
     All times are monotonic seconds. `connect` begins to connect, and the outcome comes as news; `give_up` ends the
     process, if that has not happened too often; `on_return` gets (sent, received) when a probe came back before its
@@ -106,7 +106,7 @@ class Link:
             self._give_up(f"no connection to Greengrass: {reason}")
 
     def subscribed(self, at: float) -> None:
-        """The subscription stands: whatever came before it was not heard."""
+        """The subscription is made: the component heard nothing that came before it."""
         self._refusals.pop(_SUBSCRIBE, None)
         self._subscribed, self._deadline, self._subscribe_at = True, _NEVER, _NEVER
         self._on_gap("a new subscription")
@@ -136,7 +136,7 @@ class Link:
             self._deadline, self._subscribe_at = _NEVER, at + self._interval
 
     def deployed(self) -> None:
-        """Forget the refusals, which a deployment could end: it is to be seen again whether they last."""
+        """Forget the refusals, which a deployment can end: the next calls show whether they last."""
         if _SUBSCRIBE in self._refusals:
             self._subscribe_at = -_NEVER
         self._refusals.clear()
@@ -201,7 +201,7 @@ class Link:
     # What is due
 
     def tick(self, at: float) -> float:
-        """Do what is due: connect, subscribe, send the probe, find out where one was lost, and renew what died.
+        """Do what is due: connect, subscribe, send the probe, find out where one was lost, and renew what failed.
 
         Returns when it wants to be called next; infinity if only news can change anything.
         """
@@ -244,7 +244,7 @@ class Link:
             self._connect()
         else:
             self._connect_at = at + self._fixed(RETRY_SECONDS)
-            self._give_up("the subscription to local pub/sub stays dead, also on a new connection")
+            self._give_up("the subscription to local pub/sub does not work, even on a new connection")
 
     def _fixed(self, seconds: float) -> float:
         return max(1.0, seconds * self._scale)
@@ -267,12 +267,12 @@ class Link:
             if missing := self._refusals.get(key):
                 return f"{missing.finding}; `pruner status` has the JSON that grants it"
         if self._remedies > 2:
-            return f"the subscription to local pub/sub is dead, also on a new connection: {_EXITS}"
+            return f"the subscription to local pub/sub does not work, even on a new connection: {_EXITS}"
         if self._remedies or self._subscribe_at < _NEVER:
             what = "connects" if self._remedies > 1 else "subscribes"
-            return f"the subscription to local pub/sub is dead: the component {what} again"
+            return f"the subscription to local pub/sub does not work: the component {what} again"
         if self._lost_probe and self._echoed:
-            why = "the bridge, its mapping or the broker does not work (without a bridge: what echoes in its place)"
+            why = "the bridge, its mapping or the broker does not work (without a bridge: what echoes the probe)"
             return f"the probe reaches local pub/sub but does not come back from the broker: {why}"
         if self._lost_probe:
             return "a probe did not come back: the component is finding out where it was lost"

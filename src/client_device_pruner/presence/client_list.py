@@ -225,7 +225,7 @@ def _told(status: int, answer: Any) -> str:
         case {"code": str(code)}:
             told = f"{status} {code[:60]}"
         case _:
-            told = f"{status} with something that is not documented" if status == 200 else str(status)
+            told = f"{status} with an undocumented answer" if status == 200 else str(status)
     return f"{told}: does presence.clientList.url end in /api/v5?" if status == 404 else told
 
 
@@ -239,8 +239,8 @@ def _credentials(access: Access) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         raise _Failed(f"{told} cannot be read: {error}") from None
     if mode & 0o077:
-        raise _Failed(f"{told} is open to others than its owner (mode {mode & 0o777:03o}): chmod 600 it")
+        raise _Failed(f"{told} can be opened by others than its owner (mode {mode & 0o777:03o}): run chmod 600 on it")
     first, _colon, second = text.strip().partition(":")
     if not first or not second:
-        raise _Failed(f"{told} has to hold one line, key:secret or user:password")
+        raise _Failed(f"{told} must hold one line, key:secret or user:password")
     return first, second

@@ -37,7 +37,7 @@ class Device:
     listed_at: float | None = None  # observed seconds at which this association was first listed
     unlisted_at: float | None = None  # observed seconds at which it left the list
     marked_at: float | None = None  # observed seconds at which its grace period began; None if it is not marked
-    keepalive: bool = True  # False if it connected without keepalive, so that the broker cannot notice its death
+    keepalive: bool = True  # False if it connected without keepalive, so that the broker does not notice when it fails
     state: str = ""  # what was last said of it; not stored
     told: int = 0  # a fingerprint of the verdict that was last written; not stored
 

@@ -28,7 +28,7 @@ class Facts:
     events_in_use: bool = False  # whether connection events are
     count_in_use: bool = False  # whether the broker's count of connections is
     unnamed: int | None = None  # how many of the broker's connections cannot be named now; None if no figure tells
-    count_problem: str = ""  # why the count is no evidence for anybody now, in words; empty if it is
+    count_problem: str = ""  # why the count is no evidence for any device now, in words; empty if it is
     list_in_use: bool = False  # whether the broker's client list is
     listed: Container[str] | None = None  # the names on the latest client list; None if there is none in this run
 

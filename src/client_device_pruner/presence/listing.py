@@ -9,7 +9,7 @@ from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.facts import Input
 
 INTERVALS = 3  # a call must have succeeded within so many intervals (DESIGN, model 2)
-_GONE_FOR_GOOD = 'if the list is gone for good, set presence.clientList.url to ""'
+_GONE_FOR_GOOD = 'if the list is switched off for good, set presence.clientList.url to ""'
 
 
 class Listing:
@@ -18,7 +18,7 @@ class Listing:
     def __init__(self, *, in_use: bool) -> None:
         self.in_use = in_use  # whether observed time depends on the list
         self.latest: ClientList | None = None  # the latest list of this run that was believed
-        self.access: Access | NoAccess | None = None  # None before the configuration says how it is had
+        self.access: Access | NoAccess | None = None  # None before the configuration says how to get it
         self._failure = ""
 
     @property
@@ -26,7 +26,7 @@ class Listing:
         return isinstance(self.access, NoAccess) and self.access.off
 
     def use(self, access: Access | NoAccess) -> None:
-        """Take over how the list is had; one that is switched off is forgotten."""
+        """Take over how to get the list; one that is switched off is forgotten."""
         self.access = access
         if self._off:
             self.in_use, self.latest, self._failure = False, None, ""
@@ -45,7 +45,7 @@ class Listing:
         return True
 
     def failed(self, reason: str) -> None:
-        """The list could not be had."""
+        """The call for the list failed."""
         self._failure = reason
 
     def input(self, at: float, interval_seconds: float) -> Input:

@@ -46,7 +46,7 @@ class Presence:
         self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))
         # names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones
         self.watched: set[str] = set()
-        self.sighted_watched: list[str] = []  # the watched names that were sighted; who reads it empties it
+        self.sighted_watched: list[str] = []  # the watched names that were sighted; its reader empties it
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))
@@ -100,7 +100,7 @@ class Presence:
         self._message_filters = filters
 
     def use_list(self, access: Access | NoAccess) -> None:
-        """Take over how the client list is had; one that is switched off is forgotten."""
+        """Take over how to get the client list; one that is switched off is forgotten."""
         before = self._present_names()
         self.listing.use(access)
         self._date_absent(before)
@@ -305,7 +305,7 @@ class Presence:
             what = " and ".join({"clients": "connections", "count": "the connection count"}[name] for name in gone)
             reason = f"the bridge no longer maps {what}"
         elif self._count_in_use and at - (self.counts.heard_at or float("-inf")) > self._late_seconds:
-            reason = "the broker's connection count stays away"
+            reason = "the broker's connection count does not arrive"
         return Input(in_use=True, alive=not reason, reason=reason, remedy=_EVENTS_OFF if reason else "")
 
     @property
@@ -318,15 +318,15 @@ class Presence:
         problem = ""
         unnamed = self.counts.now(at)
         if self.devices.dropped_session:
-            problem = "more names connected than are kept, so that the connection count says nothing"
+            problem = "more client ids connected than are kept, so the connection count is no evidence"
         elif self.counts.is_below(at):
-            problem = "more sessions are known than the broker has connections: the end of one was lost"
+            problem = "more sessions are known than the broker has connections: a disconnect event was lost"
         elif not (self._events_in_use and self._count_in_use):
             problem = "the broker announces connections, but its connection count or the announcements are not heard"
         elif unnamed is None:
-            problem = "no connection count of the last hour can be believed"
+            problem = "no connection count of the last hour is reliable"
         elif not self.sessions.hears_uptime(at, self._late_seconds):
-            problem = "the broker's uptime is not heard, so that a restart of it would go unnoticed"
+            problem = "the broker's uptime is not heard, so a restart of the broker would not be noticed"
         return Facts(
             observed_seconds=self.observed.seconds,
             sighted=self._pending.keys(),
@@ -347,7 +347,7 @@ class Presence:
         return tuple(device.name for device in devices if not device.associated and device.seen_at is not None)[:10]
 
     def document(self) -> dict[str, Any]:
-        """What is to be stored once, beside the devices."""
+        """The values to store once, beside the devices."""
         return {
             "boot": self._clock.boot_id(),
             "observedSeconds": self.observed.seconds,

@@ -1,6 +1,6 @@
-"""Messages that a broker retains come again whenever the bridge reconnects, from dead devices too.
+"""Messages that a broker retains come again whenever the bridge reconnects, also from devices that are gone.
 
-Nothing tells them from new ones, so they are signs of life; but a person can be told.
+Nothing tells them from new ones, so they are signs of life; but the component can say so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 QUIET_SECONDS = 600.0  # a device that speaks again sooner, in observed time, does so by itself
-TIMES = 3  # so many repetitions are worth a word
+TIMES = 3  # so many repetitions are reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class Replays:
                 self._repeated[name] = (heard, times + 1 if before == heard else 1)
 
     def hint(self, name: str) -> str:
-        """What to say of a device that was only heard to repeat itself; empty if it was not."""
+        """The sentence about a device that was only heard to repeat one message; empty if it was not."""
         heard, times = self._repeated.get(name, (Heard("", 0), 0))
         if times < TIMES:
             return ""
         return (
-            f"Its last {times} messages were one and the same on {heard.topic}, each together with those of other"
+            f"Its last {times} messages were identical on {heard.topic}, and each came together with messages of other"
             " devices. If they are retained, the broker sends them again whenever the bridge reconnects, also for a"
-            " dead device: take that topic off presence.messageTopics and off the bridge's mapping."
+            " device that is gone: remove that topic from presence.messageTopics and from the bridge's mapping."
         )

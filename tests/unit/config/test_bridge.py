@@ -169,7 +169,7 @@ def test_entries_left_over_for_the_same_topics() -> None:
         "MyCount": CONTRACT["PrunerCount"],
     }
     findings = found(CONTRACT | old)
-    assert [finding.remedy.startswith("Take one of them out") for finding in findings] == [True, True]
+    assert [finding.remedy.startswith("Remove one of them") for finding in findings] == [True, True]
     assert "PrunerClients" in findings[0].finding
     assert "PrunerConnected" in findings[0].finding
     missing, *doubled = found(without("PrunerClients") | old)

@@ -113,7 +113,7 @@ def test_all_problems_are_told_with_their_paths() -> None:
         "thresholds.slow.offlineThreshold",
     }
     assert all("; write " in problem for problem in problems)
-    assert "limits.maxPerCycle: -1 will not do; write a whole number from 0 to 2147483647" in problems
+    assert "limits.maxPerCycle: -1 is not valid; write a whole number from 0 to 2147483647" in problems
     assert any("write only maxPerCycle, maxPercentPerDay" in problem for problem in problems)
 
 
@@ -287,7 +287,11 @@ def test_changed_keys_are_paths() -> None:
     ("old", "new", "told"),
     [
         ({"dryRun": True}, {}, "dryRun ended"),
-        ({"protectedDevices": ["gate-*", "x"]}, {"protectedDevices": ["gate-1"]}, 'protectedDevices lost "gate-*"'),
+        (
+            {"protectedDevices": ["gate-*", "x"]},
+            {"protectedDevices": ["gate-1"]},
+            'protectedDevices no longer names "gate-*"',
+        ),
         ({}, {"offlineThreshold": "7d"}, "offlineThreshold is shorter: 30d became 7d"),
         ({"neverSeenThreshold": ""}, {}, "neverSeenThreshold is shorter: never became 90d"),
         ({}, {"gracePeriod": "0s"}, "gracePeriod is shorter: 1d became 0s"),

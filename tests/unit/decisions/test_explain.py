@@ -34,7 +34,7 @@ def test_a_connected_device() -> None:
     site.associate("pump-7")
     site.connected("pump-7", 1)
     text = _text(site)
-    assert "It is connected: the broker announced its session" in text
+    assert "It is connected: the broker announced that it connected" in text
     assert "silent for 30d (offlineThreshold)" in text
     assert "disassociated in 31d at the earliest" in text
     site.connected("pump-7", 2, keepalive=0)
@@ -78,7 +78,7 @@ def test_a_raised_patience_is_explained() -> None:
     device.longest_silence = 20 * DAY
     assert "silent for 20d before, and twice that is more than offlineThreshold" in _text(site)
     device.longest_silence = 200 * DAY
-    assert "and 4 times offlineThreshold is the most" in _text(site)
+    assert "and 4 times offlineThreshold is the limit" in _text(site)
 
 
 def test_a_never_seen_device() -> None:

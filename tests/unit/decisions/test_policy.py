@@ -214,7 +214,7 @@ def test_devices_of_a_listener_restart_wait_for_the_brokers_next_restart() -> No
     site.connected("pump-2", 11)
     site.counts = 3
     site.minutes(12)
-    assert "the end of one was lost" in site.facts.count_problem
+    assert "a disconnect event was lost" in site.facts.count_problem
     site.counts = None
     site.uptime(10)
     site.connected("pump-1", 20)

@@ -186,7 +186,7 @@ def test_a_subscription_that_died_silently_is_made_anew(site: Site) -> None:
     assert (site.ipc.subscribed, site.attempts, site.exits) == (3, 1, [])
 
 
-@pytest.mark.parametrize(("end", "told", "attempts"), [("stream", "is dead", 1), ("daemon", "(gone)", 2)])
+@pytest.mark.parametrize(("end", "told", "attempts"), [("stream", "does not work", 1), ("daemon", "(gone)", 2)])
 def test_what_ends_with_a_notice_is_made_anew_within_seconds(site: Site, end: str, told: str, attempts: int) -> None:
     """A subscription on the same connection, or the connection."""
     site.ipc.close_stream() if end == "stream" else site.ipc.disconnect()

@@ -165,14 +165,14 @@ class TestFetch:
             (Fault(operation=CLIENTS, status=503), "answered 503"),
             (Fault(operation=CLIENTS, status=404, error="API_NOT_EXIST"), r"404 API_NOT_EXIST: .*end in /api/v5\?"),
             (Fault(operation=CLIENTS, drop=True), "did not answer"),
-            (Fault(operation=CLIENTS, body=b"<html>"), "page 1 .* not documented"),
-            (Fault(operation=CLIENTS, body=b"[" * 100_000), "page 1 .* not documented"),
-            (Fault(operation=CLIENTS, body=b"{}"), "page 1 .* not documented"),
+            (Fault(operation=CLIENTS, body=b"<html>"), "page 1 .* undocumented"),
+            (Fault(operation=CLIENTS, body=b"[" * 100_000), "page 1 .* undocumented"),
+            (Fault(operation=CLIENTS, body=b"{}"), "page 1 .* undocumented"),
             (Fault(operation=CLIENTS, body=b" " * (16 << 20) + b"  "), "more than 16 MiB"),
             (Fault(operation=CLIENTS, body=EMPTY_PAGE), "names no client on page 1"),
             (Fault(operation=CLIENTS, skip=1, body=EMPTY_PAGE), "names no client on page 2"),
-            (page_of({}), "page 1 .* not documented"),
-            (page_of([{"clientid": "a", "connected": True}], more="false"), "page 1 .* not documented"),
+            (page_of({}), "page 1 .* undocumented"),
+            (page_of([{"clientid": "a", "connected": True}], more="false"), "page 1 .* undocumented"),
             (page_of(["a"]), "the client list failed: TypeError"),
             (page_of([{"clientid": "a"}]), "the client list failed: KeyError"),
             (page_of([{"clientid": "a", "connected": True}], more=True), "more than 100 pages"),
@@ -300,7 +300,7 @@ class TestLogin:
         [
             ((f"nobody:{SECRET}",), "does not accept the key or login in"),
             *(((f"pruner:{SECRET}", mode), "chmod 600") for mode in (0o640, 0o604, 0o620, 0o610, 0o644)),
-            *(((content,), "has to hold one line") for content in ("", "\n", "secret", "key:", ":secret")),
+            *(((content,), "must hold one line") for content in ("", "\n", "secret", "key:", ":secret")),
             ((b"\xff:\xff",), "cannot be read"),
         ],
     )
@@ -387,7 +387,7 @@ async def test_a_list_is_believed_against_the_events_if_it_is_the_brokers(
     facts = site.facts
     sentences = document(site.verdict("pump-7"), site.device("pump-7"), site.settings, facts)["sentences"]
     assert facts.is_present(site.device("pump-7"))
-    assert "announced that it disconnected, yet lists it: the list is believed" in sentences[0]
+    assert "announced that it disconnected, but lists it: the list counts" in sentences[0]
 
 
 async def test_the_fake_answers_as_the_reader_does(emqx: EmqxApi, clients: Clients, caller: Caller) -> None:

@@ -110,9 +110,9 @@ def test_a_figure_below_one_for_ten_minutes_holds_the_count_back() -> None:
     site.minutes(9)
     assert site.facts.count_problem == ""
     site.minutes(3)
-    assert "the end of one was lost" in site.facts.count_problem
+    assert "a disconnect event was lost" in site.facts.count_problem
     again = site.restarted()
-    assert "the end of one was lost" in again.facts.count_problem
+    assert "a disconnect event was lost" in again.facts.count_problem
     site.disconnected("pump-8", 2)
     site.clock.advance(10)
     site.count(2)
@@ -146,4 +146,4 @@ def test_too_many_names_end_the_count_as_evidence() -> None:
     for number in range(11_500):
         site.connected(f"tool-{number}", number)
     assert len(site.presence.devices.by_name) <= 10_001
-    assert "more names" in site.facts.count_problem
+    assert "more client ids" in site.facts.count_problem
