@@ -50,7 +50,7 @@ def run(work_dir: Path) -> int:
     log_to_standard_streams()
     core_device = os.environ.get("AWS_IOT_THING_NAME", "")
     if not core_device:
-        LOGGER.error("AWS_IOT_THING_NAME is not set: Greengrass starts this, and sets it; --help has the commands")
+        LOGGER.error("AWS_IOT_THING_NAME is not set: Greengrass sets it; see --help for the commands")
         return 2
 
     def connect(queue: Queue[Item]) -> None:

@@ -268,7 +268,7 @@ class App:
             reasons = "; ".join(f"{name}: {given.reason}" for name, given in dead.items())
             remedies = dict.fromkeys(given.remedy for given in dead.values() if given.remedy)
             return reasons, "\n".join(remedies) or _BLIND_REMEDY
-        return "probes come back only now and then, never two in a row", self._remedy()
+        return "only some probes come back, never two in a row", self._remedy()
 
     def _remedy(self) -> str:
         found = [finding.finding for finding in (*self._link.findings, *self._deployed.findings)]

@@ -102,7 +102,7 @@ async def test_the_ipc_daemon_dies_again_and_again(trial: Trial) -> None:
     (guard,) = status["guards"]
     assert guard["guard"] == "notObserving"
     assert "no connection to Greengrass" in guard["reason"]
-    assert "the process ends to be restarted, at most twice an hour (for " in guard["reason"]
+    assert "the process ends and Greengrass restarts it, at most twice an hour (for " in guard["reason"]
     assert status["observing"]["since"] is None
     assert not status["observing"]["inputs"]["probe"]["alive"]
     await trial.status(lambda later: later["time"] > status["time"], "it goes on")

@@ -17,12 +17,12 @@ async def test_the_end_of_a_dry_run_is_said_and_begins_the_grace_period_anew(tri
     await trial.devices.drop("dead")
     cycle = await trial.event("cycle", wouldDisassociate=1)
     assert (cycle["dryRun"], cycle["disassociated"], cycle["due"]) == (True, 0, 1)
-    assert "A dry run only says so." in await trial.explain("dead")
+    assert "A dry run only reports this." in await trial.explain("dead")
     assert not trial.batches
 
     await trial.core.deploy({COMPONENT: {"merge": {"dryRun": False, "protectedDevices": []}}})
     told = await trial.event("configuration", accepted=True, changed=["dryRun", "protectedDevices"])
-    ended = ["dryRun ended: from now on devices are disassociated", 'protectedDevices lost "dead-*"']
+    ended = ["dryRun ended: from now on devices are disassociated", 'protectedDevices no longer names "dead-*"']
     assert told["protectionEnded"] == ended
     lines = [line for line in trial.log() if line["message"] == "protection ended"]
     assert [(line["level"], line["what"]) for line in lines] == [("WARNING", sentence) for sentence in ended]
@@ -54,7 +54,7 @@ async def test_protection_and_a_longer_threshold_spare_a_marked_device(trial: Tr
     await trial.core.deploy({COMPONENT: {"merge": {"thresholds": thresholds, "protectedDevices": ["*-1"]}}})
     assert "protectedDevices" in (await trial.event("configuration", since=since, accepted=True))["changed"]
     await trial.event("unmarked", "lamp-1", reason="it is protected")
-    await trial.event("unmarked", "lamp-2", reason="its silence no longer reaches its patience")
+    await trial.event("unmarked", "lamp-2", reason="its silence is now shorter than its patience")
     await trial.event("cycle", present=1, silent=1, protected=1)
     assert "protectedDevices names it" in await trial.explain("lamp-1")
     assert "silent for 1h (thresholds.long)" in await trial.explain("lamp-2")

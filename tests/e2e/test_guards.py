@@ -37,7 +37,7 @@ async def test_a_plan_waits_for_approval_and_goes_in_cycles_of_limited_size(tria
     assert guard["remedy"].endswith(f"pruner approve {plan}")
     code, _output, errors = await trial.pruner("approve", "0000000000")
     assert code == 1
-    assert f"the one that waits is {plan}" in errors
+    assert f"plan {plan} waits" in errors
 
     before = len(trial.core.events)
     code, output, _errors = await trial.pruner("approve", plan, "--json")
@@ -103,7 +103,7 @@ async def test_a_short_list_is_believed_when_three_cycles_say_the_same(trial: Tr
     before = len(trial.core.events)
     with failing(trial, LIST, times=3, hidden=("a", "b", "c")):
         held = await trial.event("held", guard="list")
-        assert held["reason"] == "2 associated devices are listed, where 5 were expected"
+        assert held["reason"] == "the cloud lists 2 associated devices, but 5 were expected"
         assert "3 cycles" in held["remedy"]
         await trial.event("released", guard="list")
         await trial.event("cycle", since=before, present=2)
@@ -190,7 +190,7 @@ async def test_a_state_file_that_cannot_grow_holds_pruning(trial: Trial) -> None
     held = await trial.event("held", guard="database")
     await trial.devices.drop("dead")
     assert "pruner.db cannot be written" in held["reason"]
-    assert held["remedy"] == "make room on the file system, or make it writable"
+    assert held["remedy"] == "free space on the file system, or make it writable"
     before = len(trial.calls(LIST))
     await trial.until(lambda: len(trial.calls(LIST)) >= before + 3, "cycles go on")
     assert trial.associated == {"alive", "dead"}

@@ -85,7 +85,7 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
         said(explain, "my-device: neverSeen")
         with started(device):
             present = said(explain, "my-device: present")
-        assert "It is connected: the broker announced its session, and no end of it." in present
+        assert "It is connected: the broker announced that it connected, and not that it disconnected." in present
         said(explain, "my-device: silent")
 
 

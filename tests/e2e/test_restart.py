@@ -81,7 +81,7 @@ async def test_from_the_deployment_documents_alone(make_trial: MakeTrial) -> Non
     await deploy("deployment-dry-run")
     await trial.known(2)
     (finding,) = (await trial.status())["doctor"]
-    assert "password that everybody knows" in finding["finding"], "the document's own is a placeholder"
+    assert "well-known password" in finding["finding"], "the document's own is a placeholder"
     since = len(trial.core.events)
     await deploy("deployment-live")
     configured = await trial.event("configuration", since=since)

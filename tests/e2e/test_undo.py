@@ -26,7 +26,7 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
 
     code, _output, errors = await trial.pruner("restore", "alive")
     assert code == 1
-    assert "alive is not there to restore" in errors
+    assert "alive cannot be restored" in errors
     by_name, by_cycle = next(iter(cycles.values())), list(cycles)[-1]
     code, output, _errors = await trial.pruner("restore", by_name, "--json")
     assert json.loads(output) == {"queued": True, "names": [by_name], "running": True}
@@ -42,7 +42,7 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
     await trial.core.stop_component()
     code, output, _errors = await trial.pruner("restore", "--all")
     assert code == 0
-    assert "The component does not run: it will be done when it does." in output
+    assert "The component does not run: it does this after its next start." in output
     assert trial.associated != {"alive", *lost}
     trial.core.start_component()
     await trial.until(lambda: trial.associated == {"alive", *lost}, "the rest is restored")

@@ -182,7 +182,7 @@ def test_another_configuration_is_explained_at_once(tmp_path: Path) -> None:
     site.configure({"dryRun": True})
     site.world.run(5)
     ((verdict,),) = site.rows("SELECT verdict FROM verdicts WHERE name = 'pump-0'")
-    assert "A dry run only says so." in verdict
+    assert "A dry run only reports this." in verdict
 
 
 def test_the_state_survives_a_kill(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def list_devices(options: argparse.Namespace) -> Answer:
     found = reading.read(options.work_dir)
     things = [thing for thing in found.associated if options.state in {None, thing.state}]
     if not found.running:
-        say(f"The component does not run: this is how things stood at {utc(found.written)}.", sys.stderr)
+        say(f"The component does not run: this was the state at {utc(found.written)}.", sys.stderr)
     head = ("THING", "STATE", "LAST SEEN", "SILENT", "PATIENCE", "EVIDENCE", "DUE")
     text = f"No device is {options.state}." if found.associated else _NONE
     if things:
@@ -118,7 +118,7 @@ def _row(thing: Thing, found: Snapshot) -> tuple[str, ...]:
         thing.state,
         "never" if thing.seen_wall is None else utc(thing.seen_wall),
         "-" if thing.silent_seconds is None else about(thing.silent_seconds),
-        "for ever" if thing.patience_seconds is None else about(thing.patience_seconds),
+        "unlimited" if thing.patience_seconds is None else about(thing.patience_seconds),
         thing.evidence or "-",
         "-" if due is None else until_due(due, found.status["guards"]),
     )
@@ -145,7 +145,7 @@ def explain(options: argparse.Namespace) -> Answer:
         return _explain_unassociated(options, found)
     lines = [f"{thing.name}: {thing.state}", *thing.sentences]
     if not found.running:
-        lines.append(f"This was so at {utc(found.written)}. The component does not run, so nothing happens.")
+        lines.append(f"This was the state at {utc(found.written)}. The component does not run, so nothing changes.")
     names = ("Last seen", "Silent", "Patience", "Evidence", "Due")
     parts = {"In figures": table(zip(names, _row(thing, found)[2:], strict=True), indent="  ")}
     if thing.state in {"marked", "due"}:
@@ -169,7 +169,7 @@ def _explain_unassociated(options: argparse.Namespace, found: Snapshot) -> Answe
             f"pruner restore {name} associates it again.",
         ]
     elif thing is not None and thing.seen_wall is not None:
-        sentences.append(f"It was last seen at {utc(thing.seen_wall)}. What is not associated is left alone.")
+        sentences.append(f"It was last seen at {utc(thing.seen_wall)}. The component does not act on such devices.")
     else:
         known = [one.name for one in found.associated]
         raise Failed(sentences[0] + _near(name, known) if known else _NONE)
@@ -189,8 +189,8 @@ def history(options: argparse.Namespace) -> Answer:
     value = [{"time": rfc3339(h.wall), "type": h.kind, "thingName": h.name, "data": h.data} for h in found]
     rows = [(utc(h.wall), h.name or "-", h.kind, "; ".join(map(" ".join, evidence_of(h.kind, h.data)))) for h in found]
     text = table([("TIME", "THING", "WHAT", "EVIDENCE"), *rows])
-    of_what = f" of {options.thing}" if options.thing else ""
-    return Answer(value, text if rows else f"Nothing{of_what} has been marked, disassociated or restored yet.")
+    subject = f"{options.thing} has not" if options.thing else "No device has"
+    return Answer(value, text if rows else f"{subject} been marked, disassociated or restored yet.")
 
 
 def report(options: argparse.Namespace) -> Answer:
@@ -202,7 +202,7 @@ def report(options: argparse.Namespace) -> Answer:
         options.file.write_bytes(page)
         path = options.file.absolute()
     except OSError as error:
-        raise Failed(f"{options.file} cannot be written ({error.strerror}): name a file that can.") from error
+        raise Failed(f"{options.file} cannot be written ({error.strerror}): give another file.") from error
     number = len(data["devices"])
     said = f"Wrote {path} ({number} devices, {len(page) / 1024:.0f} KiB): open it in any browser; it needs no network."
     return Answer({"file": str(path), "devices": number, "bytes": len(page)}, said)
@@ -211,19 +211,23 @@ def report(options: argparse.Namespace) -> Answer:
 def restore(options: argparse.Namespace) -> Answer:
     """Ask the component to associate again what it disassociated."""
     if sum([bool(options.things), options.cycle is not None, options.all]) != 1:
-        options.parser.error("name the things, or --cycle ID, or --all: one of the three")
+        options.parser.error("give thing names, or --cycle ID, or --all: one of the three")
     restorable = reading.read_restorable(options.work_dir)
     wanted = list(dict.fromkeys(options.things)) or [
         name for name, intent in restorable.items() if options.all or intent.cycle_id == options.cycle
     ]
     if missing := [name for name in wanted if name not in restorable]:
-        why = "is not there to restore: never disassociated by this component, restored, or gone for over 90 days"
+        why = "cannot be restored: not disassociated by this component, restored already, or gone for over 90 days"
         lines = [f"{name} {why}.{_near(name, restorable)}" for name in missing]
-        raise Failed("\n".join([*lines, "Nothing was asked for."]))
+        raise Failed("\n".join([*lines, "Nothing was requested."]))
     if not wanted:
         raise Failed("There is nothing to restore: pruner history shows what was disassociated, and in which cycle.")
     running = _request(options.work_dir, "restore", wanted)
-    said = _requested(f"Asked to restore {_some(wanted)}", "within 60 s; pruner history shows it", running=running)
+    said = _requested(
+        f"Asked to restore {_some(wanted)}",
+        "the component does it within 60 s; pruner history shows it",
+        running=running,
+    )
     return Answer({"queued": True, "names": wanted, "running": running}, said)
 
 
@@ -233,7 +237,7 @@ def approve(options: argparse.Namespace) -> Answer:
     names = found.plans.get(options.plan)
     if names is None:
         waiting = found.status["plan"]
-        hint = f"the one that waits is {waiting['id']}" if waiting else "none waits"
+        hint = f"plan {waiting['id']} waits" if waiting else "no plan waits"
         raise Failed(f"There is no plan {options.plan}: {hint}. Nothing was approved.")
     running = _request(options.work_dir, "approve", [options.plan])
     said = _requested(
@@ -256,12 +260,14 @@ def _request(work_dir: Path, kind: str, subjects: Sequence[str]) -> bool:
             rows = [(kind, subject) for subject in subjects]
             write.executemany("INSERT INTO requests (kind, subject) VALUES (?, ?)", rows)
     except sqlite3.Error as error:
-        raise Failed(f"{path} cannot be written ({error}): nothing was asked for.") from error
+        raise Failed(
+            f"{path} cannot be written ({error}): nothing was requested; run this as root or as the component's user."
+        ) from error
     return reading.is_running(work_dir)
 
 
 def _requested(done: str, when: str, *, running: bool) -> str:
-    return f"{done}: {when}." if running else f"{done}. The component does not run: it will be done when it does."
+    return f"{done}: {when}." if running else f"{done}. The component does not run: it does this after its next start."
 
 
 def _devices(names: Sequence[str]) -> str:

@@ -20,15 +20,15 @@ from client_device_pruner.decisions.policy import State
 
 _EXAMPLES = """\
 examples:
-  pruner status                    is all well, and if not, what is to be done
-  pruner list --state marked       what goes next unless it is seen
+  pruner status                    is all well, and if not, what to do
+  pruner list --state marked       which devices go next, unless they are seen
   pruner explain press-7           why press-7 is, or is not, going to be disassociated
   pruner history                   what was done, and on what evidence
-  pruner restore press-7           undo it
-  pruner status --json             the same for machines; every command has it
+  pruner restore press-7           associate it again
+  pruner status --json             the same as JSON; every command takes --json
 
-exit status: 0 done, 1 it could not be done (a sentence on standard error says why), 2 wrong use.
-Run it as root or as the component's user. All but restore and approve only read. Times are UTC."""
+exit status: 0 success, 1 failure (standard error says why), 2 wrong use.
+Run it as root or as the component's user. Only restore and approve change anything. Times are UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +43,31 @@ class Command:
 
 _THING = {"metavar": "THING", "help": "the thing name of a client device"}
 _STATE = {"choices": [state.value for state in State], "help": "only the devices in this state"}
-_FILE = {"metavar": "FILE.html", "type": Path, "help": "the file to write; one that exists is replaced"}
+_FILE = {"metavar": "FILE.html", "type": Path, "help": "the file to write; an existing one is replaced"}
 _RESTORED = {
     "things": {"metavar": "THING", "nargs": "*", "help": "thing names of client devices"},
-    "--cycle": {"metavar": "ID", "help": "all that this cycle disassociated"},
-    "--all": {"action": "store_true", "help": "all that can be restored: of the last 90 days"},
+    "--cycle": {"metavar": "ID", "help": "all devices that this cycle disassociated"},
+    "--all": {"action": "store_true", "help": "all devices that can be restored (last 90 days)"},
 }
 _PLAN = {"metavar": "PLAN", "help": "the id of the plan, as pruner status shows it"}
 COMMANDS = (
-    Command("status", "what is observed, devices by state, what holds and what to do", answers.status),
+    Command("status", "what is observed, devices by state, guards and remedies", answers.status),
     Command("list", "the client devices, with silence and evidence", answers.list_devices, {"--state": _STATE}),
     Command("explain", "why a device is, or is not, going to be disassociated", answers.explain, {"thing": _THING}),
     Command("history", "what was done, and why", answers.history, {"thing": {**_THING, "nargs": "?"}}),
-    Command("report", "one page for a browser: timelines, and what was decided", answers.report, {"file": _FILE}),
-    Command("restore", "associate again, within 60 s, what was disassociated", answers.restore, _RESTORED),
+    Command("report", "one page for a browser: timelines and decisions", answers.report, {"file": _FILE}),
+    Command("restore", "associate disassociated devices again, within 60 s", answers.restore, _RESTORED),
     Command("approve", "approve the plan that waits, for the next cycle", answers.approve, {"plan": _PLAN}),
 )
 """All commands, in the order of `--help`; one more is one more entry."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` and `work_dir` are None where they are not given."""
+    """The parser of the whole command line; an absent `command` or `work_dir` is None."""
     whole = argparse.ArgumentParser(
         prog="pruner",
         description="Disassociates client devices from this core device once they are gone.\n"
-        "Without a command it runs the component, which Greengrass does; the commands ask it, or tell it.",
+        "Without a command it runs the component, as Greengrass does; a command shows its state or asks it to act.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,7 +99,7 @@ def carry_out(options: argparse.Namespace) -> int:
         say(str(failure), sys.stderr)
         return 1
     except FileNotFoundError:
-        say("The current directory is gone: give --work-dir, with a path from the root.", sys.stderr)
+        say("The current directory does not exist any more: give --work-dir as an absolute path.", sys.stderr)
         return 1
     except NOT_UNDERSTOOD as error:
         say(str(unreadable(options.work_dir, error)), sys.stderr)

@@ -39,7 +39,7 @@ class Thing:
     seen_wall: float | None  # its last sighting in epoch seconds; None if it was never sighted
     seen_by: str
     silent_seconds: float | None  # None while it is present
-    patience_seconds: float | None  # None: for ever
+    patience_seconds: float | None  # None: unlimited
     due_in_seconds: float | None  # until its grace period is over; None if it is not marked
     sentences: tuple[str, ...]
 
@@ -51,7 +51,7 @@ class Snapshot:
     core_device: str
     running: bool  # now
     written: float
-    status: dict[str, Any]  # the contract's status document, as it is to be read now
+    status: dict[str, Any]  # the contract's status document, as of now
     things: Mapping[str, Thing]  # every name that is kept, in order
     plans: Mapping[str, tuple[str, ...]]  # the names in each plan that can be approved, by the plan's id
 
@@ -133,11 +133,11 @@ def is_running(work_dir: Path) -> bool:
 
 @contextmanager
 def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
-    """Give the state, all of one time; whatever is wrong with it becomes `StateUnreadable`."""
+    """Give the state, all of one time; an error of any kind becomes `StateUnreadable`."""
     path = work_dir / DATABASE
     try:
         if not path.exists():
-            missing = "the component has never run there, or --work-dir is another"
+            missing = "the component has never run there, or --work-dir is wrong"
             raise StateUnreadable(f"There is no {DATABASE} in {work_dir}: {missing}.")
         with closing(read_only(path)) as connection:
             connection.execute("BEGIN")
@@ -159,7 +159,7 @@ def unreadable(work_dir: Path, error: Exception) -> StateUnreadable:
 
 
 def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
-    """The status as it is to be read now: time has passed since it was written, and the component may have ended."""
+    """The status as of now: time has passed since it was written, and the component may have ended."""
     left, observing = status["nextCheckInSeconds"], status["observing"]
     if running:
         passed = max(0.0, time.time() - status["time"])

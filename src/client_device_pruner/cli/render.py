@@ -1,4 +1,4 @@
-"""How a person reads it: aligned tables, remedies, short durations."""
+"""The text forms of answers: aligned tables, remedies, short durations."""
 
 from __future__ import annotations
 

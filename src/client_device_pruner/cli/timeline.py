@@ -155,5 +155,5 @@ def _told(thing: Thing, guards: Sequence[Any]) -> dict[str, Any]:
     if due is not None:
         figure = f"due in {about(due)}" if due else until_due(due, guards)
     elif silent is not None and thing.state != "present":
-        figure = f"{about(silent)} of {'for ever' if patience is None else about(patience)}"
+        figure = f"{about(silent)} of {'unlimited' if patience is None else about(patience)}"
     return {"state": thing.state, "figure": figure, "silent": silent or 0.0, "says": " ".join(thing.sentences)}

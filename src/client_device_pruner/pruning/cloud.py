@@ -52,7 +52,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """The answer to a batch: what is not among the errors is said to be done."""
+    """The answer to a batch: a name that is not among the errors was carried out."""
 
     errors: Mapping[str, Sequence[str]]
     """Thing names with the code and the message of what went wrong."""
@@ -79,7 +79,7 @@ NOT_CARRIED_OUT = frozenset({"throttled", "accessDenied", "coreNotFound", "crede
 DEADLINE_SECONDS: Mapping[type[Ready | ListPage | Batch], float] = {Ready: 60.0, ListPage: 120.0, Batch: 45.0}
 """How long to wait for the answer to a request, and after `start` for `Ready`, before `stop`.
 
-An attempt takes up to 20 s (5 to connect, 15 to read), of which a batch has one and a page three, with pauses of 13 s;
+An attempt takes up to 20 s (5 to connect, 15 to read); a batch has one, a page three, with pauses of 13 s;
 new credentials take 9 s, the import of boto3 20 s on a small board. The rest is for name servers, second addresses, and
 answers that trickle in.
 """

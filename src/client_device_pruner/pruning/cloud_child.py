@@ -97,7 +97,7 @@ class Cloud:
         self._renew_credentials()
 
     def answer(self, request: ListPage | Batch) -> Reply:
-        """Carry out one request; whatever goes wrong becomes an answer."""
+        """Carry out one request; an error becomes an answer too."""
         try:
             # May take seconds, so it comes before the age of a batch is judged.
             self._renew_credentials()
@@ -122,7 +122,7 @@ class Cloud:
     def _batch(self, request: Batch) -> Batched:
         age = time.monotonic() - request.issued_seconds
         if not 0 <= age <= BATCH_AGE_SECONDS:
-            message = f"not sent: the batch was issued {age:.1f} s ago and keeps for {BATCH_AGE_SECONDS:g} s"
+            message = f"not sent: the batch was issued {age:.1f} s ago and is valid for {BATCH_AGE_SECONDS:g} s"
             raise CallError("tooOld", "TooOld", message)
         call = self._writes.batch_disassociate_client_device_from_core_device
         if request.operation == "associate":
@@ -142,7 +142,7 @@ def _require_object(response_dict: dict[str, Any], **_: Any) -> None:
     """Refuse a success that is no JSON object: to the library it would be an answer with nothing in it."""
     if response_dict["status_code"] < 300 and not response_dict["body"].lstrip().startswith(b"{"):
         beginning = response_dict["body"][:100]
-        raise _garbage(f"not the service's answer, but a portal's or proxy's, perhaps: {beginning!r}")
+        raise _garbage(f"this is not an answer of the service; perhaps a portal or proxy answered: {beginning!r}")
 
 
 def describe(error: Exception) -> CallFailed:
@@ -171,7 +171,7 @@ def _kind_of_refusal(code: str, status: int) -> str:
         return "accessDenied"
     if status >= 500:
         return "server"
-    # The service never redirects: somebody else answers.
+    # The service never redirects: something else answers.
     return "garbage" if status < 400 else "refused"
 
 

@@ -151,7 +151,7 @@ class Core:
     # The state file
 
     def open(self) -> None:
-        """Open the state file; while that fails pruning holds, and the watch goes on."""
+        """Open the state file; while that fails pruning is held, and observing goes on."""
         self._next_open = self.clock.monotonic() + REOPEN_SECONDS * self.settings.scale
         try:
             if not self._own():
@@ -169,7 +169,7 @@ class Core:
         self.store.note(self.clock.wall(), None, "started")
 
     def _hold(self, error: Exception) -> None:
-        remedy = "make room on the file system, or make it writable"
+        remedy = "free space on the file system, or make it writable"
         if isinstance(error, NewerSchema):
             remedy = "deploy the newer version again"
         self.guards.hold(Hold("database", self.store.fault or str(error), remedy))
@@ -195,7 +195,7 @@ class Core:
         self.presence.use(self.settings)
 
     def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
-        """Take a step; whatever the state file refuses holds pruning, and the watch goes on."""
+        """Take a step; if the state file refuses, pruning is held, and observing goes on."""
         try:
             step(*arguments)
         except sqlite3.Error as error:

@@ -100,7 +100,7 @@ class Cycle:
     # Listing
 
     def _list(self) -> Generator[Step, Any, Associations | None]:
-        """All associations, or None if the list cannot be had whole, or not be believed."""
+        """All associations, or None if the list is incomplete or implausible."""
         found: dict[str, float | None] = {}
         token: str | None = None
         for _page in range(MAX_PAGES):
@@ -134,8 +134,8 @@ class Cycle:
         core.guards.hold(
             Hold(
                 "list",
-                f"{len(listed)} associated devices are listed, where {expected} were expected",
-                f"nothing to do if that is so: it is believed once {BELIEVED_AFTER} cycles in a row say the same",
+                f"the cloud lists {len(listed)} associated devices, but {expected} were expected",
+                f"nothing to do if the list is right: it counts once {BELIEVED_AFTER} cycles in a row get the same one",
             )
         )
         return False

@@ -49,7 +49,7 @@ class Deployed:
             self._link.deployed()
 
     def suspect(self, at: float) -> None:
-        """A probe was lost: a subscription to our configuration may have died with ours, silently."""
+        """A probe was lost: our subscription to configuration changes may have ended silently, too."""
         if self._followed:
             self._unread.setdefault(None, at)
 
@@ -110,8 +110,8 @@ class Deployed:
         hold = Hold(
             "configuration",
             f"the configuration was refused: {'; '.join(problems)}",
-            'correct it with a deployment ("reset": ["/key"] takes an unknown key away, a merge does not);'
-            " the last good one is in force for watching until then",
+            'correct it with a deployment ("reset": ["/key"] removes an unknown key, a merge does not);'
+            " until then the last good one is in force, and nothing is disassociated",
         )
         if hold not in core.guards.in_force:
             for problem in problems:

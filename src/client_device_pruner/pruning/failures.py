@@ -21,16 +21,16 @@ _ACTIONS = {
 _OF_A_CLOCK = ("Expired", "TooSkewed", "Signature")
 """Parts of the codes by which the service refuses credentials or signatures whose time does not fit its own."""
 _REMEDIES = {
-    "throttled": "nothing to do: the next cycle waits for longer; all cores of the account share its quota",
-    "coreNotFound": "find out whether the core device was deleted or renamed",
-    "credentials": "see that aws.greengrass.TokenExchangeService runs, and that its role alias and role exist",
-    "unreachable": "see that this core reaches the endpoint of AWS IoT Greengrass, through its proxy if it has one",
+    "throttled": "nothing to do: the next cycle waits longer; all calls of the account share a quota",
+    "coreNotFound": "check whether the core device was deleted or renamed",
+    "credentials": "check that aws.greengrass.TokenExchangeService runs, and that its role alias and role exist",
+    "unreachable": "check that this core device reaches AWS IoT Greengrass, through its proxy if it has one",
     "server": "nothing to do: the next cycle tries again",
-    "garbage": "see that no portal or proxy answers in place of AWS IoT Greengrass",
+    "garbage": "check that no portal or proxy answers in place of AWS IoT Greengrass",
     "refused": "see the message; the next cycle tries again",
-    "tooOld": "nothing to do: the next cycle tries again; if it repeats, the core is too slow or was suspended",
+    "tooOld": "nothing to do: the next cycle tries again; if it repeats, the core device is too slow or was suspended",
 }
-_OTHER_REMEDY = "see the component's log for what the child process wrote; the next cycle tries again"
+_OTHER_REMEDY = "the component's log has the messages of the child process; the next cycle tries again"
 
 
 def remedy(kind: str, code: str, operation: str) -> str:
@@ -38,7 +38,9 @@ def remedy(kind: str, code: str, operation: str) -> str:
     if kind == "accessDenied":
         return f"allow the token exchange role: {_ACTIONS[operation]}"
     if kind == "credentials" and any(part in code for part in _OF_A_CLOCK):
-        return "see that this core's clock is right (timedatectl): with a wrong one credentials look expired"
+        return (
+            "check that this core device's clock is right (timedatectl): with a wrong clock, credentials look expired"
+        )
     return _REMEDIES.get(kind, _OTHER_REMEDY)
 
 
@@ -80,7 +82,7 @@ class Failures:
         """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
         code, message = error
         gone = operation == ASSOCIATE and "NotFound" in code
-        advice = "see whether the thing still exists" if gone else "see the message; it is tried again"
+        advice = "check whether the thing still exists" if gone else "see the message; the component tries again"
         key = (operation, f"entry {code}", name)
         if gone:
             self._said.discard(key)  # it was given up before, and asked for anew

@@ -15,7 +15,7 @@ from client_device_pruner.store.journal import Intent
 
 
 class Restores:
-    """Notes in the journal what is to be restored; a run of `steps` then does it."""
+    """Notes in the journal which devices to restore; a run of `steps` then does it."""
 
     def __init__(self, core: Core, failures: Failures) -> None:
         self.due = True  # whether something was noted, in an earlier run too, since the last `steps` began
@@ -68,7 +68,7 @@ class Restores:
                     self._want([intent], "return")
 
     def _is_associated_again(self, intent: Intent) -> bool:
-        """Whether somebody did, which gave it another timestamp; what is known may be older than the disassociation."""
+        """Whether a later association gave it another timestamp; the known one may be older than the disassociation."""
         device = self._core.devices.by_name.get(intent.name)
         if device is None or not device.associated:
             return False

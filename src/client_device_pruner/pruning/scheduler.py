@@ -1,4 +1,4 @@
-"""When cycles and restores run, each to its end or a deadline, beside all that is heard meanwhile."""
+"""When cycles and restores run, each to its end or a deadline, while the component goes on hearing messages."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class _Job:
             return _PENDING
         self._cloud.stop()
         self._replies = SimpleQueue()  # what came too late answers nothing
-        return CallFailed("unreachable", "Deadline", "no answer in time: the call was given up")
+        return CallFailed("unreachable", "Deadline", "no answer in time: the call was cancelled")
 
     def _advance(self, answer: Any, at: float) -> None:
         try:

@@ -61,7 +61,7 @@ def open_database(
     """Open the state of this core device in autocommit; also says what was set aside and why ("" if nothing).
 
     A file that is broken, of an older schema or of another core device is set aside under a new name, and an empty
-    one begun. It is broken when `read`, which takes all that is stored into memory, fails on it, whatever the error.
+    one begun. It is broken when `read`, which takes all that is stored into memory, fails on it, with any error.
     Raises `NewerSchema`, or `sqlite3.Error` or `OSError` where the medium refuses (full, read-only, no permission).
     """
     try:
@@ -78,7 +78,7 @@ def open_database(
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
-    said = f"{path.name} was set aside as {aside.name}, since it cannot be used ({why}); every silence begins at zero"
+    said = f"{path.name} was set aside as {aside.name}, since it cannot be used ({why}); all silences begin at zero"
     return _open(path, core_device, read), said
 
 

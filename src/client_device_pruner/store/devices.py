@@ -49,7 +49,7 @@ def save_devices(
 ) -> None:
     """Write these devices, and delete the removed names.
 
-    `since` gives the observed seconds at which a device's silence began (None: present), for who reads the file.
+    `since` gives the observed seconds at which a device's silence began (None: present), for readers of the file.
     """
     write.executemany("DELETE FROM devices WHERE name = ?", [(name,) for name in removed])
     places = ", ".join("?" * (len(_FIELDS) + 2))

@@ -25,7 +25,7 @@ class Intent:
     cycle_id: str
     evidence: dict[str, Any]  # `silentSeconds`, `patienceSeconds` and `evidence`, as the events have them
     intended_wall: float  # epoch seconds
-    restore_for: str | None = None  # at whose request it is to be undone: `command`, `return`, `lastMoment`
+    restore_for: str | None = None  # at whose request to restore it: `command`, `return`, `lastMoment`
 
 
 class Journal:
@@ -102,7 +102,7 @@ class Journal:
         )
 
     def want(self, intents: Iterable[Intent], requested_by: str | None) -> None:
-        """Note at whose request these are to be undone, so that it outlives a crash; None: nobody's any more."""
+        """Note at whose request to restore these, so that it outlives a crash; None: at no request any more."""
         with transaction(self.connection, through=True) as write:
             write.executemany(
                 "UPDATE disassociations SET restore_for = ? WHERE id = ?",
@@ -110,7 +110,7 @@ class Journal:
             )
 
     def wanted(self) -> tuple[Intent, ...]:
-        """The disassociations that are to be undone and are not yet."""
+        """The disassociations that are still to be restored."""
         return self._select("outcome = 'done' AND restored_by IS NULL AND restore_for IS NOT NULL")
 
     def restored(self, intent: Intent, requested_by: str) -> bool:

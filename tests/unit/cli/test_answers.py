@@ -101,9 +101,9 @@ class TestStatus:
         assert status["nextCheckInSeconds"] is None
         assert "does not run" in stopped.text("status")
         # On standard error, so that the list stays a list.
-        said = (0, "The component does not run: this is how things stood at 2027-01-15 08:00:00Z.\n")
+        said = (0, "The component does not run: this was the state at 2027-01-15 08:00:00Z.\n")
         assert stopped.run("list")[::2] == said
-        assert "The component does not run, so nothing happens." in stopped.run("explain", "press-3")[1]
+        assert "The component does not run, so nothing changes." in stopped.run("explain", "press-3")[1]
         assert stopped.value("explain", "press-3")["running"] is False
 
     def test_texts_from_outside_do_not_steer_the_terminal(self, pruner: Pruner) -> None:
@@ -141,11 +141,11 @@ class TestList:
     def test_columns_line_up(self, pruner: Pruner) -> None:
         """One line a device."""
         assert pruner.text("list").splitlines() == [
-            "THING    STATE      LAST SEEN             SILENT  PATIENCE  EVIDENCE         DUE",
-            "press-1  present    2027-01-15 08:00:00Z  -       30d       -                -",
-            "press-2  silent     2027-01-12 08:00:00Z  3d      30d       -                -",
-            "press-3  marked     2026-12-15 20:00:00Z  30d12h  30d       connectionCount  in 12h",
-            "quiet-1  neverSeen  never                 50d     for ever  -                -",
+            "THING    STATE      LAST SEEN             SILENT  PATIENCE   EVIDENCE         DUE",
+            "press-1  present    2027-01-15 08:00:00Z  -       30d        -                -",
+            "press-2  silent     2027-01-12 08:00:00Z  3d      30d        -                -",
+            "press-3  marked     2026-12-15 20:00:00Z  30d12h  30d        connectionCount  in 12h",
+            "quiet-1  neverSeen  never                 50d     unlimited  -                -",
         ]
 
     def test_a_due_device_waits_for_the_guards(self, pruner: Pruner) -> None:
@@ -239,8 +239,8 @@ class TestHistory:
 
     def test_nothing_yet(self, pruner: Pruner) -> None:
         """That is an answer, also for one device."""
-        assert pruner.text("history") == "Nothing has been marked, disassociated or restored yet.\n"
-        assert pruner.text("history", "press-1").startswith("Nothing of press-1 has been marked")
+        assert pruner.text("history") == "No device has been marked, disassociated or restored yet.\n"
+        assert pruner.text("history", "press-1").startswith("press-1 has not been marked")
         assert pruner.value("history", "press-1") == []
 
 
@@ -267,7 +267,7 @@ class TestRequests:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["gone-1", "Gone-2"], "Gone-2 is not there to restore"),
+            (["gone-1", "Gone-2"], "Gone-2 cannot be restored"),
             (["gone-1", "Gone-2"], "Did you mean gone-1?"),
             (["--cycle", "c9"], "in which cycle"),
         ],
@@ -291,15 +291,15 @@ class TestRequests:
         )
         assert pruner.value("approve", "p1") == {"queued": True, "plan": "p1", "names": ["press-3"], "running": True}
         assert pruner.state.requests() == [("approve", "p2"), ("approve", "p1")]
-        assert "There is no plan p3: the one that waits is p2." in pruner.failure("approve", "p3")
+        assert "There is no plan p3: plan p2 waits." in pruner.failure("approve", "p3")
 
     def test_without_its_component_it_waits(self, stopped: Pruner) -> None:
         """The request is kept, and that is said."""
         stopped.state.disassociate("c1", "gone-1")
 
-        assert "The component does not run: it will be done when it does." in stopped.text("restore", "gone-1")
+        assert "The component does not run: it does this after its next start." in stopped.text("restore", "gone-1")
         assert stopped.state.requests() == [("restore", "gone-1")]
-        assert "none waits" in stopped.failure("approve", "p1")
+        assert "no plan waits" in stopped.failure("approve", "p1")
 
     def test_a_state_file_that_is_busy_is_said(self, pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer that never ends its turn: a sentence, and nothing asked for."""

@@ -68,7 +68,7 @@ def test_the_way_of_a_device_that_goes_and_comes_back(pruner: Pruner) -> None:
     assert row(data, "press-2")["figure"] == "3d of 30d"
     assert row(data, "press-3")["figure"] == "due in 12h"
     assert row(data, "press-3")["says"] == "It has been silent for 30d12h. It will be disassociated in 12h."
-    assert row(data, "quiet-1")["figure"] == "50d of for ever"
+    assert row(data, "quiet-1")["figure"] == "50d of unlimited"
 
 
 def test_what_was_disassociated_stays_on_the_page(pruner: Pruner) -> None:
