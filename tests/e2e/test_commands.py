@@ -49,7 +49,7 @@ async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) 
     assert [(one["type"], one["thingName"]) for one in happened] == [("marked", "press-2")]
 
     explained = {name: await trial.explain(name) for name in states}
-    assert "It is connected: the broker announced its session" in explained["press-1"]
+    assert "It is connected: the broker announced that it connected" in explained["press-1"]
     assert "when the broker announced that it disconnected" in explained["press-2"]
     assert "Its grace period is over" in explained["press-2"]
     assert "protectedDevices names it" in explained["keep-1"]

@@ -125,7 +125,7 @@ async def test_a_trial_with_two_settings(make_trial: MakeTrial) -> None:
     assert gone["evidence"] == "connectionCount"
     assert gone["patienceSeconds"] == 20.0
     assert trial.associated == {"silent"}
-    assert not [held for held in trial.of_type("held") if "count stays away" in held["reason"]]
+    assert not [held for held in trial.of_type("held") if "count does not arrive" in held["reason"]]
     made_smaller = {line["warning"].split(" is ")[0] for line in trial.log() if line["message"] == "trial"}
     assert made_smaller == {"allowShortDurations", "presence.probeInterval", "massLoss.window"} | {
         "presence.clientList.interval",
