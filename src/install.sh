@@ -66,9 +66,9 @@ Install one beside the system's own, python3.11 for instance."
 }
 
 check_work_directory() {
-    mkdir -p "$work" 2>/dev/null || fail "the work directory $work cannot be made."
+    mkdir -p "$work" 2>/dev/null || fail "the work directory $work cannot be created."
     probe=$work/.install-probe
-    printf '#!/bin/sh\nexit 0\n' 2>/dev/null >"$probe" || fail "the work directory $work cannot be written in."
+    printf '#!/bin/sh\nexit 0\n' 2>/dev/null >"$probe" || fail "the work directory $work is not writable."
     chmod 0755 "$probe"
     "$probe" 2>/dev/null
     ran=$?
@@ -79,7 +79,7 @@ check_work_directory() {
 check_free_space() {
     free_mb=$("$python" -c 'import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free >> 20)' "$work") || free_mb=0
     [ "$free_mb" -ge "$needed_mb" ] ||
-        fail "it needs $needed_mb MB of free space for $work, and there are $free_mb MB; make room."
+        fail "it needs $needed_mb MB of free space for $work, and there are $free_mb MB; free some space."
 }
 
 # Whether an environment's Python runs and finds the packages.
@@ -96,7 +96,7 @@ is_usable() {
     [ -f "$work/$1/complete" ] && finds_packages "$1"
 }
 
-# Has pip trust whom this core device trusts, unless it is told whom to trust.
+# Makes pip trust the certificate authorities of this core device, unless PIP_CERT names others.
 trust_authorities() {
     [ -z "${PIP_CERT:-}" ] && [ -n "${AWS_CA_BUNDLE:-}${GG_ROOT_CA_PATH:-}" ] || return 0
     "$work/$environment/bin/python" "$package/src/install_authorities.py" "$scratch/authorities.pem" || return 0
@@ -131,12 +131,12 @@ make_environment() {
     rm -rf "$scratch"
     trap 'rm -rf "$scratch" "$work/$environment"' EXIT
     trap 'exit 1' HUP INT TERM
-    mkdir -p "$scratch" || fail "the work directory $work cannot be written in."
-    # Whoever runs this may have no home, and the device's /tmp may be small.
+    mkdir -p "$scratch" || fail "the work directory $work is not writable."
+    # The user that runs this may have no home, and the device's /tmp may be small.
     export HOME="$scratch" TMPDIR="$scratch"
     "$python" -m venv "$work/$environment" >"$scratch/venv.log" 2>&1 || {
         cat "$scratch/venv.log" >&2
-        fail "$python could not make a virtual environment in $work; see its messages above."
+        fail "$python could not create a virtual environment in $work; see its messages above."
     }
     install_packages
     finds_packages "$environment" || fail "$python does not find the packages that were installed in $work/$environment."

@@ -124,7 +124,7 @@ def test_deployments_are_as_the_doctor_wants_them(stage: str) -> None:
     bridge, emqx = merged(stage, BRIDGE), merged(stage, EMQX)
     assert settings(stage).dry_run == (stage == "dry-run")
     (found,) = diagnose(settings(stage), bridge, emqx, lite=False)
-    assert "password that everybody knows" in found.finding
+    assert "well-known password" in found.finding
     access = client_list_access(settings(stage), emqx)
     assert isinstance(access, Access)
     assert (access.url, access.username) == ("http://127.0.0.1:18083/api/v5", "pruner")

@@ -347,8 +347,8 @@ FAILURES: dict[str, tuple[Callable[[Device, Path], object], str]] = {
     "no space": (partial(make_need, mb=999_999_999), "needs 999999999 MB of free space"),
     "another hash": (partial(require_text, text=f"fakes==1.0 --hash=sha256:{'0' * 64}\n"), "could not be installed"),
     "other packages": (partial(require_text, text=""), "does not find the packages"),
-    "work directory in a file": (partial(work_in, place="file/work"), "cannot be made."),
-    "work directory that nobody can write in": (partial(work_in, place="/proc"), "cannot be written in."),
+    "work directory in a file": (partial(work_in, place="file/work"), "cannot be created."),
+    "work directory that nobody can write in": (partial(work_in, place="/proc"), "is not writable."),
     "no execution": (lose_execution, "programs cannot be executed in the work directory"),
 }
 
