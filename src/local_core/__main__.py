@@ -24,11 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("start", help="run a core device in the foreground, until Ctrl-C")
     start.add_argument("--recipe", type=Path, help="recipe; the repository's by default")
-    start.add_argument("--environment", type=Path, help="virtual environment to use instead of making one")
+    start.add_argument("--environment", type=Path, help="virtual environment to use instead of creating one")
     start.add_argument("--mqtt-port", type=int, default=0, help="port of the broker; 0: a free one")
     start.add_argument("--moquette", dest="presence", action="store_false", help="a broker without $SYS topics")
     start.add_argument("--lite", action="store_true", help="behave as Greengrass Lite")
-    call = commands.add_parser("call", help="call a method of the core, and show its status", epilog=_CALLS)
+    call = commands.add_parser("call", help="call a method of the core, and show the core's status", epilog=_CALLS)
     call.add_argument("call", nargs="?", default="status")
     call.add_argument("arguments", nargs="*", type=_json_or_text)
     options = vars(parser.parse_args(arguments))
@@ -57,7 +57,7 @@ async def _start(root: Path, options: dict[str, Any]) -> None:
         control = await serve(core)
         command = f"PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m local_core --root {core.root}"
         greeting = f"""The core device {core.thing_name} is up; Ctrl-C ends it.
-  MQTT broker      127.0.0.1:{core.broker.port}  (attach your devices: client id = thing name)
+  MQTT broker      127.0.0.1:{core.broker.port}  (connect your devices: client id = thing name)
   Work directory   {core.work_dir}
 Next, in another terminal:
   {command} call cloud.associate THING

@@ -17,7 +17,7 @@ _SYSTEM = "$SYS/brokers/emqx@127.0.0.1"
 
 
 class Broker:
-    """An MQTT 3.1.1 broker on loopback, open to anybody, with EMQX's presence messages.
+    """An MQTT 3.1.1 broker on loopback, open to all clients, with EMQX's presence messages.
 
     Args:
         port: TCP port; 0 takes a free one, which then stays the broker's over restarts.
@@ -86,7 +86,7 @@ class Broker:
             self._tickers = [asyncio.create_task(self._tick_count()), asyncio.create_task(self._tick_uptime())]
 
     async def stop(self) -> None:
-        """Die: every socket is cut, and nobody is told."""
+        """Die: every socket is cut, without a message."""
         engine, self._engine = self._engine, None
         self._overlaps.clear()
         for ticker in self._tickers:

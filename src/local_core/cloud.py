@@ -41,7 +41,7 @@ _SIGNATURE = re.compile(r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/,]+)/\d{8}/(?P<
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that reached the cloud, whatever became of it."""
+    """One request that reached the cloud, with any outcome."""
 
     operation: str
     entries: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.01
 _ERRORS_WITHIN_SECONDS = 3600.0
 _ERRORS_UNTIL_BROKEN = 3
 _STRIPPED = {"PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT", "PYTHONUSERBASE", "ENV", "BASH_ENV"}
-"""What sudo takes from the environment, whatever `-E` says, and all that begins with `LD_`."""
+"""What sudo removes from the environment, even with `-E`, and all that begins with `LD_`."""
 
 
 class State(str, Enum):

@@ -36,7 +36,7 @@ async def serve(core: LocalCore) -> asyncio.Server:
             if inspect.isawaitable(done):
                 await done
             answer = {"ok": True, "status": core.status()}
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the user is told
+        except Exception as error:  # noqa: BLE001 - the user is told of each error
             answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         writer.write(json.dumps(answer).encode())
         writer.close()

@@ -54,7 +54,7 @@ class Screen:
         self._console.print(Text(text))
 
     def paste(self, text: str) -> None:
-        """Print what is to be copied, as it is."""
+        """Print text to be copied, unchanged."""
         self._console.print(Text(text), soft_wrap=True)
 
     def show(self) -> None:
@@ -94,7 +94,7 @@ class Screen:
 
     @staticmethod
     def _table(stage: Stage) -> Group:
-        table = Table("device", "broker's truth", "the component thinks", "association")
+        table = Table("device", "in the broker", "in the component", "association")
         for look in stage.looks():
             table.add_row(
                 look.name,
@@ -121,10 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         asyncio.run(_run(options.environment, console))
     except (StoryError, DeviceError, OSError) as error:
-        console.print(Text(f"\nThe story did not come out as told: {error}", "bold red"))
+        console.print(Text(f"\nThe demo failed: {error}", "bold red"))
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
-        console.print("\nInterrupted: all that was started has been ended, and its directory removed.")
+        console.print("\nInterrupted: the demo ended all that it had started, and removed its directory.")
         return _INTERRUPTED
     return 0
 
@@ -149,7 +149,9 @@ async def _run(environment: Path | None, console: Console) -> None:
             try:
                 await _play(stage, screen)
             except StoryError:
-                screen.say("\nThe last that the component wrote:\n" + "\n".join(stage.core.component.output[-10:]))
+                screen.say(
+                    "\nThe last lines that the component wrote:\n" + "\n".join(stage.core.component.output[-10:])
+                )
                 raise
             await asyncio.to_thread(_keep_report, stage.core.work_dir, screen)
     _say_what_next(screen)
@@ -158,7 +160,7 @@ async def _run(environment: Path | None, console: Console) -> None:
 def _introduce(screen: Screen) -> None:
     screen.chapter("ClientDevicePruner: the main job, on an embedded local core")
     screen.say(
-        "A client device that is gone loses its association with the core device; one that lives never does."
+        "The component disassociates a client device that is gone, and never one that still works."
         " Here the component runs from its own recipe, with a real MQTT broker, a bridge, and a stand-in for the"
         " cloud. Days are seconds here (allowShortDurations):"
         f" offlineThreshold is {THRESHOLD_SECONDS:g} s instead of 30 days,"
@@ -170,10 +172,12 @@ async def _set_up(environment: Path | None, root: Path, screen: Screen, stack: A
     """Start a core that runs the component, and devices that can connect to it."""
     core = None
     if environment is None:
-        with screen.working("Installing the component as its recipe says (pip; it may take 20 s or more) ..."):
+        with screen.working("Installing the component as its recipe says (with pip; this may take 20 s or more) ..."):
             core = await _installed(root / "installed", stack)
         if core is None:
-            screen.say("That did not work (no package index?): this environment's own packages are linked instead.")
+            screen.say(
+                "The installation failed (no package index?): the demo uses this environment's packages instead."
+            )
     if core is None:
         core = await stack.enter_async_context(_core(root / "linked", environment or Path(sys.prefix)))
         await _deploy(core)
@@ -221,7 +225,7 @@ def _keep_report(work_dir: Path, screen: Screen) -> None:
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     command = [str(work_dir / "pruner"), "report", str(REPORT.absolute())]
     written = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_REPORT_SECONDS)
-    screen.chapter("The run at a glance")
+    screen.chapter("The run on one page")
     if written.returncode:
         raise StoryError(f"The report page could not be written: {written.stderr.strip()}")
     screen.say(
@@ -235,7 +239,7 @@ def _say_what_next(screen: Screen) -> None:
     screen.say(
         "1. Set bucket and region in gdk-config.json, then:\n"
         "     gdk component build && gdk component publish\n"
-        "2. Let the core devices list their client devices: deploy the stack deploy/template.yaml.\n"
+        "2. Allow the core devices to list their client devices: deploy the stack deploy/template.yaml.\n"
         "3. Fill in deploy/deployment-dry-run.json, and deploy it to a group of one core device. It has the\n"
         "   component with dryRun, EMQX with its API, and the entries that this demo's bridge ran with:"
     )
@@ -244,8 +248,8 @@ def _say_what_next(screen: Screen) -> None:
     screen.say(
         "4. Ask the core device:\n"
         "     sudo /greengrass/v2/work/community.greengrass.ClientDevicePruner/pruner status\n"
-        "   It says what is heard, what is missing, and how many devices could be removed.\n"
-        "5. Name what must always stay in protectedDevices, then deploy deploy/deployment-live.json."
+        "   It shows what the component hears, what is missing, and how many devices could be removed.\n"
+        "5. Name the devices that must always stay in protectedDevices, then deploy deploy/deployment-live.json."
     )
 
 

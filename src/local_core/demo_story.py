@@ -59,7 +59,7 @@ class StoryError(Exception):
 
 
 class Narrator(Protocol):
-    """Tells the story to whoever watches."""
+    """Tells the story to the viewer."""
 
     def chapter(self, title: str) -> None:
         """Begin a chapter."""
@@ -128,7 +128,7 @@ class Stage:
             if self.core.component.state is State.BROKEN:
                 raise StoryError("The component does not run: it ended with an error three times.")
             if asyncio.get_running_loop().time() > end:
-                raise StoryError(f"{_WAIT_SECONDS:g} s passed, and still this was not so: {what}.")
+                raise StoryError(f"{_WAIT_SECONDS:g} s have passed without this: {what}.")
             await asyncio.sleep(_LOOK_SECONDS)
         return it
 
@@ -163,9 +163,9 @@ class Stage:
 
 
 def _thought(thing: reading.Thing | None) -> str:
-    """Return what the component thinks of a device, in words."""
+    """Return what the component knows of a device, in words."""
     if thing is None or not thing.state:
-        return "not on its list"
+        return "not associated"
     if thing.state == "marked":
         return f"marked, {thing.due_in_seconds or 0.0:.0f} s of grace left"
     if thing.silent_seconds is None or thing.state == "present":
@@ -207,17 +207,17 @@ async def _connect(stage: Stage, narrator: Narrator) -> None:
 
 
 async def _vanish(stage: Stage, narrator: Narrator) -> None:
-    narrator.chapter("2. Three vanish")
+    narrator.chapter("2. Three devices lose their power")
     for name in ("sensor", "camera", PROTECTED):
         await stage.devices.drop(name)
-        protection = ", but protectedDevices names it: whatever happens, it stays" if name == PROTECTED else ""
+        protection = ", but protectedDevices names it, so it stays associated" if name == PROTECTED else ""
         narrator.say(f"The {name} loses its power{protection}.")
         await stage.until(f"the component misses the {name}", partial(_is_missed, stage, name))
         await _read_along()
 
 
 async def _return(stage: Stage, narrator: Narrator) -> None:
-    narrator.chapter("3. One is marked, and comes back within the grace period")
+    narrator.chapter("3. One is marked, and comes back in its grace period")
     narrator.say(
         f"offlineThreshold is {THRESHOLD_SECONDS:g} s, and {PATIENT_SECONDS:g} s for cameras. A device that is silent"
         " for longer, and not connected as the broker's count shows, is marked, and its grace period begins."
@@ -234,13 +234,15 @@ async def _return(stage: Stage, narrator: Narrator) -> None:
 
 
 async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
-    narrator.chapter("4. The bridge breaks: observed time stands still")
+    narrator.chapter("4. The bridge stops: observed time stands still")
     await stage.devices.drop("pump")
-    narrator.say("The pump loses its connection; that is still heard.")
+    narrator.say("The pump loses its connection. The component still hears that.")
     await stage.until("the component misses the pump", partial(_is_missed, stage, "pump"))
     broken = len(stage.core.events)
     await stage.core.bridge.stop()
-    narrator.say("The bridge breaks. The message that the component sends itself through the broker is lost.")
+    narrator.say(
+        "The bridge stops. The probe, a message that the component sends to itself through the broker, is lost."
+    )
     (held,) = await stage.until(
         "the component says that it does not observe",
         lambda: stage.events("held", since=broken, guard="notObserving"),
@@ -248,26 +250,26 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     narrator.say(f"Event held: notObserving. {held['reason'][0].upper()}{held['reason'][1:]}.")
     stood = await stage.until("observed time stands still", partial(_standing, stage))
     await stage.devices.connect("pump", reconnect_seconds=_RECONNECT_SECONDS)
-    narrator.say("Now the pump connects again, and nobody hears it.")
+    narrator.say("Now the pump connects again. The component does not hear that.")
     narrator.show()
     await _read_along()
     still = stage.observed()
     if still is None or still.seconds != stood.seconds:
-        raise StoryError("Observed time should have stood still while the bridge was broken, and it went on.")
+        raise StoryError("Observed time should have stood still while the bridge was stopped, but it passed.")
     await stage.core.bridge.start()
-    narrator.say("The bridge is back. No event will ever tell of the pump.")
+    narrator.say("The bridge runs again. The broker does not send the pump's event again.")
     await stage.until(
         "observed time passes again", lambda: stage.events("released", since=broken, guard="notObserving")
     )
-    narrator.say(f"Event released: notObserving. Observed time stood at {still.seconds:.1f} s, and passes again.")
+    narrator.say(f"Event released: notObserving. Observed time stood still at {still.seconds:.1f} s, and passes again.")
 
 
 async def _name_it(stage: Stage, narrator: Narrator) -> None:
-    narrator.chapter("5. Nobody is removed until the unknown connection has a name")
-    narrator.say("The broker counts one connection more than the component can name. It might be anybody's.")
+    narrator.chapter("5. No device is removed while a connection is unnamed")
+    narrator.say("The broker counts one connection more than the component can name. It may be any device's.")
     camera = await stage.until("the camera is silent for longer than its patience", partial(_overdue, stage, "camera"))
     if camera.state != "silent" or stage.events("disassociated"):
-        raise StoryError("The camera should have been spared while a connection had no name, and it was not.")
+        raise StoryError("The camera should not have been marked while a connection was unnamed, but it was.")
     narrator.say(
         f"The camera is silent for {camera.silent_seconds or 0.0:.1f} s, longer than its patience of"
         f" {camera.patience_seconds or 0.0:.0f} s, and it is not marked:"
@@ -276,7 +278,9 @@ async def _name_it(stage: Stage, narrator: Narrator) -> None:
         narrator.say(f"  {sentence}")
     narrator.show()
     await _read_along()
-    narrator.say("The pump publishes twice, well apart: the connection is the pump's.")
+    narrator.say(
+        "The pump publishes twice, one second apart: now the component knows that the connection is the pump's."
+    )
     await stage.devices.publish("pump", "running")
     await asyncio.sleep(_BETWEEN_MESSAGES_SECONDS)
     await stage.devices.publish("pump", "running")
@@ -287,31 +291,33 @@ async def _name_it(stage: Stage, narrator: Narrator) -> None:
 
 async def _ask_the_broker(stage: Stage, narrator: Narrator) -> None:
     narrator.chapter("6. The broker's own client list")
-    narrator.say("A deployment switches EMQX' HTTP API on. That restarts the broker: all connections die unannounced.")
+    narrator.say(
+        "A deployment switches EMQX's HTTP API on. That restarts the broker: all connections end, without events."
+    )
     await stage.core.deploy({EMQX: {"merge": stage.core.emqx_api.configuration()}})
-    narrator.say("The others are back at once. The door is not, and no event says so.")
+    narrator.say("The other devices connect again at once. The door does not, and no event says so.")
     await stage.until("the component misses the door", partial(_is_missed, stage, "door"))
-    narrator.say("But the list does: the component reads it every second here, and the door is not on it.")
+    narrator.say("The client list shows it: here the component reads the list every second, and the door is not on it.")
     narrator.show()
     (marked,) = await stage.until("the door is marked", partial(stage.events, "marked", "door"))
     narrator.say(f"Event marked: door, silent for {marked['silentSeconds']:.1f} s, evidence {marked['evidence']}.")
     await _goes(stage, narrator, "door", "clientList")
     if stage.events("marked", PROTECTED):
-        raise StoryError(f"The {PROTECTED} is protected, and was marked all the same.")
+        raise StoryError(f"The {PROTECTED} is protected, but it was marked.")
     batches = [call.entries for call in stage.core.cloud.calls if call.operation == DISASSOCIATE]
     if stage.associated != set(DEVICES) - {"camera", "door"} or batches != [("camera",), ("door",)]:
         raise StoryError(f"Only camera and door should have been disassociated; the calls were: {batches}.")
     narrator.say(f"Associated with the core, after: {', '.join(sorted(stage.associated))}.")
-    narrator.say(
-        f"The sensor came back in time, the pump was never taken for gone, and the {PROTECTED} is protected: they stay."
-    )
+    narrator.say(f"The sensor came back in time, the pump was connected, and the {PROTECTED} is protected: they stay.")
 
 
 async def _goes(stage: Stage, narrator: Narrator, name: str, evidence: str) -> None:
     """Wait until a device is disassociated, on that evidence."""
     (gone,) = await stage.until(f"the {name} is disassociated", partial(stage.events, "disassociated", name))
     if gone["evidence"] != evidence or gone["silentSeconds"] < gone["patienceSeconds"] + GRACE_SECONDS:
-        raise StoryError(f"The {name} should have gone by {evidence}, after threshold and grace period: {gone}.")
+        raise StoryError(
+            f"The {name} should have been disassociated by {evidence}, after threshold and grace period: {gone}."
+        )
     narrator.say(
         f"Event disassociated: {name}, silent for {gone['silentSeconds']:.1f} s, evidence {gone['evidence']},"
         " confirmed by listing again."

@@ -73,7 +73,7 @@ class Fault:
         body: Answered as it is, with `status` (200 if that is not set).
         drop: The connection is reset.
         hang: No answer comes until either side gives up.
-        carried_out: The request has its effect, whatever the answer.
+        carried_out: The request has its effect, with any answer.
         error_entries: Thing name -> code: refused in a batch; names that were not asked for are answered as well.
         hidden: Names that a list leaves out, with 200.
         expired: The credentials handed out have expired a minute ago.

@@ -64,7 +64,7 @@ class Stream:
     """One call of an operation, and its events until it ends.
 
     Attributes:
-        dead: Whether it has ended, with a word or without: nothing arrives by it any more.
+        dead: Whether it has ended, announced or not: nothing arrives by it any more.
     """
 
     def __init__(self, connection: Connection, stream_id: int, operation: str) -> None:
@@ -169,7 +169,7 @@ def _publish_to_topic(stream: Stream) -> dict[str, Any]:
     topic = stream.request["topic"]
     stream.authorise(_PUBSUB, topic)
     if not topic or set(topic) & set("+#*"):
-        raise IpcError("InvalidArgumentsError", "one publishes on a topic without wildcards")
+        raise IpcError("InvalidArgumentsError", "a topic to publish on must have no wildcards")
     published = stream.request["publishMessage"]
     publisher = stream.connection.component
     if (as_json := published.get("jsonMessage")) is not None:
@@ -187,7 +187,7 @@ def _publish_to_iot_core(stream: Stream) -> dict[str, Any]:
     if set(topic) & set("+#") or topic.count("/") > _IOT_CORE_SLASHES or len(topic.encode()) > _IOT_CORE_TOPIC_BYTES:
         raise IpcError("InvalidArgumentsError", f"AWS IoT Core has no topic {topic}")
     if len(payload) > _IOT_CORE_PAYLOAD_BYTES:
-        raise IpcError("InvalidArgumentsError", f"AWS IoT Core takes no message of {len(payload)} bytes")
+        raise IpcError("InvalidArgumentsError", f"AWS IoT Core does not accept a message of {len(payload)} bytes")
     stream.connection.server.iot_core(Message(topic, payload, stream.connection.component))
     return {}
 

@@ -63,7 +63,7 @@ class MqttClient:
         """Connect to a broker on loopback and wait for its acceptance.
 
         Raises:
-            OSError: Nobody listens, the connection was refused or lost, or no answer came in time.
+            OSError: Nothing listens, the connection was refused or lost, or no answer came in time.
         """
         self._loop = asyncio.get_running_loop()
         self._accepted = self._loop.create_future()

@@ -61,10 +61,10 @@ class _Inbox(asyncio.Queue[ApplicationMessage]):
 
 
 class _NoPlugins:
-    """Stands for amqtt's plugins, of which there are none."""
+    """Stands for amqtt's plugins: there are none."""
 
     async def fire_event(self, *_arguments: object, **_options: object) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 class Connection(BrokerProtocolHandler):  # type: ignore[misc]  # as above

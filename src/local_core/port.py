@@ -12,7 +12,7 @@ _OWNERS: weakref.WeakSet[object] = weakref.WeakSet()
 def hold_port(owner: object, port: int) -> int:
     """Bind a port, without listening, until its owner is no more; once is enough.
 
-    While its server is stopped nobody else is given the port, and a client that connects is refused.
+    While its server is stopped no other program is given the port, and a client that connects is refused.
 
     Args:
         owner: What listens there, with the address reused (`SO_REUSEADDR`).
@@ -22,7 +22,7 @@ def hold_port(owner: object, port: int) -> int:
         the port.
 
     Raises:
-        OSError: somebody else has it.
+        OSError: another program has it.
     """
     if owner in _OWNERS:
         return port
@@ -40,7 +40,7 @@ def hold_port(owner: object, port: int) -> int:
 
 
 async def stop_listening(server: asyncio.Server) -> None:
-    """Close a server; a connection that it has just accepted is served first, so that somebody can cut it.
+    """Close a server; a connection that it has just accepted is served first, so that it can be cut.
 
     asyncio (3.11) leaves a socket open for good that it has accepted, and not yet set up, when its server is closed.
     """

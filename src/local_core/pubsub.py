@@ -35,7 +35,7 @@ class PubSub:
     """Fan-out of messages to subscribers, synchronous and in the order of publication.
 
     Attributes:
-        drops: Tells of each message whether it is lost before anybody receives it.
+        drops: Tells of each message whether it is lost before it is received.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One lifecycle phase: what ``sh`` runs, the recipe's ``Setenv``, and how long it may take, None being for ever."""
+    """One lifecycle phase: what ``sh`` runs, the recipe's ``Setenv``, and how long it may take; None is no limit."""
 
     script: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def read_recipe(path: Path, *, lite: bool = False) -> Recipe:
     """
     document = yaml.safe_load(path.read_text("utf-8"))
     if not isinstance(document, dict) or not document.get("ComponentName"):
-        raise RecipeError(f"{path.name} is no recipe: it has no ComponentName")
+        raise RecipeError(f"{path.name} is not a recipe: it has no ComponentName")
     # A manifest that names no runtime is for the classic nucleus alone.
     runtimes = {"*", "aws_nucleus_lite"} if lite else {"*", "aws_nucleus_classic", None}
     platforms = [(manifest.get("Platform") or {}, manifest) for manifest in document.get("Manifests") or []]
