@@ -216,7 +216,8 @@ class App:
                 if item.resource.startswith("$aws/things/"):
                     self._shadow.forget()
                 # Greengrass Lite has no deployments that wait for an answer.
-                self._deployed.lite |= item.operation == "SubscribeToComponentUpdates" and not item.unauthorized
+                if item.operation == "SubscribeToComponentUpdates" and not item.unauthorized:
+                    self._deployed.tells_deployments = False
             case ipc.PreUpdate(deployment_id):
                 self._link.answer_deployment(deployment_id, busy=self._scheduler.batch_in_flight)
             case ipc.ConfigurationChanged():
@@ -276,10 +277,13 @@ class App:
 
     def _give_up(self, reason: str) -> None:
         """End the process, so that the nucleus restarts it; not if that has happened twice within the hour."""
+        self._core.attempt(self._end, reason)
+
+    def _end(self, reason: str) -> None:
         core, (most, within) = self._core, EXITS
         now = core.running_seconds()
         exits = [at for at in core.store.kept("exits", []) if now - at < within]
         if len(exits) < most and core.store.connection is not None:
+            core.store.keep(exits=[*exits, now])
             LOGGER.error("the process ends, to be restarted", extra={"fields": {"reason": reason}})
-            core.attempt(lambda: core.store.keep(exits=[*exits, now]))
             self._status, self.ending = 1, True

@@ -260,6 +260,15 @@ def changed_keys(old: Settings, new: Settings) -> tuple[str, ...]:
     return tuple(path for path, value in values_by_path(new) if before[path] != value)
 
 
+def _threshold_by_glob(settings: Settings) -> dict[str, float]:
+    """The glob of each rule, with the longest threshold that it has, in seconds."""
+    found: dict[str, float] = {}
+    for rule in settings.thresholds:
+        for glob in rule.devices:
+            found[glob] = max(rule.offline_threshold_seconds, found.get(glob, 0.0))
+    return found
+
+
 def protection_lost(old: Settings, new: Settings) -> tuple[str, ...]:
     """Say in a sentence each what protection of the devices a new configuration ends (case 14)."""
     before, after = dict(values_by_path(old)), dict(values_by_path(new))
@@ -280,12 +289,9 @@ def protection_lost(old: Settings, new: Settings) -> tuple[str, ...]:
     for path, figure in before.items():
         if path.startswith(("limits.", "massLoss.min")) and after[path] > figure:
             lost.append(f"{path} is higher: {figure:g} became {after[path]:g}")
-    kept = {(rule.name, glob): rule.offline_threshold_seconds for rule in new.thresholds for glob in rule.devices}
-    for rule in old.thresholds:
-        for glob in rule.devices:
-            was, now = rule.offline_threshold_seconds, kept.get((rule.name, glob), new.offline_threshold_seconds)
-            if now < was:
-                lost.append(
-                    f'thresholds.{rule.name}: "{glob}" had {format_duration(was)} and has {format_duration(now)}'
-                )
+    had, has = _threshold_by_glob(old), _threshold_by_glob(new)
+    for glob in {**had, **has}:
+        was, now = had.get(glob, old.offline_threshold_seconds), has.get(glob, new.offline_threshold_seconds)
+        if now < was:
+            lost.append(f'thresholds: "{glob}" had {format_duration(was)} and has {format_duration(now)}')
     return tuple(lost)

@@ -47,15 +47,16 @@ def why_missing(missing: Missing, facts: Facts) -> str:
     return facts.count_problem if missing is Missing.COUNT_PROBLEM else _WHY_MISSING[missing]
 
 
-def fingerprint(verdict: Verdict, device: Device, facts: Facts) -> int:
+def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") -> int:
     """A number that changes when the sentences do; another one in each run."""
     said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
     seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.ended_id is None)
     # The count of messages matters only until there are enough.
     counted = (min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem)
-    unnamed = facts.unnamed if verdict.missing is Missing.UNNAMED else None
+    told = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
+    unnamed = facts.unnamed if told and verdict.state is not State.PRESENT else None
     # 30 bits fit Python's smallest number; one is kept for each device.
-    return hash((said, seen, device.marked_at, counted, unnamed)) & 0x3FFF_FFFF
+    return hash((said, seen, device.marked_at, counted, unnamed, hint)) & 0x3FFF_FFFF
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:

@@ -97,14 +97,17 @@ def plan(
     budget: Budget,
     approved: Collection[str],
     plan_id: str,
+    unsuccessful: Collection[str] = (),
     lost_together: Collection[str] = (),
     standing: Sequence[Hold] = (),
 ) -> Plan:
     """Apply the guards to the due devices; an approval names the `approved` ones.
 
-    A plan that has to wait gets `plan_id`. `standing` guards hold everything back.
+    The `unsuccessful` ones, which the cloud did not take off before, come last. A plan that has to wait gets `plan_id`.
+    `standing` guards hold everything back.
     """
-    ordered = sorted(due, key=lambda verdict: (-verdict.silent_seconds, verdict.name))
+    # One that the cloud does not take off must not use up what others need.
+    ordered = sorted(due, key=lambda v: (v.name in unsuccessful, -v.silent_seconds, v.name))
     unapproved = [verdict for verdict in ordered if verdict.name not in approved]
     together = [verdict.name for verdict in unapproved if verdict.name in lost_together]
     # A few never wait.
@@ -159,11 +162,12 @@ def day_allowance(base: int, settings: Settings) -> int:
 
 def per_day_hold(due: int, budget: Budget, settings: Settings) -> Hold:
     """`maxPercentPerDay`: the budget of these 24 h is used up."""
+    wait = f"wait {format_duration(max(1, round(budget.left_seconds)))}, or "
     return Hold(
         "maxPercentPerDay",
         f"{budget.used} of {day_allowance(budget.base, settings)} disassociations of these 24 h are used"
         f" ({settings.limits.max_percent_per_day:g} % of {budget.base} devices), {due} are due",
-        f"wait {format_duration(max(1, round(budget.left_seconds)))}, or raise limits.maxPercentPerDay",
+        f"{wait if settings.limits.max_percent_per_day else ''}raise limits.maxPercentPerDay",
     )
 
 

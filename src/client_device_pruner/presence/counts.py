@@ -37,7 +37,11 @@ class Counts:
 
     def left(self, name: str, received: float) -> None:
         """A `disconnected` closed the session of that name."""
+        self._left.pop(name, None)
         self._left[name] = received
+        # Without a count nothing else forgets them.
+        while received - next(iter(self._left.values())) > THEN_SECONDS[1] * self.scale:
+            del self._left[next(iter(self._left))]
 
     def count(self, connections: int, sessions: int, received: float) -> None:
         """A count arrived, while so many sessions were known."""

@@ -55,8 +55,6 @@ class Device:
 
     def end_silence(self, since: float, observed_seconds: float) -> None:
         """Note that a sighting ends now the silence that began at `since`, both in observed seconds."""
-        if self.seen_at is None and self.listed_at is None:
-            return
         window = int(observed_seconds // HALF_YEAR_SECONDS)
         if window > self.silence_window:
             self.longest_before = self.longest_silence if window == self.silence_window + 1 else 0.0

@@ -47,6 +47,7 @@ class Presence:
         # names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones
         self.watched: set[str] = set()
         self.sighted_watched: list[str] = []  # the watched names that were sighted; its reader empties it
+        self.gaps = 0  # how many there were in this run
         self._clock = clock
         self._events_in_use = bool(kept.get("eventsInUse", False))
         self._count_in_use = bool(kept.get("countInUse", False))
@@ -207,7 +208,9 @@ class Presence:
             self._pending.clear()
             self._heard.clear()
         before = self._pending.get(name)
-        silent_since = None if self._is_present(device) else device.silent_since
+        # Before it was ever seen or listed there is no silence that could end.
+        unknown = device.seen_at is None and device.listed_at is None
+        silent_since = None if unknown or self._is_present(device) else device.silent_since
         self._pending[name] = _Sighting(by, self._clock.wall(), before.silent_since if before else silent_since)
 
     def _is_present(self, device: Device) -> bool:
@@ -260,6 +263,7 @@ class Presence:
 
     def gap(self) -> None:
         """Something may have been lost: a probe, messages in our own queue, or a subscription."""
+        self.gaps += 1
         self.counts.gap()
         # Before the first probe of a run nothing was lost: our own restart ends no session.
         if self.observed.gap():

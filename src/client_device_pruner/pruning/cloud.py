@@ -202,7 +202,7 @@ def _is_sound(reply: Reply) -> bool:
 
 
 def _garbage(line: bytes) -> CallFailed:
-    return CallFailed("garbage", "Protocol", f"not an answer of the child process: {line[:100]!r}")
+    return CallFailed("crashed", "Protocol", f"not an answer of the child process: {line[:100]!r}")
 
 
 def _crashed(what: str) -> CallFailed:

@@ -53,6 +53,7 @@ class Core:
         self.core_device = core_device
         self.settings: Settings = parse(DEFAULTS)  # the last good ones, perhaps of an earlier run
         self.configured = False  # whether the configuration has been read in this run
+        self.document: dict[str, Any] | None = None  # the configuration that was accepted last in this run
         self.guards = Guards(self.event)
         self.store = Store(work_dir / "pruner.db", core_device)
         self.presence = Presence(Devices(), clock)
@@ -160,6 +161,8 @@ class Core:
                 return
             self.guards.release("instance")
             aside = self.store.open(self._read)
+            if self.document is not None:
+                self.store.keep(configuration=self.document)
         except (NewerSchema, sqlite3.Error, OSError) as error:
             self._hold(error)
             return
@@ -178,6 +181,9 @@ class Core:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""
         if self._loaded:
             self.devices.changed.update(self.devices.by_name)
+            for device in self.devices.by_name.values():
+                device.told = 0
+            self._next_survey = self.clock.monotonic()
             return
         check_shapes(connection)
         devices = Devices(load_devices(connection))
@@ -283,7 +289,10 @@ class Core:
             state, told = "", 0
             if device.associated:
                 verdict = judge(device, self.settings, facts)
-                state, told = verdict.state.value, explain.fingerprint(verdict, device, facts)
+                state, told = (
+                    verdict.state.value,
+                    explain.fingerprint(verdict, device, facts, self.presence.replays.hint(device.name)),
+                )
                 if coverage is not None:
                     coverage.add(verdict, facts)
             if told != device.told:

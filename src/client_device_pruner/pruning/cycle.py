@@ -234,9 +234,12 @@ class Cycle:
                 return f"the check before the batch failed: {answer.reason}"
             for name in answer.connected:
                 core.presence.sight(name, "clientList")
+        gaps = core.presence.gaps
         # Where a heartbeat takes the probe's place, at least two come in each interval.
         came_back: bool = yield SendProbe(max(1.0, core.settings.presence.probe_interval_seconds))
-        return "" if came_back else "the check before the batch failed: the probe did not come back"
+        if not came_back:
+            return "the check before the batch failed: the probe did not come back"
+        return "" if core.presence.gaps == gaps else "the check before the batch failed: messages may have been lost"
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
         """What the rule and the guards let go now: what was heard, or configured, since the plan counts."""

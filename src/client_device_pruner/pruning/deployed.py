@@ -28,7 +28,7 @@ class Deployed:
 
     def __init__(self, core: Core, link: Link, reschedule: Callable[[], None]) -> None:
         self.access: Access | None = None  # to the broker's client list
-        self.lite = False  # whether this is Greengrass Lite, which has neither bridge nor EMQX
+        self.tells_deployments = True  # whether Greengrass tells of deployments that wait; Greengrass Lite does not
         self.findings: tuple[Finding, ...] = ()  # the doctor's
         self._core = core
         self._link = link
@@ -41,6 +41,12 @@ class Deployed:
         """A new connection stands: read everything again, and follow it."""
         self._unread = dict.fromkeys((None, BRIDGE, EMQX), at)
         self._followed.clear()
+        self.tells_deployments = True
+
+    @property
+    def lite(self) -> bool:
+        """Whether this is Greengrass Lite, which has neither bridge nor EMQX."""
+        return not self.tells_deployments and self._others.get(BRIDGE) is None
 
     def changed(self, news: ConfigurationChanged, at: float) -> None:
         """A configuration changed; one change comes as one event for each value, so they are read together."""
@@ -90,12 +96,13 @@ class Deployed:
         if core.configured and settings == core.settings:
             return
         # What an earlier run had in force counts too: Greengrass Lite restarts the component with each change.
-        known, before = core.store.kept("configuration") is not None, core.settings
+        known = core.configured or core.store.kept("configuration") is not None
+        before = core.settings
         lost = protection_lost(before, settings) if known else ()
         changed = changed_keys(before, settings) if known else ()
         self._apply(settings)
-        kept = {key: value for key, value in (document or {}).items() if key != "accessControl"}
-        core.attempt(lambda: core.store.keep(configuration=kept))
+        core.document = {key: value for key, value in (document or {}).items() if key != "accessControl"}
+        core.attempt(lambda: core.store.keep(configuration=core.document))
         core.event("configuration", accepted=True, changed=list(changed), problems=[], protectionEnded=list(lost))
         for sentence in lost:
             LOGGER.warning("protection ended", extra={"fields": {"what": sentence}})

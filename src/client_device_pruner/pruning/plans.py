@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from client_device_pruner.decisions import guards
 from client_device_pruner.decisions.guards import Plan, member, new_plan_id
-from client_device_pruner.decisions.policy import Verdict
+from client_device_pruner.decisions.policy import State, Verdict
 from client_device_pruner.pruning.core import Core
 
 MAX_PLANS = 20  # plans remembered for late approvals
@@ -31,6 +31,7 @@ def make_plan(core: Core, due: Sequence[Verdict], *, trying: bool) -> Plan:
             budget=core.journal.budget(devices.associated_count, core.running_seconds()),
             approved={name for name, key in keys.items() if key in approved},
             plan_id=plan_id,
+            unsuccessful=core.journal.unsuccessful(),
             lost_together=guards.lost_together(devices.associated(), core.settings, core.facts()),
             standing=[hold for hold in core.guards.standing if not (trying and hold.guard == "accessDenied")],
         )
@@ -70,5 +71,6 @@ def waiting_plan(core: Core) -> tuple[str, list[str]] | None:
     """The id and the device names of the plan that waits for approval now; None if none does."""
     held = {hold.plan for hold in core.guards.in_force if hold.plan}
     known = core.store.kept("plans", []) if held else []
-    names = ((plan_id, [key.rpartition("@")[0] for key in keys]) for plan_id, keys in known if plan_id in held)
+    due = {member(device): device.name for device in core.devices.associated() if device.state == State.DUE.value}
+    names = ((plan_id, [due[key] for key in keys if key in due]) for plan_id, keys in known if plan_id in held)
     return next(names, None)

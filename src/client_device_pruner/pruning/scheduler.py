@@ -84,6 +84,7 @@ class Scheduler:
             elif core.store.connection is None:
                 return float("inf")  # without a journal nothing may be done
             elif self._restores.due or at >= self._next_restore:
+                self._next_restore = float("inf")
                 self._job = self._run(self._restores.steps())
             elif at >= self._next_cycle:
                 self._begin_cycle()
@@ -126,13 +127,12 @@ class Scheduler:
 
     def _plan_restore(self, at: float) -> None:
         """Try a restore that failed again, after delays as those of cycles that fail."""
-        if not self._core.journal.wanted():
-            self._restores_failed, self._next_restore = 0, float("inf")
-            return
         self._restores_failed += 1
         self._next_restore = at + next_delay_seconds(
             self._core.settings, self._jitter(), failures=self._restores_failed
         )
+        if not self._core.journal.wanted():
+            self._restores_failed, self._next_restore = 0, float("inf")
 
     def _run(self, steps: Steps) -> _Job:
         return _Job(steps, self._cloud, self._ask, self._send_probe, self._wake)

@@ -101,6 +101,12 @@ class Journal:
             name,
         )
 
+    def unsuccessful(self) -> frozenset[str]:
+        """The names of devices whose latest disassociation was refused, or accepted and not carried out."""
+        query = "SELECT name, outcome, max(id) FROM disassociations GROUP BY name"
+        rows = self.connection.execute(query)
+        return frozenset(row["name"] for row in rows if row["outcome"] in ("refused", "notDone"))
+
     def want(self, intents: Iterable[Intent], requested_by: str | None) -> None:
         """Note at whose request to restore these, so that it outlives a crash; None: at no request any more."""
         with transaction(self.connection, through=True) as write:

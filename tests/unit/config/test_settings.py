@@ -297,7 +297,12 @@ def test_changed_keys_are_paths() -> None:
         ({}, {"gracePeriod": "0s"}, "gracePeriod is shorter: 1d became 0s"),
         ({}, {"limits": {"maxPerCycle": 200}}, "limits.maxPerCycle is higher: 100 became 200"),
         ({}, {"massLoss": {"minPercent": 80}}, "massLoss.minPercent is higher: 30 became 80"),
-        ({"thresholds": RULES}, {}, 'thresholds.slow: "visitor" had 90d and has 30d'),
+        ({"thresholds": RULES}, {}, 'thresholds: "visitor" had 90d and has 30d'),
+        (
+            {},
+            {"thresholds": {"presses": {"devices": ["press-*"], "offlineThreshold": "2d"}}},
+            'thresholds: "press-*" had 30d and has 2d',
+        ),
     ],
 )
 def test_protection_that_ends_is_told(old: Any, new: Any, told: str) -> None:

@@ -34,6 +34,12 @@ def _names(made: Plan) -> list[str]:
     return [verdict.name for verdict in made.take]
 
 
+def test_what_the_cloud_did_not_take_off_comes_last() -> None:
+    """A device that is refused again and again does not use up what the others need."""
+    budget = Budget(10, 0, 3600.0)
+    assert _names(_plan(_due("refused", "dead"), budget=budget, unsuccessful={"refused"})) == ["dead"]
+
+
 def test_zero_means_none() -> None:
     """A limit of 0 is no missing limit."""
     for limits in ({"maxPerCycle": 0}, {"maxPercentPerDay": 0}):

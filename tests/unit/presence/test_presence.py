@@ -11,6 +11,16 @@ from client_device_pruner.presence.devices import HALF_YEAR_SECONDS
 from fakes.site import ACCESS, DAY, Site
 
 
+def test_a_sighting_before_the_first_list_ends_no_silence() -> None:
+    """What is written between two probes dates a sighting twice; the time before it was ever known is no silence."""
+    site = Site()
+    site.days(100)
+    site.connected("pump-7")
+    site.presence.stamp()
+    site.minutes(2)
+    assert site.device("pump-7").longest_silence == 0.0
+
+
 def test_a_sighting_counts_as_made_at_the_next_return_of_the_probe() -> None:
     """Never earlier: the clock may advance over it."""
     site = Site()

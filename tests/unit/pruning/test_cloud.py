@@ -108,7 +108,7 @@ def test_a_line_that_is_no_reply_is_a_failure(line: str) -> None:
     with Child(f"{READY}sys.stdin.readline()\nprint({line!r}, flush=True)\ntime.sleep(600)") as child:
         assert child.reply() == Ready()
         child.send(ListPage())
-        assert failed(child.reply()).kind == "garbage"
+        assert failed(child.reply()).kind == "crashed"
 
 
 def test_a_child_that_cannot_be_started() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from client_device_pruner.config.bridge import EMQX
 from client_device_pruner.config.emqx import Access
+from client_device_pruner.greengrass.link import IN
 from fakes.component import CLIENT_LIST_ON
 from fakes.core_device import CoreDevice, KnownDevices
 
@@ -30,6 +31,7 @@ def about_to_be_checked(known: KnownDevices) -> CoreDevice:
         ("list is silent", "the client list did not answer in time"),
         ("list is open", "the client list, which is in use, cannot be asked"),
         ("bridge", "the probe did not come back"),
+        ("flood", "messages may have been lost"),
     ],
 )
 def test_what_is_not_known_holds(known: KnownDevices, fault: str, told: str) -> None:
@@ -45,14 +47,27 @@ def test_what_is_not_known_holds(known: KnownDevices, fault: str, told: str) -> 
         ask(access, names, request)
         lists.failure = failure
 
+    def ask_and_flood(access: Access, names: Sequence[str], request: int) -> None:
+        carry = ipc.to_broker
+
+        def late(topic: str, payload: bytes) -> None:
+            for _message in range(20_001):
+                core.hear(f"{IN}flood", b"")
+            core.world.after(1, lambda: carry(topic, payload))
+
+        ipc.to_broker = late
+        ask(access, names, request)
+
     if fault == "list fails":
         lists.ask = refuse  # type: ignore[method-assign]
     elif fault == "list is silent":
         lists.ask = lambda *_: None  # type: ignore[method-assign]
     elif fault == "list is open":
         core.world.after(560, lambda: ipc.configure(EMQX, CLIENT_LIST_ON | {"dockerOptions": "-p 18083:18083"}))
-    else:
+    elif fault == "bridge":
         core.world.after(560, core.broker.stop_bridge)
+    else:
+        lists.ask = ask_and_flood  # type: ignore[method-assign]
     core.run_until(lambda: (core.status()["lastCycle"]["failed"] or {}).get("code") == "Preflight", 2_400)
 
     assert not core.cloud.carried

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
+import pytest
+
+from client_device_pruner.store.journal import Intent, Journal
 from fakes.core_device import CoreDevice, KnownDevices
 
 GONE = tuple(f"gone-{number}" for number in range(4))
@@ -144,3 +149,22 @@ def test_a_restore_that_fails_holds_nothing_else_back(known: KnownDevices) -> No
     assert "BatchAssociate" in failed["remedy"]
     assert "accessDenied" not in core.guards()
     core.run_until(lambda: core.of_type("disassociated", "gone-1"), 9_000)
+
+
+def test_a_journal_that_cannot_be_read_when_a_restore_is_due_holds_no_loop_up(
+    known: KnownDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The component goes on observing, and restores later."""
+    core = disassociated(known("gone", "alive", offlineThreshold="7h"), "gone")
+    core.cloud.fail("associate", "unreachable", times=1)
+    core.request("restore", "gone")
+    core.run(5)
+
+    def fails(_journal: Journal) -> tuple[Intent, ...]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "wanted", fails)
+        core.run(120)
+        assert "database" in core.guards()
+    core.run_until(lambda: core.of_type("restored", "gone"), 9_000)
