@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -199,25 +201,47 @@ class _Session:
         # Imported with the first call: it costs 5 MiB, and few sites use the list.
         import urllib3
 
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        path = urlsplit(self.url).path + target
+        pool = urllib3.connection_from_url(self.url)  # knows of no proxies, retries and redirects here
+        connection: Any = pool.ConnectionCls(pool.host, pool.port, timeout=DEADLINE_SECONDS / 2)
+        content = bytearray()
         try:
-            # A pool knows of no proxies; one for each request leaves no connection open until the next.
-            with urllib3.connection_from_url(self.url, timeout=DEADLINE_SECONDS / 2, retries=False) as pool:
-                response = pool.urlopen(method, path, body, headers, redirect=False, preload_content=False)
-                content = bytearray()
+            connection.connect()
+            with _deadline(connection.sock):
+                connection.request(method, urlsplit(self.url).path + target, body, headers, preload_content=False)
+                response = connection.getresponse()
                 while chunk := response.read1(1 << 16):
                     content += chunk
                     if len(content) > MOST_BYTES:
                         raise _Failed(f"{self.url} answered with more than {MOST_BYTES >> 20} MiB")
-                    if time.monotonic() > deadline:
-                        raise _Failed(f"{self.url} did not answer in full within {DEADLINE_SECONDS:g} s")
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError) as error:
             raise _Failed(f"{self.url} did not answer: {error}") from error
+        finally:
+            connection.close()
         try:
             return response.status, json.loads(content)
         except (ValueError, RecursionError):
             return response.status, None
+
+
+@contextmanager
+def _deadline(sock: socket.socket) -> Iterator[None]:
+    """End a connection that takes too long, also one whose bytes trickle in; raises `TimeoutError` then."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(DEADLINE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if over.is_set():
+            raise TimeoutError(f"not in full within {DEADLINE_SECONDS:g} s")
 
 
 def _told(status: int, answer: Any) -> str:

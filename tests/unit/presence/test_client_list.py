@@ -196,7 +196,11 @@ class TestFetch:
 
         assert f"127.0.0.1:{emqx.port}/api/v5 did not answer" in reason_of(await caller.fetch(login_to(emqx)))
 
-    @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"], ids=["silent", "slow"])
+    @pytest.mark.parametrize(
+        "head",
+        [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "],
+        ids=["silent", "slow", "slow in its header"],
+    )
     async def test_an_answer_takes_no_longer_than_the_deadline(
         self, caller: Caller, head: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
