@@ -19,7 +19,7 @@ import pytest
 
 from e2e.trial import QUICK, MakeTrial
 
-pytestmark = [pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # a core device is installed in it
 
 PROJECT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
