@@ -65,8 +65,7 @@ def client_list_access(settings: Settings, emqx: Mapping[str, Any] | None) -> Ac
     host, port = bound.groups() if (bound := _BIND.fullmatch(str(bind))) else (None, "0")
     if int(port) == 0:
         reason = "EMQX's HTTP API is off"
-        why = "is off: the component cannot tell a silent device that is connected from one that is gone"
-        return NoAccess(reason, _mend(emqx, why, _PORT, off=True), off=True)
+        return NoAccess(reason, _mend(emqx, "is off", _PORT, off=True), off=True)
     options = emqx.get("dockerOptions")
     if _is_on_host(options):
         reached = [(host or "0.0.0.0", port)]  # noqa: S104 - a bare port is on all addresses
@@ -125,7 +124,7 @@ def _mend(emqx: Mapping[str, Any], why: str, port: int, *, off: bool = False) ->
         others = _PUBLISHED.sub(lambda found: "" if found["inside"] == str(port) else found[0], str(options))
         document["dockerOptions"] = " ".join(f"{others} -p 127.0.0.1:{port}:{port}".split())
     without = 'or, to do without the list, set presence.clientList.url to ""'
-    told = f"EMQX's HTTP API {why}, so the client list is not used. Merge into {EMQX} ({without})"
+    told = f"EMQX's HTTP API {why}, so the client list, the best evidence, is not used. Merge into {EMQX} ({without})"
     return Finding(told, json.dumps(document))
 
 
