@@ -204,6 +204,7 @@ def _has(module: str) -> bool:
 def main(venv: str, *requirements: str) -> int:
     """Make the environment, unless it is there, and install the requirements; return the exit status."""
     place = Path(venv)
+    print(f"Setting up {venv}: this takes one to five minutes.", flush=True)
     try:
         if not is_usable(place):
             make(place)

@@ -240,8 +240,9 @@ def _say_what_next(screen: Screen) -> None:
         "1. Set bucket and region in gdk-config.json, then:\n"
         "     gdk component build && gdk component publish\n"
         "2. Allow the core devices to list their client devices: deploy the stack deploy/template.yaml.\n"
-        "3. Fill in deploy/deployment-dry-run.json, and deploy it to a group of one core device. It has the\n"
-        "   component with dryRun, EMQX with its API, and the entries that this demo's bridge ran with:"
+        "3. Fill in deploy/deployment-dry-run.json, and deploy it to a new group of one core device. A deployment\n"
+        "   replaces the group's previous one: if the group has one, copy its components in first (docs/deploy.md).\n"
+        "   The document has the component with dryRun, EMQX with its API, and the entries of this demo's bridge:"
     )
     entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in MAPPING.items())
     screen.paste(f'{{"mqttTopicMapping": {{\n{entries}}}}}')
@@ -249,7 +250,8 @@ def _say_what_next(screen: Screen) -> None:
         "4. Ask the core device:\n"
         "     sudo /greengrass/v2/work/community.greengrass.ClientDevicePruner/pruner status\n"
         "   It shows what the component hears, what is missing, and how many devices could be removed.\n"
-        "5. Name the devices that must always stay in protectedDevices, then deploy deploy/deployment-live.json."
+        "5. Name the devices that must always stay in protectedDevices, then deploy the same\n"
+        "   with deploy/deployment-live.json."
     )
 
 
