@@ -56,7 +56,7 @@ class Edges:
     connect: Callable[[Queue[Item]], None]
     # makes what calls the cloud; it gets a function that takes its replies, from any thread
     cloud: Callable[[Callable[[Reply], None]], Cloud]
-    client_lists: Callable[[Callable[[Answer], None]], ClientLists]  # makes the client of EMQX' HTTP API, likewise
+    client_lists: Callable[[Callable[[Answer], None]], ClientLists]  # makes the client of EMQX's HTTP API, likewise
 
 
 class App:
@@ -262,8 +262,9 @@ class App:
 
     def _why_blind(self, at: float) -> tuple[str, str]:
         if self._link.trouble:
-            lasts = format_duration(round(at - self._link.trouble_since))
-            return f"{self._link.trouble} (for {lasts})", self._remedy()
+            seconds = round(at - self._link.trouble_since)
+            lasts = f" (for {format_duration(seconds)})" if seconds else ""
+            return f"{self._link.trouble}{lasts}", self._remedy()
         dead = {name: given for name, given in self._core.presence.inputs(at).items() if not given.alive}
         if dead:
             reasons = "; ".join(f"{name}: {given.reason}" for name, given in dead.items())
