@@ -113,7 +113,8 @@ def return_in_flight(directory: Path, fuse: Fuse) -> CoreDevice:
         fuse.point(label)
 
     core.cloud.point = connect_meanwhile
-    core.run_until(lambda: GONE[0] in core.connected and GONE[0] in core.cloud.associations, 7_200, "it stayed away")
+    # Where the first attempt died, it comes after the others, and the day's budget may be used up.
+    core.run_until(lambda: GONE[0] in core.connected and GONE[0] in core.cloud.associations, 90_000, "it stayed away")
     core.run(1_300)
     return core
 
