@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -54,14 +53,14 @@ def commands(root: Path) -> list[str]:
 
 @contextmanager
 def started(command: str) -> Iterator[subprocess.Popen[str]]:
-    """Let a command run, until Ctrl-C."""
+    """Let a command run while the block does."""
     with subprocess.Popen(
         ["sh", "-c", f"exec env {command}"], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # as Ctrl-C, which is ignored where a shell runs the tests in the background
 
 
 def said(command: str, wanted: str) -> str:
