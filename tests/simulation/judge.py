@@ -158,6 +158,9 @@ class Judge:
 
     def _is_restored(self, device: Device) -> None:
         """Who was sighted after it was disassociated is associated again some days later, unless it went again."""
+        if device.name in self._site.component.cloud.refusing:
+            self._site.world.after(4 * self._site.pace.day, lambda: self._is_restored(device))
+            return
         gone_again = device.name in self._restorable or device.name in self._by_others
         if device.name not in self._site.component.cloud.associations and not gone_again:
             self.figures.problems.append(f"{device.name} was sighted again and is not restored")
