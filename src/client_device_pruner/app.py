@@ -124,8 +124,7 @@ class App:
 
         Returns when there will be something to do if nothing arrives, in monotonic seconds.
         """
-        for item in self.queue.take_all(wait_seconds):
-            self._core.attempt(self._take, item)
+        self._hear(wait_seconds)
         at = self._clock.monotonic()
         wakes = [self._link.tick(at), self._deployed.tick(at), self._fetch_list(at)]
         self._watch_observing(at)
@@ -139,10 +138,15 @@ class App:
 
     def close(self) -> None:
         """Leave everything so that the next start goes on from here."""
+        self._hear(0.0)
         self._scheduler.close()
         self._core.attempt(lambda: self._core.close(self._status_document(self._clock.monotonic())))
         self._lists.close()
         self._link.close()
+
+    def _hear(self, wait_seconds: float) -> None:
+        for item in self.queue.take_all(wait_seconds):
+            self._core.attempt(self._take, item)
 
     def _fetch_list(self, at: float) -> float:
         """Ask for the client list when it is time, and at once at a new address; returns when it is time next."""

@@ -73,6 +73,16 @@ def test_a_mark_goes_within_a_second_of_a_sighting(tmp_path: Path) -> None:
     assert site.happened("unmarked", "pump-0")[0].data["reason"] == "it was sighted"
 
 
+def test_what_has_arrived_is_taken_before_an_orderly_end(tmp_path: Path) -> None:
+    """A message that waits when the component is stopped is a sighting, and takes the mark off."""
+    site = _marked(tmp_path)
+    site.hear(f"{IN}clients/pump-0/telemetry", b"21.5")
+    site.stop()
+    assert site.happened("unmarked", "pump-0")
+    (row,) = site.rows("SELECT seen_by, marked_at FROM devices WHERE name = 'pump-0'")
+    assert tuple(row) == ("message", None)
+
+
 def test_silence_without_observed_time_makes_nobody_gone(tmp_path: Path) -> None:
     """The bridge is broken for 10 days: no time passes, nothing is marked, and `notObserving` says why."""
     site = Site(tmp_path)

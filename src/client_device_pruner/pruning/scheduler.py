@@ -102,6 +102,7 @@ class Scheduler:
 
     def close(self) -> None:
         """End what runs; what was begun stays journalled, and the next run settles it."""
+        self._restores.take_sighted(self._cycle)
         if self._job is not None:
             self._job.close()
             self._job = self._cycle = None
