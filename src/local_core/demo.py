@@ -161,8 +161,8 @@ def _introduce(screen: Screen) -> None:
     screen.chapter("ClientDevicePruner: the main job, on an embedded local core")
     screen.say(
         "The component disassociates a client device that is gone, and never one that still works."
-        " Here the component runs from its own recipe, with a real MQTT broker, a bridge, and a stand-in for the"
-        " cloud. Days are seconds here (allowShortDurations):"
+        " Here the component runs from its own recipe, with a broker that acts like EMQX, a bridge, and a"
+        " stand-in for the cloud. Days are seconds here (allowShortDurations):"
         f" offlineThreshold is {THRESHOLD_SECONDS:g} s instead of 30 days,"
         f" gracePeriod {GRACE_SECONDS:g} s instead of 1 day, and a cycle runs every second instead of every 6 hours."
     )
@@ -188,7 +188,7 @@ async def _play(stage: Stage, screen: Screen) -> None:
     with screen.working("Waiting until the component observes ..."):
         await stage.until(
             "the component observes",
-            lambda: stage.events("cycle") and (observed := stage.observed()) and observed.passes,
+            lambda: stage.events("cycle") and stage.observes(),
         )
     async with screen.watching(stage):
         await tell(stage, screen)
@@ -236,7 +236,7 @@ def _keep_report(work_dir: Path, screen: Screen) -> None:
 
 def _say_what_next(screen: Screen) -> None:
     screen.chapter("Next: the same on a core device of yours")
-    screen.say(
+    screen.paste(
         "1. Set bucket and region in gdk-config.json, then:\n"
         "     gdk component build && gdk component publish\n"
         "2. Allow the core devices to list their client devices: deploy the stack deploy/template.yaml.\n"
@@ -246,7 +246,7 @@ def _say_what_next(screen: Screen) -> None:
     )
     entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in MAPPING.items())
     screen.paste(f'{{"mqttTopicMapping": {{\n{entries}}}}}')
-    screen.say(
+    screen.paste(
         "4. Ask the core device:\n"
         "     sudo /greengrass/v2/work/community.greengrass.ClientDevicePruner/pruner status\n"
         "   It shows what the component hears, what is missing, and how many devices could be removed.\n"

@@ -144,6 +144,11 @@ class Stage:
         known = self.known()
         return known.things.get(name) if known else None
 
+    def observes(self) -> bool:
+        """Whether observed time passes."""
+        observed = self.observed()
+        return observed is not None and observed.passes
+
     def observed(self) -> Observed | None:
         """Return observed time; None before the first status."""
         known = self.known()
@@ -259,7 +264,8 @@ async def _break_the_bridge(stage: Stage, narrator: Narrator) -> None:
     await stage.core.bridge.start()
     narrator.say("The bridge runs again. The broker does not send the pump's event again.")
     await stage.until(
-        "observed time passes again", lambda: stage.events("released", since=broken, guard="notObserving")
+        "observed time passes again",
+        lambda: stage.events("released", since=broken, guard="notObserving") and stage.observes(),
     )
     narrator.say(f"Event released: notObserving. Observed time stood still at {still.seconds:.1f} s, and passes again.")
 
@@ -327,7 +333,7 @@ async def _goes(stage: Stage, narrator: Narrator, name: str, evidence: str) -> N
 
 def _all_known(stage: Stage) -> bool:
     present = sum(look.state == "present" for look in stage.looks())
-    return present == len(DEVICES) - 1 and bool((observed := stage.observed()) and observed.passes)
+    return present == len(DEVICES) - 1 and stage.observes()
 
 
 def _is_missed(stage: Stage, name: str) -> bool:
