@@ -289,10 +289,8 @@ class Core:
             state, told = "", 0
             if device.associated:
                 verdict = judge(device, self.settings, facts)
-                state, told = (
-                    verdict.state.value,
-                    explain.fingerprint(verdict, device, facts, self.presence.replays.hint(device.name)),
-                )
+                state, hint = verdict.state.value, self.presence.replays.hint(device.name)
+                told = explain.fingerprint(verdict, device, facts, hint)
                 if coverage is not None:
                     coverage.add(verdict, facts)
             if told != device.told:
