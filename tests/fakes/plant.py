@@ -62,6 +62,8 @@ class Plant:
         self.sightings: dict[str, list[float]] = {name: [0.0] for name in NAMES}
         self._announced: dict[str, int] = {}
         self._stored: dict[str, int] = {}
+        self._spoke_at = dict.fromkeys(NAMES, 0.0)
+        self._quiet_until = dict.fromkeys(NAMES, 0.0)
         self._known_at = dict.fromkeys(NAMES, 0.0)
         self._unknown_at: dict[str, float] = {}
         self.alive = set(NAMES)
@@ -250,6 +252,8 @@ class Plant:
 
     def _speak(self, name: str) -> None:
         if name in self.broker.sessions and name in self.alive:
+            self._note_quiet(name)
+            self._spoke_at[name] = self.world.now
             self.broker.publish(f"clients/{name}/telemetry")
         self.world.after(self._random.uniform(0.8, 1.0) * SPEAKS, lambda: self._speak(name))
 
@@ -322,8 +326,19 @@ class Plant:
             else:
                 self._unknown_at[name] = self.world.now
 
+    def _note_quiet(self, name: str) -> None:
+        if self.world.now - self._spoke_at[name] >= THRESHOLD:
+            self._quiet_until[name] = self.world.now
+
     def _cannot_be_known(self, name: str) -> bool:
-        """Whether other connections came or ended unheard since this one was known (DESIGN, what it cannot know)."""
+        """Whether this connection is one that cannot be told from none (DESIGN, what it cannot know).
+
+        With messages alone: it was away for the threshold, came back, and nothing that it published was heard yet.
+        With events: other connections came or ended unheard since this one was known.
+        """
+        if self.kind == "messages":
+            self._note_quiet(name)
+            return self._quiet_until[name] > self.sightings[name][-1]
         others = [at for other, at in self._unknown_at.items() if other != name]
         return self.kind == "events" and max(others, default=0.0) > self._known_at[name]
 
