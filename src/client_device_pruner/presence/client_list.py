@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -198,7 +197,9 @@ class _Session:
         raise _Failed(self.refusal)
 
     def _request(self, method: str, target: str, headers: dict[str, str], body: str | None = None) -> tuple[int, Any]:
-        # Imported with the first call: it costs 5 MiB, and few sites use the list.
+        # Imported with the first call: they cost 8 MiB, and not every site uses the list.
+        from http.client import HTTPException
+
         import urllib3
 
         pool = urllib3.connection_from_url(self.url)  # knows of no proxies, retries and redirects here
