@@ -67,10 +67,10 @@ class Devices:
 
     def __init__(self, by_name: dict[str, Device] | None = None) -> None:
         self.by_name = by_name or {}  # every name that is kept, associated or not
-        self.changed: set[str] = set()  # names whose row has to be written
+        # names whose row has to be written → whether at once, since session, mark or association changed
+        self.changed: dict[str, bool] = {}
+        self.urgent = False  # whether any has to be written at once
         self.removed: set[str] = set()  # names whose row has to go
-        # those of them whose session, mark or association changed, so that their row is written at once
-        self.urgent: set[str] = set()
         self.dropped_session = False  # whether a name with a session had to be dropped, so that sessions are incomplete
         self._unlisted = sum(not device.associated for device in self.by_name.values())
 
@@ -96,9 +96,17 @@ class Devices:
 
     def touch(self, device: Device, *, urgent: bool = False) -> None:
         """Have its row written; at once if a session, a mark or an association changed."""
-        self.changed.add(device.name)
-        if urgent:
-            self.urgent.add(device.name)
+        self.changed[device.name] = urgent or self.changed.get(device.name, False)
+        self.urgent = self.urgent or urgent
+
+    def written(self, names: Iterable[str]) -> None:
+        """Note that these rows are written, all urgent ones among them, and the removed ones gone."""
+        for name in names:
+            del self.changed[name]
+        self.urgent = False
+        if not self.changed:
+            self.changed.clear()  # gives its memory back
+        self.removed.clear()
 
     def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
         """Take a list of associations over: thing names with their associationTimestamp.
@@ -151,6 +159,5 @@ class Devices:
     def _drop(self, name: str) -> None:
         del self.by_name[name]
         self._unlisted -= 1
-        self.changed.discard(name)
-        self.urgent.discard(name)
+        self.changed.pop(name, None)
         self.removed.add(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 from zlib import crc32
@@ -27,13 +27,6 @@ SHORTEST_COUNT_SECONDS = 180.0
 MOST_PENDING = 20_000  # sightings that wait for a probe to come back
 MOST_DIGITS = 18  # larger numbers are no time and no count, and cannot be stored
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
-
-
-@dataclass(frozen=True, slots=True)
-class _Sighting:
-    by: str
-    wall: float
-    silent_since: float | None
 
 
 class Presence:
@@ -61,7 +54,8 @@ class Presence:
         if kept and not same_boot:
             # The broker runs on this host: it has restarted too.
             self.sessions.end_all(self.observed.seconds)
-        self._pending: dict[str, _Sighting] = {}
+        # names that were sighted since a probe came back last → since when they had been silent; None: they were not
+        self._pending: dict[str, float | None] = {}
         self._published: dict[str, int] = {}
         self._heard: dict[str, Heard] = {}
         self._unmapped: frozenset[str] = frozenset()
@@ -207,11 +201,11 @@ class Presence:
             self.stamp()
             self._pending.clear()
             self._heard.clear()
-        before = self._pending.get(name)
-        # Before it was ever seen or listed there is no silence that could end.
-        unknown = device.seen_at is None and device.listed_at is None
-        silent_since = None if unknown or self._is_present(device) else device.silent_since
-        self._pending[name] = _Sighting(by, self._clock.wall(), before.silent_since if before else silent_since)
+        device.seen_by, device.seen_wall = by, self._clock.wall()
+        if name not in self._pending:
+            # Before it was ever seen or listed there is no silence that could end.
+            unknown = device.seen_at is None and device.listed_at is None
+            self._pending[name] = None if unknown or self._is_present(device) else device.silent_since
 
     def _is_present(self, device: Device) -> bool:
         latest = self.listing.latest
@@ -226,7 +220,7 @@ class Presence:
         alive = all(given.alive for given in self.inputs(received).values())
         self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
         began = self.observed.seconds - QUIET_SECONDS * scale
-        silences = ((name, self._pending[name].silent_since) for name in self._heard)
+        silences = ((name, self._pending[name]) for name in self._heard)
         self.replays.heard(self._heard, {name for name, since in silences if since is not None and since < began})
         self._heard.clear()
         self.stamp()
@@ -244,16 +238,16 @@ class Presence:
         keeps a crash from losing it: afterwards the clock goes on from the same reading.
         """
         at = self.observed.seconds
-        for name, sighting in self._pending.items():
+        for name, silent_since in self._pending.items():
             device = self.devices.by_name.get(name)
             if device is None:
                 continue
             urgent = False
-            if sighting.silent_since is not None:
-                device.end_silence(sighting.silent_since, at)
+            if silent_since is not None:
+                device.end_silence(silent_since, at)
                 # A crash must not lose what ends a long silence.
-                urgent = at - sighting.silent_since > self._settings.threshold_seconds(name) / 2
-            device.seen_at, device.seen_by, device.seen_wall = at, sighting.by, sighting.wall
+                urgent = at - silent_since > self._settings.threshold_seconds(name) / 2
+            device.seen_at = at
             if published := self._published.get(name):
                 if not device.messages:
                     device.first_message = at

@@ -180,8 +180,8 @@ class Core:
     def _read(self, connection: sqlite3.Connection) -> None:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""
         if self._loaded:
-            self.devices.changed.update(self.devices.by_name)
             for device in self.devices.by_name.values():
+                self.devices.touch(device)
                 device.told = 0
             self._next_survey = self.clock.monotonic()
             return
@@ -233,7 +233,7 @@ class Core:
         presence = self.presence.document()
         if urgent and at < self._next_commit:
             presence["observedSeconds"] = self._written_seconds
-            names = sorted(devices.urgent)
+            names = sorted(name for name, at_once in devices.changed.items() if at_once)
         else:
             # Between two probes nothing is dated, so there is nothing to write.
             every = max(COMMIT_SECONDS * self.settings.scale, self.settings.presence.probe_interval_seconds)

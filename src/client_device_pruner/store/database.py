@@ -247,9 +247,7 @@ class Store:
             if self._history or self._timeline:
                 prune(write)
             set_meta(write, **meta)
-        devices.removed.clear()
-        # New sets, since one that things are taken out of keeps its memory.
-        devices.changed, devices.urgent = devices.changed.difference(names), devices.urgent.difference(names)
+        devices.written(names)
         self._history.clear()
         self._timeline.clear()
         self.fault = ""
