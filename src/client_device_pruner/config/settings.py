@@ -200,6 +200,8 @@ class Settings:
         return any(fnmatchcase(name, glob) for glob in self.protected_devices)
 
     def _rule(self, name: str) -> Threshold | None:
+        if not self.thresholds:
+            return None
         rules = (rule for rule in self.thresholds if any(fnmatchcase(name, glob) for glob in rule.devices))
         return max(rules, key=lambda rule: rule.offline_threshold_seconds, default=None)
 

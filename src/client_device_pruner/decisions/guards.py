@@ -200,10 +200,10 @@ def lost_together(devices: Iterable[Device], settings: Settings, facts: Facts) -
 
 
 def _is_lost(device: Device, settings: Settings, facts: Facts) -> bool:
-    if facts.is_present(device):
+    silent = facts.silent_seconds(device)
+    if not silent:
         return False
-    unusual = facts.silent_seconds(device) > LONGEST_TIMES * device.longest(facts.observed_seconds)
-    return unusual or judge(device, settings, facts).gone
+    return silent > LONGEST_TIMES * device.longest(facts.observed_seconds) or judge(device, settings, facts).gone
 
 
 def member(device: Device) -> str:

@@ -20,6 +20,9 @@ class Heard:
     checksum: int
 
 
+_NONE = (Heard("", 0), 0)
+
+
 class Replays:
     """Knows the devices that were only heard to repeat one message, after a quiet time and together with others."""
 
@@ -35,7 +38,7 @@ class Replays:
 
     def hint(self, name: str) -> str:
         """The sentence about a device that was only heard to repeat one message; empty if it was not."""
-        heard, times = self._repeated.get(name, (Heard("", 0), 0))
+        heard, times = self._repeated.get(name, _NONE)
         if times < TIMES:
             return ""
         return (

@@ -70,7 +70,9 @@ def expire_approvals(core: Core, due: Sequence[Verdict]) -> None:
 def waiting_plan(core: Core) -> tuple[str, list[str]] | None:
     """The id and the device names of the plan that waits for approval now; None if none does."""
     held = {hold.plan for hold in core.guards.in_force if hold.plan}
-    known = core.store.kept("plans", []) if held else []
+    if not held:
+        return None
     due = {member(device): device.name for device in core.devices.associated() if device.state == State.DUE.value}
+    known: list[tuple[str, list[str]]] = core.store.kept("plans", [])
     names = ((plan_id, [due[key] for key in keys if key in due]) for plan_id, keys in known if plan_id in held)
     return next(names, None)
