@@ -126,7 +126,7 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     "a takeover ends the session": (EVENTS, lambda: _put(sessions, "_TAKEN_OVER", frozenset())),
     "the late end of an old session ends the new one": (EVENTS, lambda: _put(sessions, "LATE_END_SECONDS", 0.0)),
     "a disconnect ends no session": (EVENTS, lambda: _put(Sessions, "disconnected", _end_nothing)),
-    "a session makes nobody present": (EVENTS, lambda: _put(Facts, "is_present", lambda _self, _device: False)),
+    "a session makes no device present": (EVENTS, lambda: _put(Facts, "is_present", lambda _self, _device: False)),
     "no evidence is needed": (
         KINDS[1:],
         lambda: _put(policy, "find_evidence", lambda *_a: (Evidence.CONNECTION_COUNT, Missing.NONE)),
@@ -136,14 +136,14 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     "an unbelievable client list is believed": (KINDS[:1], lambda: _wrap(Listing, "take", _believe_all)),
     "thresholds are halved": (KINDS, lambda: _wrap(Settings, "threshold_seconds", _half)),
     "patience is a quarter of the threshold": (KINDS, lambda: _put(policy, "patience_seconds", _quarter)),
-    "a list that is short once forgets who is not on it": (KINDS, lambda: _wrap(Devices, "reconcile", _forget)),
+    "a list that is short once forgets what is not on it": (KINDS, lambda: _wrap(Devices, "reconcile", _forget)),
     "protected devices are not": (KINDS, lambda: _put(Settings, "is_protected", lambda _self, _name: False)),
     "a dry run is none": (KINDS, lambda: _wrap(Deployed, "take", _never_dry)),
-    "who returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
+    "a device that returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
     "the grace period is not waited for": (KINDS, lambda: _wrap(Core, "mark", _mark_as_due)),
     "the budget of a day is never used up": ((), lambda: _wrap(Journal, "budget", _unused)),
     "an intent is not settled": (KINDS, lambda: _wrap(Journal, "settle", _settle_but_one)),
-    "who publishes twice has no session": (EVENTS, lambda: _put(Sessions, "message", lambda *_a: False)),
+    "a device that publishes twice has no session": (EVENTS, lambda: _put(Sessions, "message", lambda *_a: False)),
     "one message is a rhythm": (("messages",), lambda: _put(policy, "RHYTHM_MESSAGES", 0)),
 }
 
