@@ -11,7 +11,7 @@ from typing import Any
 
 from client_device_pruner.config.emqx import Access
 from client_device_pruner.config.schema import format_duration
-from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.decisions.guards import not_observing_hold
 from client_device_pruner.greengrass import ipc
 from client_device_pruner.greengrass.link import IN, Link
 from client_device_pruner.greengrass.queue import Overflow, Queue
@@ -252,7 +252,7 @@ class App:
         if blind:
             reason, remedy = self._why_blind(at)
             wall = rfc3339(core.clock.wall() - (at - since))
-            core.guards.hold(Hold("notObserving", f"no time has been observed since {wall}: {reason}", remedy))
+            core.guards.hold(not_observing_hold(wall, reason, remedy))
         else:
             core.guards.release("notObserving")
         observing = core.presence.observed.since_wall is not None

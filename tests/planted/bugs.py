@@ -139,7 +139,7 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     "a list that is short once forgets what is not on it": (KINDS, lambda: _wrap(Devices, "reconcile", _forget)),
     "protected devices are not": (KINDS, lambda: _put(Settings, "is_protected", lambda _self, _name: False)),
     "a dry run is none": (KINDS, lambda: _wrap(Deployed, "take", _never_dry)),
-    "a device that returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
+    "what returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
     "the grace period is not waited for": (KINDS, lambda: _wrap(Core, "mark", _mark_as_due)),
     "the budget of a day is never used up": ((), lambda: _wrap(Journal, "budget", _unused)),
     "an intent is not settled": (KINDS, lambda: _wrap(Journal, "settle", _settle_but_one)),

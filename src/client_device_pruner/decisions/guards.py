@@ -13,6 +13,7 @@ from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
 APPROVAL_MINIMUM = 3  # so many due devices, and fewer, never wait for approval (CONTRACT, `limits.approvalPercent`)
+LIST_BELIEVED_AFTER = 3  # an implausible list is believed once so many cycles in a row say the same
 OF_A_PLAN = ("approval", "lostTogether", "maxPerCycle", "maxPercentPerDay")
 """Guards that each cycle's plan decides anew; all others stand until what they are about has changed."""
 
@@ -176,6 +177,63 @@ def per_cycle_hold(due: int, settings: Settings) -> Hold:
     limit = settings.limits.max_per_cycle
     remedy = "the next cycles take the others; or raise limits.maxPerCycle" if limit else "raise limits.maxPerCycle"
     return Hold("maxPerCycle", f"{due} devices are due, limits.maxPerCycle is {limit}", remedy)
+
+
+def not_observing_hold(since: str, reason: str, remedy: str) -> Hold:
+    """`notObserving`: no observed time passes; `since` when is a time (RFC 3339), the reason says what is missing."""
+    return Hold("notObserving", f"no time has been observed since {since}: {reason}", remedy)
+
+
+def preflight_hold(missed: str) -> Hold:
+    """`notObserving`, of one cycle: what the check before a batch missed."""
+    reason = f"the check before the batch failed: {missed}"
+    return Hold("notObserving", reason, "nothing was disassociated; the next cycle tries again")
+
+
+def list_hold(listed: int, expected: int) -> Hold:
+    """`list`: the list of associations is so short that it may be wrong."""
+    return Hold(
+        "list",
+        f"the cloud lists {listed} associated devices, but {expected} were expected",
+        f"nothing to do if the list is right: it counts once {LIST_BELIEVED_AFTER} cycles in a row get the same one",
+    )
+
+
+def unreadable_list_hold(message: str, remedy: str) -> Hold:
+    """`list`: what came in place of the list of associations is none."""
+    return Hold("list", message, remedy)
+
+
+def access_denied_hold(message: str, remedy: str) -> Hold:
+    """`accessDenied`: the cloud denies a call; the remedy names the permission."""
+    return Hold("accessDenied", message, remedy)
+
+
+def core_not_found_hold(core_device: str, message: str, remedy: str) -> Hold:
+    """`coreNotFound`: the cloud does not know the core device."""
+    return Hold("coreNotFound", f"the cloud does not know core device {core_device}: {message}", remedy)
+
+
+def configuration_hold(problems: Iterable[str]) -> Hold:
+    """`configuration`: it was refused; the last good one is in force for watching."""
+    return Hold(
+        "configuration",
+        f"the configuration was refused: {'; '.join(problems)}",
+        'correct it with a deployment ("reset": ["/key"] removes an unknown key, a merge does not);'
+        " until then the last good one is in force, and nothing is disassociated",
+    )
+
+
+def database_hold(reason: str, *, newer: bool) -> Hold:
+    """`database`: the state file cannot be opened or written, or a `newer` version wrote it."""
+    remedy = "deploy the newer version again" if newer else "free space on the file system, or make it writable"
+    return Hold("database", reason, remedy)
+
+
+def instance_hold() -> Hold:
+    """`instance`: another process has the lock on the state."""
+    reason = "another process of this component owns the state in this work directory"
+    return Hold("instance", reason, "end the other process, or wait until it has ended")
 
 
 def lost_together(devices: Iterable[Device], settings: Settings, facts: Facts) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from client_device_pruner.config.schema import SettingsRefused
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.decisions import explain
-from client_device_pruner.decisions.guards import Guards, Hold
+from client_device_pruner.decisions.guards import Guards, database_hold, instance_hold
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
 from client_device_pruner.presence.devices import Device, Devices
@@ -156,8 +156,7 @@ class Core:
         self._next_open = self.clock.monotonic() + REOPEN_SECONDS * self.settings.scale
         try:
             if not self._own():
-                reason = "another process of this component owns the state in this work directory"
-                self.guards.hold(Hold("instance", reason, "end the other process, or wait until it has ended"))
+                self.guards.hold(instance_hold())
                 return
             self.guards.release("instance")
             aside = self.store.open(self._read)
@@ -172,10 +171,8 @@ class Core:
         self.store.note(self.clock.wall(), None, "started")
 
     def _hold(self, error: Exception) -> None:
-        remedy = "free space on the file system, or make it writable"
-        if isinstance(error, NewerSchema):
-            remedy = "deploy the newer version again"
-        self.guards.hold(Hold("database", self.store.fault or str(error), remedy))
+        newer = isinstance(error, NewerSchema)
+        self.guards.hold(database_hold(self.store.fault or str(error), newer=newer))
 
     def _read(self, connection: sqlite3.Connection) -> None:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""

@@ -11,7 +11,14 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from client_device_pruner.decisions.guards import Hold, Plan, new_plan_id
+from client_device_pruner.decisions.guards import (
+    LIST_BELIEVED_AFTER,
+    Hold,
+    Plan,
+    list_hold,
+    new_plan_id,
+    preflight_hold,
+)
 from client_device_pruner.decisions.policy import State, Verdict, judge
 from client_device_pruner.presence.client_list import Asked, ListFailed
 from client_device_pruner.pruning.cloud import NOT_CARRIED_OUT, Batch, Batched, CallFailed, Listed, ListPage
@@ -24,7 +31,6 @@ from client_device_pruner.store.journal import Intent
 BATCH = 100  # entries of one batch call at most: the API's limit
 MAX_PAGES = 10_000
 """Pages of one listing at most: more devices than any core has; a service that turns in circles ends there."""
-BELIEVED_AFTER = 3  # an implausible list is believed once so many cycles in a row say the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +134,10 @@ class Cycle:
             now = (fingerprint, times + 1 if before == fingerprint else 1)
         if now != (before, times):
             core.store.keep(implausible=now)
-        if not now[1] or now[1] >= BELIEVED_AFTER:
+        if not now[1] or now[1] >= LIST_BELIEVED_AFTER:
             core.guards.release("list")
             return True
-        core.guards.hold(
-            Hold(
-                "list",
-                f"the cloud lists {len(listed)} associated devices, but {expected} were expected",
-                f"nothing to do if the list is right: it counts once {BELIEVED_AFTER} cycles in a row get the same one",
-            )
-        )
+        core.guards.hold(list_hold(len(listed), expected))
         return False
 
     def _confirm(self, listed: Associations) -> None:
@@ -189,7 +189,7 @@ class Cycle:
         """Send one batch; returns whether the next may follow."""
         core = self._core
         if missed := (yield from self._preflight(tuple(verdict.name for verdict in batch))):
-            hold = Hold("notObserving", missed, "nothing was disassociated; the next cycle tries again")
+            hold = preflight_hold(missed)
             self.holds = (*self.holds, hold)
             self._failures.missed(hold)
             LOGGER.warning("held in the preflight", extra={"fields": {"reason": hold.reason, "remedy": hold.remedy}})
@@ -231,15 +231,15 @@ class Cycle:
         if core.facts().list_in_use:
             answer: Asked | ListFailed = yield Ask(names)
             if isinstance(answer, ListFailed):
-                return f"the check before the batch failed: {answer.reason}"
+                return answer.reason
             for name in answer.connected:
                 core.presence.sight(name, "clientList")
         gaps = core.presence.gaps
         # Where a heartbeat takes the probe's place, at least two come in each interval.
         came_back: bool = yield SendProbe(max(1.0, core.settings.presence.probe_interval_seconds))
         if not came_back:
-            return "the check before the batch failed: the probe did not come back"
-        return "" if core.presence.gaps == gaps else "the check before the batch failed: messages may have been lost"
+            return "the probe did not come back"
+        return "" if core.presence.gaps == gaps else "messages may have been lost"
 
     def _still_due(self, batch: Sequence[Verdict]) -> Sequence[Verdict]:
         """What the rule and the guards let go now: what was heard, or configured, since the plan counts."""

@@ -10,7 +10,7 @@ from client_device_pruner.config.emqx import Access, client_list_access
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.schema import SettingsRefused
 from client_device_pruner.config.settings import Settings, changed_keys, parse, protection_lost
-from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.decisions.guards import configuration_hold
 from client_device_pruner.greengrass.ipc import Configuration, ConfigurationChanged
 from client_device_pruner.greengrass.link import Link
 from client_device_pruner.pruning.core import Core
@@ -114,12 +114,7 @@ class Deployed:
         core = self._core
         if not core.configured:
             self._apply(core.settings)
-        hold = Hold(
-            "configuration",
-            f"the configuration was refused: {'; '.join(problems)}",
-            'correct it with a deployment ("reset": ["/key"] removes an unknown key, a merge does not);'
-            " until then the last good one is in force, and nothing is disassociated",
-        )
+        hold = configuration_hold(problems)
         if hold not in core.guards.in_force:
             for problem in problems:
                 LOGGER.error("configuration refused", extra={"fields": {"problem": problem}})

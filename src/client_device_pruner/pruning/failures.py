@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from client_device_pruner.decisions.guards import Hold
+from client_device_pruner.decisions.guards import Hold, access_denied_hold, core_not_found_hold, unreadable_list_hold
 from client_device_pruner.pruning.cloud import CallFailed
 from client_device_pruner.pruning.core import Core
 from client_device_pruner.reports.events import rfc3339
@@ -71,12 +71,11 @@ class Failures:
         self.in_a_row += 1
         if failure.kind == "accessDenied":
             self._denied.add(operation)
-            core.guards.hold(Hold("accessDenied", failure.message, advice))
+            core.guards.hold(access_denied_hold(failure.message, advice))
         elif failure.kind == "garbage" and operation == LIST:
-            core.guards.hold(Hold("list", failure.message, advice))
+            core.guards.hold(unreadable_list_hold(failure.message, advice))
         elif failure.kind == "coreNotFound":
-            reason = f"the cloud does not know core device {core.core_device}: {failure.message}"
-            core.guards.hold(Hold("coreNotFound", reason, advice))
+            core.guards.hold(core_not_found_hold(core.core_device, failure.message, advice))
 
     def refused(self, name: str, error: Sequence[str], cycle_id: str, operation: str) -> None:
         """The cloud refused one entry of a batch: said once while it goes on doing so with the same code."""
