@@ -297,7 +297,7 @@ class Plant:
 
     def _silent(self, name: str) -> float:
         """How long ago the last sighting of a device reached the component."""
-        return self.world.now - self.sightings[name][-1]
+        return self.world.now - self.sightings.get(name, [0.0])[-1]
 
     def _compare(self) -> None:
         self._note_unknown()
