@@ -181,6 +181,8 @@ class Core:
                 self.devices.touch(device)
                 device.told = 0
             self._next_survey = self.clock.monotonic()
+            if get_meta(connection, "budget") is None:
+                Journal(connection).use_up(self.devices.associated_count, self.running_seconds())
             return
         check_shapes(connection)
         devices = Devices(load_devices(connection))

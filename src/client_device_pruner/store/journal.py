@@ -46,6 +46,12 @@ class Journal:
         left = WINDOW_SECONDS * (window["number"] + 1) - running_seconds
         return Budget(window["base"], window["used"], left)
 
+    def use_up(self, associated: int, running_seconds: float) -> None:
+        """Leave nothing of the current window: what was used of it is not known any more."""
+        self.budget(associated, running_seconds)
+        with transaction(self.connection) as write:
+            self._use(write, associated)
+
     def intend(
         self,
         cycle_id: str,

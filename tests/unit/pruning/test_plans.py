@@ -44,6 +44,22 @@ def test_a_day_takes_a_share_of_the_devices(known: KnownDevices, percent: int, a
         assert len(core.cloud.carried) == a_day + math.ceil((5 - a_day) * percent / 100)
 
 
+def test_a_state_file_that_breaks_in_mid_run_takes_the_rest_of_the_day_along(known: KnownDevices) -> None:
+    """I5: what was used is not known any more, so the next device goes on the next day."""
+    core = known(*GONE, "alive", limits=limits(maxPercentPerDay=20))
+    lose(core, *GONE)
+    core.run_until(lambda: core.cloud.carried, 9_000)
+    core.write("DROP TABLE meta")
+    core.run(3_600)
+
+    assert (core.work_dir / "pruner.db.aside-1").exists()
+    assert len(core.cloud.carried) == 1
+    assert core.guards() == {"maxPercentPerDay"}
+    core.world.sleep(DAY_SECONDS)
+    core.run(1_800)
+    assert len(core.cloud.carried) == 2
+
+
 def test_the_longest_silent_go_first_and_so_many_a_cycle(known: KnownDevices) -> None:
     """`maxPerCycle` holds the others until the next cycle; over several batches, too."""
     core = known(*GONE, "alive", limits=limits(maxPerCycle=1))
