@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from sys import intern
 from typing import Any
 
@@ -18,6 +19,7 @@ _FIELDS = {
 """The attributes of a device that are stored, with their types."""
 DEVICE_COLUMNS = ", ".join(f'"{name}" {_COLUMNS[kind.removesuffix(" | None")]}' for name, kind in _FIELDS.items())
 """All columns of the table `devices` but `name` and `since`, as its definition has them."""
+_values = attrgetter("name", *_FIELDS)
 
 
 def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
@@ -55,7 +57,7 @@ def save_devices(
     places = ", ".join("?" * (len(_FIELDS) + 2))
     write.executemany(
         f"INSERT OR REPLACE INTO devices VALUES ({places})",  # noqa: S608 - only place holders
-        ((device.name, *(getattr(device, name) for name in _FIELDS), since(device)) for device in devices),
+        ((*_values(device), since(device)) for device in devices),
     )
 
 
