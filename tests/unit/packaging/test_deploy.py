@@ -16,8 +16,7 @@ from botocore.validate import validate_parameters
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from client_device_pruner import __version__
-from client_device_pruner.config.bridge import BRIDGE, EMQX, diagnose
-from client_device_pruner.config.emqx import Access, client_list_access
+from client_device_pruner.config.bridge import BRIDGE, EMQX
 from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.reports.events import TYPE_PREFIX
 from client_device_pruner.reports.shadow import Shadow
@@ -116,18 +115,6 @@ def test_deployments_are_inputs_of_the_api(stage: str) -> None:
     assert set(document["components"]) == {COMPONENT, BRIDGE, EMQX}
     assert document["components"][COMPONENT]["componentVersion"] == __version__
     assert not re.findall(r"\b[A-Z]{2,}(?:_[A-Z]+)+\b", json.dumps(document["components"]))
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_deployments_are_as_the_doctor_wants_them(stage: str) -> None:
-    """The first stage is a dry run; nothing is missing but a password of one's own; the client list can be asked."""
-    bridge, emqx = merged(stage, BRIDGE), merged(stage, EMQX)
-    assert settings(stage).dry_run == (stage == "dry-run")
-    (found,) = diagnose(settings(stage), bridge, emqx, lite=False)
-    assert "well-known password" in found.finding
-    access = client_list_access(settings(stage), emqx)
-    assert isinstance(access, Access)
-    assert (access.url, access.username) == ("http://127.0.0.1:18083/api/v5", "pruner")
 
 
 def test_going_live_ends_the_dry_run_alone_and_more_slowly() -> None:
