@@ -14,16 +14,9 @@ from client_device_pruner.config.settings import Settings, parse
 
 LOGIN = {"default_username": "pruner", "default_password": "secret-7"}
 PUBLISHED = "-p 8883:8883 -p 127.0.0.1:18083:18083"
-CONTRACT = {
-    "emqxConfig": {
-        "dashboard": {
-            "listeners": {"http": {"bind": 18083}},
-            "default_username": "pruner",
-            "default_password": "CHANGE-ME",
-        }
-    },
-    "dockerOptions": PUBLISHED,
-}
+PLACEHOLDER = {"default_username": "pruner", "default_password": "CHANGE-ME"}
+LISTENERS = {"http": {"bind": 18083}}
+CONTRACT = {"emqxConfig": {"dashboard": {"listeners": LISTENERS, **PLACEHOLDER}}, "dockerOptions": PUBLISHED}
 DEFAULTS = Settings()
 
 
@@ -95,9 +88,8 @@ def test_the_login_comes_from_emqx() -> None:
     assert usual == Access("http://127.0.0.1:18083/api/v5", "admin", "public", "")
     (finding,) = diagnose_client_list(DEFAULTS, emqx(login={}))
     assert "well-known password" in finding.finding
-    mended = {"default_username": "pruner", "default_password": "CHANGE-ME"}
-    assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == mended
-    assert diagnose_client_list(DEFAULTS, emqx(login=mended)) == (finding,)
+    assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == PLACEHOLDER
+    assert diagnose_client_list(DEFAULTS, emqx(login=PLACEHOLDER)) == (finding,)
 
 
 @pytest.mark.parametrize(
@@ -114,15 +106,13 @@ def test_what_is_there_stays() -> None:
     """Other Docker options and a login are kept, and only what lacks is added; a password is never repeated."""
     remedy = remedy_of(emqx(0, "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g"))
     assert remedy == {
-        "emqxConfig": {"dashboard": {"listeners": {"http": {"bind": 18083}}}},
+        "emqxConfig": {"dashboard": {"listeners": LISTENERS}},
         "dockerOptions": "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g -p 127.0.0.1:18083:18083",
     }
     assert remedy_of(emqx(18084, "-p 8883:8883"))["dockerOptions"] == "-p 8883:8883 -p 127.0.0.1:18084:18084"
     assert remedy_of(emqx("127.0.0.1:18083"))["dockerOptions"] == PUBLISHED
-    assert (
-        remedy_of(emqx(0, "--network host"))["emqxConfig"]["dashboard"]["listeners"]["http"]["bind"]
-        == "127.0.0.1:18083"
-    )
+    on_host = remedy_of(emqx(0, "--network host"))["emqxConfig"]["dashboard"]["listeners"]
+    assert on_host == {"http": {"bind": "127.0.0.1:18083"}}
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client_device_pruner.config.schema import SettingsRefused
-from client_device_pruner.config.settings import (
-    DEFAULTS,
-    Settings,
-    changed_keys,
-    parse,
-    protection_lost,
-)
+from client_device_pruner.config.settings import DEFAULTS, Settings, changed_keys, parse, protection_lost
 from fakes.documents import leaves, nested
 
 RECIPE = Path(__file__).parents[3] / "recipe.yaml"

@@ -23,13 +23,8 @@ from fakes.state import a_status
 DEPLOY = Path(__file__).parents[3] / "deploy"
 COMPONENT = "community.greengrass.ClientDevicePruner"
 STAGES = ("dry-run", "live")
-PLACEHOLDERS = {
-    "REGION": "eu-central-1",
-    "ACCOUNT": "123456789012",
-    "GROUP": "Cores",
-    "BRIDGE_VERSION": "1.2.3",
-    "EMQX_VERSION": "1.2.3",
-}
+PLACEHOLDERS = {"REGION": "eu-central-1", "ACCOUNT": "123456789012", "GROUP": "Cores"}
+PLACEHOLDERS |= {"BRIDGE_VERSION": "1.2.3", "EMQX_VERSION": "1.2.3"}
 EVENTS = (
     *("marked", "unmarked", "disassociated", "failed", "returned", "restored"),
     *("held", "released", "cycle", "coverage", "configuration"),
