@@ -29,7 +29,7 @@ def matched(topic_filter: str) -> set[str]:
 
 
 @given(FILTERS, FILTERS)
-@example("a/+/b", "a/#")
+@example("a/+", "a/#")
 @example("#", "$s/#")
 def test_filters_agree_with_what_they_match(a: str, b: str) -> None:
     """Filters overlap if some topic matches both; what one matches is matched by every filter that covers it.
