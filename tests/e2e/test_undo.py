@@ -28,7 +28,7 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
     assert code == 1
     assert "alive cannot be restored" in errors
     by_name, by_cycle = next(iter(cycles.values())), list(cycles)[-1]
-    code, output, _errors = await trial.pruner("restore", by_name, "--json")
+    code, output, _errors = await trial.pruner("restore", by_name, by_name, "--json")
     assert json.loads(output) == {"queued": True, "names": [by_name], "running": True}
     assert (await trial.event("restored", by_name))["requestedBy"] == "command"
 

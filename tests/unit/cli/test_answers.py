@@ -15,43 +15,13 @@ from fakes.state import DAY, EVIDENCE, WALL
 if TYPE_CHECKING:
     from unit.cli.conftest import Pruner
 
-CONTRACT_KEYS = {
-    "running", "observing", "counts", "coverage", "guards", "plan", "nextCheckInSeconds", "doctor",
-}  # fmt: skip
-
 
 class TestStatus:
-    """`pruner status`."""
-
-    def test_for_machines_it_has_the_keys_of_the_contract(self, pruner: Pruner) -> None:
-        """It passes on what the component wrote; the time to the next cycle has gone on since."""
-        status = pruner.value("status")
-
-        assert set(status) >= CONTRACT_KEYS
-        assert status["running"] is True
-        assert set(status["observing"]["inputs"]["probe"]) >= {"inUse", "alive", "reason"}
-        assert status["coverage"] == pruner.state.status["coverage"]
-        assert 0 <= status["nextCheckInSeconds"] <= 7_200
-
-    def test_for_people_all_is_well(self, pruner: Pruner) -> None:
-        """What is observed, devices by state, inputs, cycles."""
-        said = pruner.text("status")
-
-        for line in (
-            "Component   runs on core-1, version 0.2.0 (as of 2027-01-15 08:00:00Z, ",
-            "Observing   since 2027-01-14 08:00:00Z; 98% of the last day, 75% of the last month\n",
-            "Devices     4 associated: 1 present, 1 silent, 1 marked, 1 neverSeen\n",
-            "Removable   3 of 4 would be removed once gone\n            1 cannot be removed: it was never seen\n",
-            "Last cycle  complete at 2027-01-15 06:00:00Z\n",
-            "  probe: alive\n",
-            "  clientList: not in use (EMQX' HTTP API is off)\n",
-            "Guards in force\n  none\n",
-            "The doctor found\n  nothing\n",
-        ):
-            assert line in said
+    """`pruner status`; its keys, and what it says where all is well, are compared with the documentation."""
 
     def test_what_is_wrong_comes_with_its_remedy(self, pruner: Pruner) -> None:
         """Inputs, guards, a failed cycle (case 30), a plan, findings, and a dry run."""
+        assert "Guards in force\n  none\n" in pruner.text("status")
         status = pruner.state.status
         status["observing"]["since"] = None
         status["observing"]["inputs"]["probe"] |= {"alive": False, "reason": "it does not return", "remedy": "look"}
@@ -66,7 +36,8 @@ class TestStatus:
         said = pruner.text("status")
 
         for line in (
-            "Observing   nothing is observed now; 98% of",
+            "Observing   nothing is observed now; 98% of the last day, 75% of the last month\n",
+            "  clientList: not in use (EMQX' HTTP API is off)\n",
             "  probe: not alive (it does not return)\n    → look\n",
             "  approval: 4 of 5 are due\n    → see whether they are gone\n",
             "Last cycle  none is complete yet\n",
@@ -137,16 +108,7 @@ class TestList:
         }
         assert (listed["press-1"]["silentSeconds"], listed["press-1"]["evidence"]) == (None, None)
         assert (listed["quiet-1"]["lastSeenAt"], listed["quiet-1"]["patienceSeconds"]) == (None, None)
-
-    def test_columns_line_up(self, pruner: Pruner) -> None:
-        """One line a device."""
-        assert pruner.text("list").splitlines() == [
-            "THING    STATE      LAST SEEN             SILENT  PATIENCE   EVIDENCE         DUE",
-            "press-1  present    2027-01-15 08:00:00Z  -       30d        -                -",
-            "press-2  silent     2027-01-12 08:00:00Z  3d      30d        -                -",
-            "press-3  marked     2026-12-15 20:00:00Z  30d12h  30d        connectionCount  in 12h",
-            "quiet-1  neverSeen  never                 50d     unlimited  -                -",
-        ]
+        assert "\nquiet-1  neverSeen  never                 50d     unlimited  -  " in pruner.text("list")
 
     def test_a_due_device_waits_for_the_guards(self, pruner: Pruner) -> None:
         """It goes in the next cycle only if no guard is in force."""
@@ -180,9 +142,6 @@ class TestExplain:
 
     def test_sentences_are_filled_with_the_figures_of_now(self, pruner: Pruner) -> None:
         """The placeholders become short durations."""
-        assert pruner.value("explain", "press-2")["sentences"] == [
-            "It was last seen 3d ago, when it published a message.", "It is gone in 27d.",
-        ]  # fmt: skip
         assert pruner.text("explain", "press-3").startswith(
             "press-3: marked\nIt has been silent for 30d12h.\nIt will be disassociated in 12h.\n\nIn figures\n"
         )
@@ -201,14 +160,11 @@ class TestExplain:
         assert "pruner list shows" in pruner.failure("explain", "xyz")
 
     def test_a_disassociated_device_is_told_when_why_and_how_to_take_it_back(self, pruner: Pruner) -> None:
-        """On what evidence, in which cycle."""
+        """On what evidence; the documentation shows what is said."""
         pruner.state.disassociate("c1", "gone-1")
 
-        said = pruner.text("explain", "gone-1")
         explained = pruner.value("explain", "gone-1")
 
-        told = "silent 31d of 30d; evidence connectionCount; cycle c1.\npruner restore gone-1 associates it again.\n"
-        assert f"disassociated it at 2027-01-15 07:00:00Z: {told}" in said
         assert explained["state"] == "disassociated"
         assert explained["disassociatedAt"] == "2027-01-15T07:00:00.000Z"
         assert {key: explained[key] for key in EVIDENCE} == EVIDENCE
@@ -230,11 +186,7 @@ class TestHistory:
         assert [(one["type"], one["thingName"]) for one in pruner.value("history")] == [
             ("marked", "gone-1"), ("intended", "gone-2"), ("disassociated", "gone-1"), ("restored", "gone-1"),
         ]  # fmt: skip
-        assert pruner.text("history", "gone-1").splitlines()[1:] == [
-            "2027-01-15 05:30:00Z  gone-1  marked         silent 31d of 30d; grace period 1d; evidence connectionCount",
-            "2027-01-15 07:00:01Z  gone-1  disassociated  silent 31d of 30d; evidence connectionCount; cycle c1",
-            "2027-01-15 07:43:20Z  gone-1  restored       requested by command",
-        ]
+        assert "gone-1  restored       requested by command\n" in pruner.text("history", "gone-1")
         assert "outcome not known yet" in pruner.text("history", "gone-2")
 
     def test_nothing_yet(self, pruner: Pruner) -> None:
@@ -245,24 +197,7 @@ class TestHistory:
 
 
 class TestRequests:
-    """`pruner restore` and `pruner approve`."""
-
-    @pytest.mark.parametrize(
-        ("arguments", "names"),
-        [
-            (["gone-2", "gone-1", "gone-2"], ["gone-2", "gone-1"]),
-            (["--cycle", "c1"], ["gone-1", "gone-2"]),
-            (["--all"], ["gone-1", "gone-2", "gone-3"]),
-        ],
-    )
-    def test_restore_asks_the_component(self, pruner: Pruner, arguments: list[str], names: list[str]) -> None:
-        """By name, by cycle, or all; it says what comes next."""
-        pruner.state.disassociate("c1", "gone-1", "gone-2")
-        pruner.state.disassociate("c2", "gone-3")
-
-        assert pruner.value("restore", *arguments) == {"queued": True, "names": names, "running": True}
-        assert "within 60 s" in pruner.text("restore", *arguments)
-        assert pruner.state.requests() == [("restore", name) for name in names] * 2
+    """`pruner restore` and `pruner approve`; end-to-end tests show that the component does what was asked."""
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
@@ -281,25 +216,13 @@ class TestRequests:
         assert pruner.state.requests() == []
 
     def test_approve_names_what_it_concerns(self, pruner: Pruner) -> None:
-        """The plan that waits, and one that waited a little earlier and is still known."""
-        pruner.state.status["plan"] = {"id": "p2", "devices": ["press-2", "press-3"]}
+        """Also a plan that waited a little earlier and is still known."""
+        assert "There is no plan p1: no plan waits." in pruner.failure("approve", "p1")
         pruner.state.meta["plans"] = [["p1", ["press-3@1700000000.0"]]]
         pruner.state.write()
 
-        assert pruner.text("approve", "p2") == (
-            "Approved plan p2 (2 devices: press-2, press-3): the next cycle takes it into account.\n"
-        )
         assert pruner.value("approve", "p1") == {"queued": True, "plan": "p1", "names": ["press-3"], "running": True}
-        assert pruner.state.requests() == [("approve", "p2"), ("approve", "p1")]
-        assert "There is no plan p3: plan p2 waits." in pruner.failure("approve", "p3")
-
-    def test_without_its_component_it_waits(self, stopped: Pruner) -> None:
-        """The request is kept, and that is said."""
-        stopped.state.disassociate("c1", "gone-1")
-
-        assert "The component does not run: it does this after its next start." in stopped.text("restore", "gone-1")
-        assert stopped.state.requests() == [("restore", "gone-1")]
-        assert "no plan waits" in stopped.failure("approve", "p1")
+        assert pruner.state.requests() == [("approve", "p1")]
 
     def test_a_state_file_that_is_busy_is_said(self, pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer that never ends its turn: a sentence, and nothing asked for."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from client_device_pruner.config.bridge import (
     bridge_client_id,
@@ -19,6 +18,7 @@ from client_device_pruner.config.bridge import (
 )
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, parse
+from fuzz.anything import nearly
 
 IN = "client-device-pruner/in/"
 DEFAULTS = parse({"presence": {"clientList": {"url": ""}}})
@@ -83,7 +83,7 @@ def cloud(topic: str) -> Mapping:
 )
 def test_what_will_do(mapping: Mapping) -> None:
     """The contract's mapping, other keys and wider filters, and entries that mind their own business."""
-    assert found(mapping) == ()
+    assert found(mapping) == found(mapping, mqtt={"version": "mqtt5"}) == ()
     assert missing_inputs(DEFAULTS, {"mqttTopicMapping": mapping}) == frozenset()
     assert required_entries(DEFAULTS) == CONTRACT
     assert found(MOQUETTE, emqx=None) == (), "without EMQX nothing of it is asked for"
@@ -146,19 +146,6 @@ def test_a_core_without_a_bridge() -> None:
     assert "client-device-pruner/in/pruner-probe/heartbeat" in finding.remedy
 
 
-def test_an_mqtt_5_bridge_against_moquette() -> None:
-    """Case 33: nothing ever arrives."""
-    (finding,) = found(MOQUETTE, emqx=None, mqtt={"version": "mqtt5"})
-    assert json.loads(finding.remedy) == {"mqtt": {"version": "mqtt3"}}
-    assert found(CONTRACT, mqtt={"version": "mqtt5"}) == ()
-
-
-def test_the_client_list_is_told_too() -> None:
-    """What EMQX's configuration lacks is among the findings."""
-    (finding,) = found(CONTRACT, settings=Settings())
-    assert "HTTP API is off" in finding.finding
-
-
 # --- harm ---------------------------------------------------------------------------------------------------
 
 
@@ -204,17 +191,8 @@ def test_an_entry_of_ours_that_the_bridge_cannot_use() -> None:
         assert found(merged(mapping, finding.remedy)) == ()
 
 
-FIELDS: st.SearchStrategy[Any] = st.sampled_from(
-    ["LocalMqtt", "Pubsub", "IotCore", "pubsub", "a/+", "clients/#", "#", "", IN, 5, None, ["a"], {}]
-)
-ENTRIES = FIELDS | st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("topic", "source", "target", "targetTopicPrefix"), FIELDS)
-)
-KEYS = st.sampled_from([*CONTRACT, "Mine", ""])
-
-
-@given(st.dictionaries(KEYS, ENTRIES))
-def test_any_mapping_is_diagnosed(mapping: Mapping) -> None:
+@given(nearly(CONTRACT))
+def test_any_mapping_is_diagnosed(mapping: Any) -> None:
     """Whatever the bridge's configuration is, each finding has JSON to paste or a sentence."""
     for finding in found(mapping):
         assert finding.finding

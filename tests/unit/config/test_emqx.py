@@ -14,16 +14,9 @@ from client_device_pruner.config.settings import Settings, parse
 
 LOGIN = {"default_username": "pruner", "default_password": "secret-7"}
 PUBLISHED = "-p 8883:8883 -p 127.0.0.1:18083:18083"
-CONTRACT = {
-    "emqxConfig": {
-        "dashboard": {
-            "listeners": {"http": {"bind": 18083}},
-            "default_username": "pruner",
-            "default_password": "CHANGE-ME",
-        }
-    },
-    "dockerOptions": PUBLISHED,
-}
+PLACEHOLDER = {"default_username": "pruner", "default_password": "CHANGE-ME"}
+LISTENERS = {"http": {"bind": 18083}}
+CONTRACT = {"emqxConfig": {"dashboard": {"listeners": LISTENERS, **PLACEHOLDER}}, "dockerOptions": PUBLISHED}
 DEFAULTS = Settings()
 
 
@@ -56,41 +49,33 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("bind", [18083, 18083.0, "18083", "0.0.0.0:18083", ":::18083", "[::]:18083"])
-@pytest.mark.parametrize(
-    ("docker", "port"),
-    [
-        (PUBLISHED, 18083),
-        ("-p 8883:8883 --publish 127.0.0.1:28083:18083", 28083),
-        ("--publish=127.0.0.1:18083:18083/tcp", 18083),
-        ("-p=127.0.0.1:18083:18083", 18083),
-        ("-p127.0.0.1:18083:18083", 18083),
-        ("-p 18083:18083/udp -p '127.0.0.1:18084:18083' --memory 1g", 18084),
-        ("-p 127.0.0.1:18084:18083 -p 127.0.0.1:18085:18083", 18084),
-        ('--publish="127.0.0.1:18083:18083" --network host-like', 18083),
-        ("--privileged -p 0.0.0.0:18084:18084 -p 127.0.0.1:18083:18083 --name 'x", 18083),
-    ],
-)
-def test_a_port_published_on_the_loopback(bind: Any, docker: str, port: int) -> None:
-    """The host's port counts, however it is written, beside other options."""
-    assert url_of(emqx(bind, docker)) == f"http://127.0.0.1:{port}/api/v5"
+BINDS = (18083.0, "18083", "0.0.0.0:18083", ":::18083", "[::]:18083")
 
 
 @pytest.mark.parametrize(
-    ("bind", "docker", "url"),
+    ("bind", "docker", "address"),
     [
-        ("127.0.0.1:18083", "--network host", "http://127.0.0.1:18083/api/v5"),
-        ("127.0.0.1:18084", "-p 8883:8883 --net=host", "http://127.0.0.1:18084/api/v5"),
-        ("127.0.0.1:18083", "--network='host' --memory 1g", "http://127.0.0.1:18083/api/v5"),
-        ("localhost:18083", "--network host", "http://localhost:18083/api/v5"),
-        ("127.0.0.1:18083", None, "http://127.0.0.1:18083/api/v5"),
-        ("[::1]:18083", None, "http://[::1]:18083/api/v5"),
-        (18083, "-p [::1]:18083:18083", "http://[::1]:18083/api/v5"),
+        *((bind, PUBLISHED, "127.0.0.1:18083") for bind in BINDS),
+        (18083, "-p 8883:8883 --publish 127.0.0.1:28083:18083", "127.0.0.1:28083"),
+        (18083, "--publish=127.0.0.1:18083:18083/tcp", "127.0.0.1:18083"),
+        (18083, "-p=127.0.0.1:18083:18083", "127.0.0.1:18083"),
+        (18083, "-p127.0.0.1:18083:18083", "127.0.0.1:18083"),
+        (18083, "-p 18083:18083/udp -p '127.0.0.1:18084:18083' --memory 1g", "127.0.0.1:18084"),
+        (18083, "-p 127.0.0.1:18084:18083 -p 127.0.0.1:18085:18083", "127.0.0.1:18084"),
+        (18083, '--publish="127.0.0.1:18083:18083" --network host-like', "127.0.0.1:18083"),
+        (18083, "--privileged -p 0.0.0.0:18084:18084 -p 127.0.0.1:18083:18083 --name 'x", "127.0.0.1:18083"),
+        (18083, "-p [::1]:18083:18083", "[::1]:18083"),
+        ("127.0.0.1:18083", "--network host", "127.0.0.1:18083"),
+        ("127.0.0.1:18084", "-p 8883:8883 --net=host", "127.0.0.1:18084"),
+        ("127.0.0.1:18083", "--network='host' --memory 1g", "127.0.0.1:18083"),
+        ("localhost:18083", "--network host", "localhost:18083"),
+        ("127.0.0.1:18083", None, "127.0.0.1:18083"),
+        ("[::1]:18083", None, "[::1]:18083"),
     ],
 )
-def test_the_bind_itself_counts_without_a_network_of_its_own(bind: str, docker: str | None, url: str) -> None:
-    """With the host's network, or without Docker, the bind is the host's address."""
-    assert url_of(emqx(bind, docker)) == url
+def test_where_the_api_is_reached(bind: Any, docker: str | None, address: str) -> None:
+    """At the port that Docker publishes, however it is written; at the bind on the host's network or without Docker."""
+    assert url_of(emqx(bind, docker)) == f"http://{address}/api/v5"
 
 
 def test_the_login_comes_from_emqx() -> None:
@@ -103,12 +88,8 @@ def test_the_login_comes_from_emqx() -> None:
     assert usual == Access("http://127.0.0.1:18083/api/v5", "admin", "public", "")
     (finding,) = diagnose_client_list(DEFAULTS, emqx(login={}))
     assert "well-known password" in finding.finding
-    (pasted,) = diagnose_client_list(DEFAULTS, emqx(login={**LOGIN, "default_password": "CHANGE-ME"}))
-    assert pasted == finding
-    assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == {
-        "default_username": "pruner",
-        "default_password": "CHANGE-ME",
-    }
+    assert json.loads(finding.remedy)["emqxConfig"]["dashboard"] == PLACEHOLDER
+    assert diagnose_client_list(DEFAULTS, emqx(login=PLACEHOLDER)) == (finding,)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +106,13 @@ def test_what_is_there_stays() -> None:
     """Other Docker options and a login are kept, and only what lacks is added; a password is never repeated."""
     remedy = remedy_of(emqx(0, "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g"))
     assert remedy == {
-        "emqxConfig": {"dashboard": {"listeners": {"http": {"bind": 18083}}}},
+        "emqxConfig": {"dashboard": {"listeners": LISTENERS}},
         "dockerOptions": "-p 1883:1883 -v /etc/emqx:/mnt --memory 1g -p 127.0.0.1:18083:18083",
     }
     assert remedy_of(emqx(18084, "-p 8883:8883"))["dockerOptions"] == "-p 8883:8883 -p 127.0.0.1:18084:18084"
     assert remedy_of(emqx("127.0.0.1:18083"))["dockerOptions"] == PUBLISHED
-    assert (
-        remedy_of(emqx(0, "--network host"))["emqxConfig"]["dashboard"]["listeners"]["http"]["bind"]
-        == "127.0.0.1:18083"
-    )
+    on_host = remedy_of(emqx(0, "--network host"))["emqxConfig"]["dashboard"]["listeners"]
+    assert on_host == {"http": {"bind": "127.0.0.1:18083"}}
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,16 @@ async def edge(site: Site) -> AsyncIterator[GreengrassIpc]:
 
 
 async def test_messages_arrive_as_bytes(site: Site, edge: GreengrassIpc) -> None:
-    """A binary message as it is, one of JSON as its text."""
+    """A binary message as it is, one of JSON as its text, and all in order."""
     edge.publish("in/a", b"\x00")
     await until(lambda: site.news)
     site.pubsub.publish(JsonMessage("in/b", b'{"a": [1]}'))
-    await until(lambda: len(site.news) == 2)
+    for number in range(1_000):
+        site.pubsub.publish(JsonMessage("in/c", b"%d" % number))
+    await until(lambda: len(site.news) == 1_002)
     messages = [(one.topic, one.payload) for one in site.news if isinstance(one, Message)]
-    assert messages == [("in/a", b"\x00"), ("in/b", b'{"a": [1]}')]
+    assert messages[:2] == [("in/a", b"\x00"), ("in/b", b'{"a": [1]}')]
+    assert messages[2:] == [("in/c", b"%d" % number) for number in range(1_000)]
 
 
 async def test_only_an_end_that_is_not_ours_is_news(site: Site, edge: GreengrassIpc) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from local_core.__main__ import main
-from local_core.component import State
 from local_core.control import serve
 from local_core.core import EMQX, LocalCore
 from local_core.devices import ClientDevices
@@ -49,24 +47,17 @@ async def test_emqx_takes_a_new_configuration_as_aws_component_does(core: LocalC
         reach(core.emqx_api.port)
 
 
-async def test_other_processes_drive_a_core_by_its_control_socket(
+async def test_a_call_from_another_process_that_fails_says_why(
     core: LocalCore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They call its methods, and get its status or what went wrong."""
+    """A method that is not there, or no core; the documentation's own commands show what succeeds."""
     control = await serve(core)
 
-    async def call(*arguments: str) -> str:
+    async def failure(*arguments: str) -> str:
         await asyncio.to_thread(main, ["--root", str(core.root), "call", *arguments])
-        printed = capsys.readouterr()
-        return printed.out + printed.err
+        return capsys.readouterr().err
 
-    status = json.loads(await call("cloud.associate", "robot-1", "robot-2"))
-    assert (status["devices"], status["component"]) == ({"robot-1": False, "robot-2": False}, "NEW")
-    assert json.loads(await call("bridge.stop"))["bridgeConnected"] is False
-    await call("deploy", json.dumps({NAME: {"merge": {"greeting": "hi"}}}))
-    await core.component.wait_for_state(State.FINISHED)
-    assert core.configuration[NAME]["greeting"] == "hi"
-    assert "AttributeError" in await call("bridge.fly")
+    assert "AttributeError" in await failure("bridge.fly")
     control.close()
     core.socket_path.with_name("control.sock").unlink(missing_ok=True)
-    assert "no core runs" in await call()
+    assert "no core runs" in await failure()

@@ -1,4 +1,4 @@
-"""What `gdk component build` would pack, that it installs from an index, and that all versions are the same."""
+"""What `gdk component build` would pack, that it installs from an index, and the recipe as each nucleus reads it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,19 @@ from client_device_pruner import __version__
 
 PROJECT = Path(__file__).parents[3]
 NAME = "community.greengrass.ClientDevicePruner"
-RECIPE: dict[str, Any] = yaml.safe_load((PROJECT / "recipe.yaml").read_text("utf-8"))
+RECIPE_PATH = PROJECT / "recipe.yaml"
+RECIPE: dict[str, Any] = yaml.safe_load(RECIPE_PATH.read_text("utf-8"))
+ACCESS: dict[str, Any] = RECIPE["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"]
+(MANIFEST,) = RECIPE["Manifests"]
+LIFECYCLE: dict[str, Any] = MANIFEST["Lifecycle"]
 COMPONENT: dict[str, Any] = json.loads((PROJECT / "gdk-config.json").read_text("utf-8"))["component"][NAME]
 OPTIONS: dict[str, Any] = COMPONENT["build"]["options"]
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+STRIPPED = re.compile(r"PYTHON(PATH|HOME|INSPECT|USERBASE)|LD_\w+|(BASH_)?ENV")
+"""Variables that sudo takes from the environment, whatever `-E` says."""
+
+
+# --- The artifact ------------------------------------------------------------------------------------------------
 
 
 def pack(project: Path, folder: Path) -> Path:
@@ -91,7 +100,7 @@ def test_leftovers_of_work_are_left_out(tmp_path: Path) -> None:
 
 def test_is_a_zip_build_under_the_recipe_s_artifact_name() -> None:
     """The recipe names the archive that is built, gdk uploads to where it says, and a nucleus unpacks it."""
-    (artifact,) = RECIPE["Manifests"][0]["Artifacts"]
+    (artifact,) = MANIFEST["Artifacts"]
     assert (COMPONENT["build"]["build_system"], OPTIONS["zip_name"]) == ("zip", "client-device-pruner")
     assert artifact["Uri"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/client-device-pruner.zip"
     assert artifact["Unarchive"] == "ZIP"
@@ -133,3 +142,73 @@ def test_artifact_installs_from_the_index(tmp_path: Path) -> None:
     modules = "import awscrt.io, awsiot.greengrasscoreipc, boto3, sys; print(sys.prefix)"
     said = subprocess.check_output([tmp_path / "work/venv/bin/python", "-c", modules], env={}, text=True)
     assert said.strip().startswith(str(tmp_path / "work/venv"))
+
+
+# --- The recipe --------------------------------------------------------------------------------------------------
+
+
+def test_fits_the_service() -> None:
+    """Format and size are what the service accepts; one manifest serves every Linux, on nucleus classic and Lite."""
+    assert RECIPE["RecipeFormatVersion"] == "2020-01-25"
+    assert RECIPE_PATH.stat().st_size < 16_000
+    assert MANIFEST["Platform"] == {"os": "linux", "runtime": "*"}
+
+
+def test_access_control_is_the_contract_s() -> None:
+    """No more is granted than is used, and what was released stays as it is, beside new ones with ids of their own.
+
+    A nucleus keeps what it has of a policy when it upgrades: a changed one would reach no core that has it.
+    """
+    pubsub, proxy = "aws.greengrass.ipc.pubsub", "aws.greengrass.ipc.mqttproxy"
+    probe, shadow = "pruner-probe/*", "$aws/things/*/shadow/name/client-device-pruner/update"
+    granted = {
+        policy: (service, rule["operations"], rule["resources"])
+        for service, policies in ACCESS.items()
+        for policy, rule in policies.items()
+    }
+    assert granted == {
+        f"{NAME}:pubsub:subscribe:1": (pubsub, ["aws.greengrass#SubscribeToTopic"], ["client-device-pruner/*"]),
+        f"{NAME}:pubsub:publish:1": (pubsub, ["aws.greengrass#PublishToTopic"], ["client-device-pruner/*", probe]),
+        f"{NAME}:mqttproxy:publish:1": (proxy, ["aws.greengrass#PublishToIoTCore"], ["client-device-pruner/*", shadow]),
+    }
+
+
+def test_dependencies() -> None:
+    """Credentials are needed; nothing is that some core devices cannot have."""
+    dependencies = {name: entry["DependencyType"] for name, entry in RECIPE["ComponentDependencies"].items()}
+    assert dependencies == {"aws.greengrass.Nucleus": "SOFT", "aws.greengrass.TokenExchangeService": "HARD"}
+
+
+def test_lifecycle() -> None:
+    """Phases are lower-case and without privilege; installing has a time-out, running none."""
+    assert set(LIFECYCLE) == {"install", "run"}
+    assert LIFECYCLE["install"]["Timeout"] == 900
+    assert LIFECYCLE["run"]["Script"] == 'exec "{work:path}/pruner"'
+    assert LIFECYCLE["install"]["Script"].split() == [
+        "sh",
+        '"{artifacts:decompressedPath}/client-device-pruner/src/install.sh"',
+        '"{artifacts:decompressedPath}/client-device-pruner"',
+        '"{work:path}"',
+    ]
+
+
+@pytest.mark.parametrize("phase", ["install", "run"])
+def test_phases_run_under_sudo_on_any_nucleus(phase: str) -> None:
+    """No variable that sudo strips (case 32), nor a value that Lite cannot export; no brace but a recipe variable's."""
+    assert set(LIFECYCLE[phase]) <= {"Script", "Timeout", "Setenv"}
+    for name, value in LIFECYCLE[phase].get("Setenv", {}).items():
+        assert not STRIPPED.fullmatch(name)
+        assert re.fullmatch(r"[^\s\"'`$;&|]+", value)
+    script = LIFECYCLE[phase]["Script"]
+    assert "$" not in script
+    for variable in ("{artifacts:decompressedPath}", "{work:path}"):
+        script = script.replace(variable, "/somewhere")
+    assert not set("{}") & set(script)
+    subprocess.run(["sh", "-n", "-c", script], check=True)
+
+
+def test_scalars_read_alike_everywhere() -> None:
+    """YAML 1.1 and 1.2 agree on every scalar: texts that look like something else are quoted."""
+    for token in yaml.scan(RECIPE_PATH.read_text("utf-8")):
+        if isinstance(token, yaml.ScalarToken) and token.plain:
+            assert not re.fullmatch(r"(?i)yes|no|on|off|y|n|~|null|[-+.\d][-+._:\d]*[.:_][-+._:\d]*", token.value)

@@ -29,16 +29,21 @@ async def child(cloud: Cloud) -> AsyncIterator[Child]:
 
 
 async def test_it_lists_in_pages_of_100(cloud: Cloud, child: Child) -> None:
-    """Names and timestamps of all pages arrive, in one call a page, and a missing timestamp as null."""
+    """Names and timestamps of all pages arrive, in one call a page, and a missing timestamp as null.
+
+    A page that is asked for after a disassociation goes on where the last one ended (case 2).
+    """
     cloud.associations = {f"thing-{number:03}": 1_700_000_000.123 + number for number in range(150)}
     cloud.associations["thing-007"] = None
+    associations = cloud.associations.copy()
 
     first = await child.ask(ListPage())
     assert isinstance(first, Listed)
+    cloud.disassociate("thing-001")
     second = await child.ask(ListPage(first.next_token))
 
     assert isinstance(second, Listed)
-    assert {**first.devices, **second.devices} == cloud.associations
+    assert {**first.devices, **second.devices} == associations
     assert [len(first.devices), len(second.devices), second.next_token] == [100, 50, None]
     assert [call.operation for call in cloud.calls] == [CREDENTIALS, LIST, LIST]
 
@@ -48,11 +53,11 @@ async def test_batches_are_carried_out(cloud: Cloud, child: Child) -> None:
     cloud.associate("a", "b", "c")
     cloud.faults = [Fault(operation=DISASSOCIATE, error_entries={"b": "InternalServerException"})]
 
-    refused = await child.batch("disassociate", "a", "b")
+    refused = await child.batch("disassociate", "a", "b", "gone")
     done = await child.batch("associate", "d")
 
-    code = "InternalServerException"
-    assert refused == Batched({"b": [code, f"b: {code}"]})
+    codes = {"b": "InternalServerException", "gone": "ResourceNotFoundException"}
+    assert refused == Batched({name: [code, f"{name}: {code}"] for name, code in codes.items()})
     assert done == Batched({})
     assert sorted(cloud.associations) == ["b", "c", "d"]
 

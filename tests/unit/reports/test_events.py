@@ -25,24 +25,6 @@ def made(kind: str, name: str | None = None, **data: Any) -> bytes:
     return cloud_event("core-1", 1_790_000_000.25, kind, name, data)
 
 
-class Desk:
-    """Keeps what is published."""
-
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        self.local: list[str] = []
-        self.cloud: list[str] = []
-        self.core = Core(
-            directory,
-            "core-1",
-            FakeClock(),
-            publish=lambda topic, _payload: self.local.append(topic),
-            publish_to_iot_core=lambda topic, _payload: self.cloud.append(topic),
-        )
-        self.core.adopt(parse(settings))
-        self.core.event("held", guard="list")
-        self.core.close({})
-
-
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """The component's logger, put back afterwards."""
@@ -72,13 +54,19 @@ def test_an_event_is_a_cloud_event() -> None:
 
 def test_events_go_where_the_settings_say(tmp_path: Path) -> None:
     """An empty topic switches one way off; the history gets them always."""
-    desk = Desk(tmp_path, reports={"localTopic": "", "iotCoreTopic": "fleet/{thingName}/events"})
-    assert (desk.local, desk.cloud) == ([], ["fleet/core-1/events"])
-    with closing(read_only(tmp_path / "pruner.db")) as connection:
-        assert [(one.kind, one.data) for one in read_history(connection)] == [("held", {"guard": "list"})]
+    told: list[str] = []
 
-    desk = Desk(tmp_path, reports={"localTopic": "mine"})
-    assert (desk.local, desk.cloud) == (["mine"], [])
+    def publish(topic: str, _payload: bytes) -> None:
+        told.append(topic)
+
+    core = Core(tmp_path, "core-1", FakeClock(), publish=publish, publish_to_iot_core=publish)
+    for reports in ({"localTopic": "", "iotCoreTopic": "fleet/{thingName}/events"}, {"localTopic": "mine"}):
+        core.adopt(parse({"reports": reports}))
+        core.event("held", guard="list")
+    core.close({})
+    assert told == ["fleet/core-1/events", "mine"]
+    with closing(read_only(tmp_path / "pruner.db")) as connection:
+        assert [(one.kind, one.data) for one in read_history(connection)] == [("held", {"guard": "list"})] * 2
 
 
 @pytest.mark.parametrize(("wall", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (-1.5, "1969-12-31T23:59:58.500Z")])
