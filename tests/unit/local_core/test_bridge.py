@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
 from fakes.waiting import until
 from local_core.bridge import Bridge
 from local_core.broker import Broker
@@ -36,4 +41,29 @@ async def test_each_entry_that_matches_gets_each_copy(broker: Broker) -> None:
     await until(lambda: len(cloud) == 3)
     assert cloud == ["clients/robot/x"] * 2 + ["clients/robot/y"]
     assert local == ["a/clients/robot/x"] * 2
+    await bridge.stop()
+
+
+async def test_the_back_off_doubles_and_starts_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts grow rarer while the broker is away; a connection starts the series anew."""
+    bridge = Bridge(PubSub(), broker_port=lambda: broker.port, iot_core=lambda _message: None)
+    bridge.reconnect_seconds, bridge.first_backoff_seconds = 0.01, 0.05
+    await bridge.start()
+    await until(lambda: bridge.connected)
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(seconds)
+
+    # Only the bridge waits through its own module's name.
+    monkeypatch.setattr("local_core.bridge.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": noted}))
+    for _ in range(2):
+        waits.clear()
+        await broker.stop()
+        await until(lambda: len(waits) >= 5)
+        assert waits[:5] == [0.01, 0.05, 0.1, 0.2, 0.4]
+        await broker.start()
+        await until(lambda: bridge.connected)
     await bridge.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -132,3 +133,25 @@ async def test_retained_messages_come_again_with_each_subscription(broker: Broke
     late = await Listener("late").listen(broker, "clients/#", "end")
     (await connected(broker, "sender")).publish("end", b"")
     await until(lambda: late.messages == [("end", b"")])
+
+
+async def test_counts_and_events_can_be_apart() -> None:
+    """A count that is old when it is published, and events that come later than the fact."""
+    broker = Broker(count_interval_seconds=0.4)
+    broker.count_age_seconds = 0.2
+    await broker.start()
+    listener = await Listener().listen(broker, COUNT, EVENTS)
+    await until(lambda: listener.counts() == [1])
+    await asyncio.sleep(0.25)  # sampled, and not yet published
+    await connected(broker, "robot")
+    await until(lambda: len(listener.counts()) == 3)
+    assert listener.counts() == [1, 1, 2]
+    assert listener.story("robot") == ["connected"]
+
+    broker.count_age_seconds, broker.event_delay_seconds = 0.0, 1.0
+    seen = len(listener.counts())
+    await connected(broker, "late")
+    await until(lambda: 3 in listener.counts()[seen:])
+    assert listener.story("late") == []
+    await until(lambda: listener.story("late") == ["connected"])
+    await broker.stop()
