@@ -19,7 +19,6 @@ class FakeClientLists:
         connected: the client ids that the broker has connected now; a test changes it.
         failure: why calls fail; "" while they do not.
         held: while true, answers wait for `release`; what they say is what was so when the call was made.
-        accesses: the access of each call so far.
         asked: the names of each `ask` so far.
     """
 
@@ -27,24 +26,21 @@ class FakeClientLists:
         self.connected: set[str] = set()
         self.failure = ""
         self.held = False
-        self.accesses: list[Access] = []
         self.asked: list[tuple[str, ...]] = []
         self._deliver = deliver
         self._monotonic = monotonic
         self._waiting: list[Answer] = []
 
-    def fetch(self, access: Access) -> None:
+    def fetch(self, access: Access) -> None:  # noqa: ARG002 - see `ClientLists`
         """Answer with all that are connected."""
-        self.accesses.append(access)
         now = self._monotonic()
         if self.failure:
             self._answer(ListFailed(None, self.failure))
         else:
             self._answer(ClientList(frozenset(self.connected), now, now))
 
-    def ask(self, access: Access, names: Sequence[str], request: int) -> None:
+    def ask(self, access: Access, names: Sequence[str], request: int) -> None:  # noqa: ARG002 - see `ClientLists`
         """Answer which of the names are connected."""
-        self.accesses.append(access)
         self.asked.append(tuple(names))
         if self.failure:
             self._answer(ListFailed(request, self.failure))

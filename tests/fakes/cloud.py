@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client_device_pruner.pruning.cloud import (
-    Batch,
-    Batched,
-    CallFailed,
-    Listed,
-    ListPage,
-    Ready,
-    Reply,
-    Request,
-)
+from client_device_pruner.pruning.cloud import Batch, Batched, CallFailed, Listed, ListPage, Ready, Reply, Request
 
 PAGE_SIZE = 100
 """Entries on a page of a listing, as the service has it."""

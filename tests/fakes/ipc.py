@@ -11,7 +11,6 @@ from client_device_pruner.greengrass.ipc import (
     Disconnected,
     Message,
     News,
-    PreUpdate,
     Refused,
     StreamClosed,
     Subscribed,
@@ -43,7 +42,6 @@ class FakeIpc:
         last_probe: the topic of the latest one.
         to_iot_core: (topic, payload) of each message to AWS IoT Core.
         followed: the components whose configuration is followed.
-        deferred: (deployment id, milliseconds) of each answer to a deployment.
         closed: whether the connection was closed by its user.
     """
 
@@ -61,7 +59,6 @@ class FakeIpc:
         self.last_probe = ""
         self.to_iot_core: list[tuple[str, bytes]] = []
         self.followed: list[str | None] = []
-        self.deferred: list[tuple[str, int]] = []
         self.closed = False
 
     # What a test does
@@ -94,10 +91,6 @@ class FakeIpc:
         self.configurations[component] = value
         if component in self.followed:
             self.tell(ConfigurationChanged(component))
-
-    def deploy(self, deployment_id: str) -> None:
-        """Ask before a deployment updates components."""
-        self.tell(PreUpdate(deployment_id))
 
     def tell(self, news: News) -> None:
         """Report news, unless the connection is closed."""
@@ -151,10 +144,9 @@ class FakeIpc:
         """See `Ipc`."""
         self._answered("SubscribeToComponentUpdates", "")
 
-    def defer(self, deployment_id: str, milliseconds: int) -> None:
+    def defer(self, deployment_id: str, milliseconds: int) -> None:  # noqa: ARG002 - see `Ipc`
         """See `Ipc`."""
-        if self._answered("DeferComponentUpdate", deployment_id):
-            self.deferred.append((deployment_id, milliseconds))
+        self._answered("DeferComponentUpdate", deployment_id)
 
     def close(self) -> None:
         """See `Ipc`."""

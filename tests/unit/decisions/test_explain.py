@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from client_device_pruner.decisions import explain
+from client_device_pruner.decisions.policy import State
 from fakes.site import DAY, Site
 
 
@@ -49,6 +50,14 @@ def test_a_silent_device_with_evidence() -> None:
     assert "It is gone in {left}, unless it is seen; then it is marked, and after a grace period of 1d" in text
 
 
+def test_a_list_counts_against_the_events() -> None:
+    """One that names the bridge: what is on it is present, whatever was announced."""
+    site = _left()
+    site.list("pump-7")
+    assert site.facts.is_present(site.device("pump-7"))
+    assert "announced that it disconnected, but lists it: the list counts" in _text(site)
+
+
 def test_what_is_missing_is_named_with_what_would_help() -> None:
     """More unnamed connections than when it left: the client list would tell."""
     site = _left()
@@ -60,34 +69,41 @@ def test_what_is_missing_is_named_with_what_would_help() -> None:
 
 
 def test_the_whole_way_to_the_disassociation() -> None:
-    """Gone, marked, due."""
+    """Gone, marked, due; the grace period runs on observed time."""
     site = _left()
     site.days(31)
     assert "the next cycle marks it" in _text(site)
     site.device("pump-7").marked_at = site.presence.observed.seconds
     assert "disassociated in {due} at the earliest, unless it is seen" in _text(site)
+    site.clock.advance(10 * DAY)
+    assert site.verdict("pump-7").state is State.MARKED
     site.minutes(2)
     site.days(1)
     assert "Its grace period is over: the next cycle checks it once more" in _text(site)
+    assert site.verdict("pump-7").state is State.DUE
 
 
 def test_a_raised_patience_is_explained() -> None:
-    """By the longest silence, or by the most that it may raise it."""
+    """It is twice the longest silence, at most four times the threshold."""
     site = _left()
     device = site.device("pump-7")
     device.longest_silence = 20 * DAY
     assert "silent for 20d before, and twice that is more than offlineThreshold" in _text(site)
+    assert site.verdict("pump-7").patience_seconds == 40 * DAY
     device.longest_silence = 200 * DAY
     assert "and 4 times offlineThreshold is the limit" in _text(site)
+    assert site.verdict("pump-7").patience_seconds == 120 * DAY
 
 
 def test_a_never_seen_device() -> None:
-    """And one that is never removed."""
+    """On a broker that tells nothing about connections it stays; and one that is never removed."""
     site = Site()
     site.associate("pump-7")
     assert "never been seen" in _text(site)
     assert "gone after 90d (neverSeenThreshold)" in _text(site)
     assert "announces no connections, and the device was never heard" in _text(site)
+    site.days(100)
+    assert not site.verdict("pump-7").gone
     site.settings = Site({"neverSeenThreshold": ""}).settings
     assert "never disassociated" in _text(site)
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from client_device_pruner.config.settings import parse
-from client_device_pruner.decisions.guards import (
-    Budget,
-    Guards,
-    Hold,
-    Plan,
-    day_allowance,
-    lost_together,
-    plan,
-)
+from client_device_pruner.decisions.guards import Budget, Guards, Hold, Plan, day_allowance, lost_together, plan
 from client_device_pruner.decisions.policy import Evidence, State, Verdict
 from fakes.site import Site
 

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client_device_pruner.greengrass.ipc import (
-    Disconnected,
-    Message,
-    News,
-    Refused,
-    StreamClosed,
-    Subscribed,
-)
+from client_device_pruner.greengrass.ipc import Disconnected, Message, News, Refused, StreamClosed, Subscribed
 from client_device_pruner.greengrass.link import HEARTBEAT, IN, PROBE, SELF_TEST, Link
 from fakes.clock import FakeClock
 from fakes.ipc import FakeIpc

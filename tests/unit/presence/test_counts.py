@@ -130,13 +130,25 @@ def test_a_repeated_connected_keeps_then() -> None:
     assert site.device("pump-7").then == 3
 
 
-def test_a_count_that_was_never_heard_is_not_missed() -> None:
-    """A mapping without it stops no clock: there is no evidence, and the doctor says why."""
+def test_only_what_was_heard_is_missed() -> None:
+    """A mapping that never had the count stops no clock; one that loses the connections does, and that is said."""
     site = Site()
     site.connected("pump-7", 1)
     site.presence.use_bridge("mqtt-bridge-*", (), frozenset({"count"}))
     site.minutes(5)
     assert site.presence.observed.seconds > 200
+    site.presence.use_bridge("mqtt-bridge-*", (), frozenset({"clients"}))
+    events = site.presence.inputs(site.clock.now)["connectionEvents"]
+    assert (events.alive, events.reason) == (False, "the bridge no longer maps connections")
+
+
+def test_a_count_comes_in_time_once_a_minute_also_in_a_trial() -> None:
+    """EMQX publishes it no more often, however short the threshold is."""
+    site = Site({"allowShortDurations": True, "offlineThreshold": "20s"})
+    site.connected("pump-7", 1)
+    site.count(2)
+    site.clock.advance(100)
+    assert site.presence.inputs(site.clock.now)["connectionEvents"].alive
 
 
 def test_too_many_names_end_the_count_as_evidence() -> None:

@@ -140,14 +140,6 @@ def test_a_lost_count_stops_the_clock() -> None:
     assert again.presence.observed.seconds - before <= 180
 
 
-def test_a_mapping_that_goes_stops_the_clock() -> None:
-    """A bridge that no longer maps what is listened to is said at once."""
-    site = Site()
-    site.connected("pump-7", 1)
-    site.presence.use_bridge("mqtt-bridge-*", (), frozenset({"clients"}))
-    assert "no longer maps connections" in site.presence.inputs(site.clock.now)["connectionEvents"].reason
-
-
 def test_messages_are_counted_anew_when_the_mapping_changes() -> None:
     """What we heard before says nothing of what we would hear now."""
     site = Site()
@@ -168,7 +160,9 @@ def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
     start = site.clock.now
     for began, believed in ((start, False), (start, False), (start + 2, True)):
         site.presence.take_list(ClientList(frozenset({"pump-7"}), began, site.clock.now))
-        assert site.facts.list_in_use is believed
+        told = site.presence.inputs(site.clock.now)["clientList"]
+        assert site.facts.list_in_use is told.in_use is believed
+        assert ("names neither the bridge nor a session that is known to be open" in told.reason) is not believed
         site.clock.advance(1)
         site.connected("pump-7", 1)
 

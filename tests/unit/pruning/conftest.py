@@ -40,6 +40,19 @@ def known(tmp_path: Path) -> Iterator[KnownDevices]:
 
 
 @pytest.fixture
+def marked(known: KnownDevices) -> KnownDevices:
+    """Makes such a core device, of whose client devices the first one has left and has just been marked."""
+
+    def make(gone: str, *others: str, **settings: Any) -> CoreDevice:
+        core = known(gone, *others, **settings)
+        core.disconnect(gone)
+        core.run_until(lambda: core.of_type("marked"), 90_000)
+        return core
+
+    return make
+
+
+@pytest.fixture
 async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
     """A cloud that serves an empty list, to which the environment leads."""
     cloud = Cloud(core_device=CORE)

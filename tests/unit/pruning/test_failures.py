@@ -72,20 +72,34 @@ def test_the_status_names_what_failed_since_the_last_complete_cycle(known: Known
 
 
 @pytest.mark.parametrize(
-    ("operation", "named"),
+    ("kind", "operation", "named"),
     [
-        (LIST, "greengrass:ListClientDevicesAssociatedWithCoreDevice"),
-        (ASSOCIATE, "greengrass:BatchAssociateClientDeviceWithCoreDevice"),
+        ("accessDenied", ASSOCIATE, "greengrass:BatchAssociateClientDeviceWithCoreDevice"),
+        ("throttled", LIST, "quota"),
+        ("server", LIST, "the next cycle tries again"),
     ],
 )
-def test_the_remedy_of_a_denied_operation_is_its_permission(operation: str, named: str) -> None:
-    """The IAM action to allow."""
-    assert remedy("accessDenied", "AccessDeniedException", operation).endswith(named)
+def test_a_failure_has_its_remedy(kind: str, operation: str, named: str) -> None:
+    """Of a denied operation it is the IAM action to allow."""
+    assert named in remedy(kind, "AccessDeniedException", operation)
 
 
-def test_a_denied_list_holds_until_one_is_answered(known: KnownDevices) -> None:
-    """The guard names the permission, and is released by the next list."""
+@pytest.mark.parametrize(
+    ("kind", "reason", "remedy"),
+    [
+        ("accessDenied", "made to fail", "greengrass:ListClientDevicesAssociatedWithCoreDevice"),
+        ("coreNotFound", "core-1", "whether the core device was deleted or renamed"),
+        ("garbage", "made to fail", "portal or proxy"),
+    ],
+)
+def test_a_refused_list_holds_until_one_is_answered(known: KnownDevices, kind: str, reason: str, remedy: str) -> None:
+    """The guard is said once, with what to do, and is released by the next list."""
+    guard = "list" if kind == "garbage" else kind
     core = known("alive")
-    core.cloud.fail("list", "accessDenied")
-    core.run_until(lambda: "accessDenied" in core.guards(), 1_200)
-    core.run_until(lambda: "accessDenied" not in core.guards(), 1_200)
+    core.cloud.fail("list", kind, times=3)
+    core.run_until(lambda: not core.cloud.faults, 1_200)
+    assert core.guards() == {guard}
+    core.run_until(lambda: not core.guards(), 1_200)
+    (held,) = core.of_type("held")
+    assert reason in held["reason"]
+    assert remedy in held["remedy"]

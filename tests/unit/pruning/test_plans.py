@@ -122,6 +122,8 @@ def test_devices_lost_together_wait_for_an_approval_by_the_configuration(known: 
     core.run(1_200)
     assert [carried.name for carried in core.cloud.carried] == ["early"]
     plan, _devices = plan_of(core)
+    (held,) = [data for data in core.of_type("held") if data["guard"] == "lostTogether"]
+    assert held["remedy"].endswith(f"pruner approve {plan}")
     core.cloud.disassociate(GONE[0])
     core.cloud.associate(GONE[0])
 

@@ -1,4 +1,4 @@
-"""When cycles come, how long a call may take, and what a deployment waits for."""
+"""When cycles come, and how long a call may take."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ def listings(core: CoreDevice) -> list[float]:
     return [call.at for call in core.cloud.calls if call.operation == "list"]
 
 
-@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 21_600 * 0.9), (0.5, 21_600), (1.0, 21_600 * 1.1)])
-def test_cycles_are_shifted_by_a_tenth(jitter: float, seconds: float) -> None:
-    """So that all cores of an account do not call at the same minute."""
-    assert next_delay_seconds(parse({}), jitter, failures=0) == pytest.approx(seconds)
-
-
 @pytest.mark.parametrize(
-    ("failures", "most"), [(1, 60), (2, 120), (5, 960), (9, 15_360), (10, 21_600), (1_000_000, 21_600)]
+    ("failures", "middle", "spread"),
+    [(0, 21_600, 2_160), (1, 30, 30), (2, 60, 60), (5, 480, 480), (9, 7_680, 7_680), (1_000_000, 10_800, 10_800)],
 )
-def test_the_delay_after_failures_doubles_up_to_the_interval(failures: int, most: float) -> None:
-    """From a minute to `checkInterval`, with full jitter; a second at the least, however long the cloud is away."""
-    assert next_delay_seconds(parse({}), 1.0, failures=failures) == most
-    assert next_delay_seconds(parse({}), 0.5, failures=failures) == most / 2
-    assert next_delay_seconds(parse({}), 0.0, failures=failures) == 1.0
+def test_when_the_next_cycle_comes(failures: int, middle: float, spread: float) -> None:
+    """Shifted by a tenth, so that all cores of an account do not call at the same minute.
+
+    After failures from a minute, doubled up to `checkInterval`, with full jitter; a second at the least.
+    """
+    for jitter in (0.0, 0.5, 1.0):
+        seconds = max(1.0, middle + (2 * jitter - 1) * spread)
+        assert next_delay_seconds(parse({}), jitter, failures=failures) == pytest.approx(seconds)
 
 
 def test_cycles_that_fail_are_followed_by_longer_and_longer_delays(known: KnownDevices) -> None:
@@ -44,11 +42,9 @@ def test_cycles_that_fail_are_followed_by_longer_and_longer_delays(known: KnownD
     assert [round(after - before) for before, after in itertools.pairwise(listings(core))] == [30, 60, 120, 240, 600]
 
 
-def test_a_cycle_that_the_state_file_breaks_off_comes_again_soon(known: KnownDevices) -> None:
+def test_a_cycle_that_the_state_file_breaks_off_comes_again_soon(marked: KnownDevices) -> None:
     """The guard `database` holds meanwhile, and the back-off is that of any failure."""
-    core = known("gone", "alive")
-    core.disconnect("gone")
-    core.run_until(lambda: core.of_type("marked"), 7_200)
+    core = marked("gone", "alive")
     core.run_to_batch()
     core.disk_full, core.cloud.held = True, False
     core.cloud.release()
@@ -80,11 +76,9 @@ def test_the_first_cycle_comes_within_one_interval(tmp_path: Path, listed: bool)
     core.stop()
 
 
-def test_a_start_that_finds_a_batch_unconfirmed_does_not_wait(known: KnownDevices) -> None:
+def test_a_start_that_finds_a_batch_unconfirmed_does_not_wait(marked: KnownDevices) -> None:
     """What became of it is found out within a minute, whatever `checkInterval` says."""
-    core = known("gone", "alive", checkInterval="6h", offlineThreshold="7h")
-    core.disconnect("gone")
-    core.run_until(lambda: core.of_type("marked"), 90_000)
+    core = marked("gone", "alive", checkInterval="6h", offlineThreshold="7h")
     core.run_to_batch()
     core.die()
     core.cloud.held = False
@@ -98,12 +92,10 @@ def test_a_start_that_finds_a_batch_unconfirmed_does_not_wait(known: KnownDevice
 
 
 @pytest.mark.parametrize("kind", [Ready, ListPage, Batch])
-def test_past_its_deadline_a_call_is_given_up(known: KnownDevices, kind: type[Ready | ListPage | Batch]) -> None:
+def test_past_its_deadline_a_call_is_given_up(marked: KnownDevices, kind: type[Ready | ListPage | Batch]) -> None:
     """The cycle goes on as if the answer had been lost: a batch is looked up in the next list."""
     operation = {Ready: "start", ListPage: "list", Batch: "disassociate"}[kind]
-    core = known("gone", "alive")
-    core.disconnect("gone")
-    core.run_until(lambda: core.of_type("marked"), 7_200)
+    core = marked("gone", "alive")
     if kind is Ready:
         core.cloud.held = True
         starts = core.cloud.starts
@@ -119,25 +111,6 @@ def test_past_its_deadline_a_call_is_given_up(known: KnownDevices, kind: type[Re
     assert core.of_type("failed")[0]["code"] == "Deadline"
     core.run_until(lambda: core.of_type("disassociated"), 7_200)
     core.check_audit()
-
-
-def test_a_deployment_waits_for_a_batch_in_flight(known: KnownDevices) -> None:
-    """It is put off while a batch call is under way, and goes on afterwards."""
-    core = known("gone", "alive")
-    core.disconnect("gone")
-    core.run_until(lambda: core.of_type("marked"), 7_200)
-    core.run_to_batch()
-    assert core.ipc is not None
-    core.ipc.deploy("d1")
-    core.run(0.1)
-    assert core.ipc.deferred[-1][1] > 0
-
-    core.cloud.held = False
-    core.cloud.release()
-    core.run(0.1)
-    core.ipc.deploy("d1")
-    core.run(0.1)
-    assert core.ipc.deferred[-1] == ("d1", 0)
 
 
 def test_nothing_is_called_without_a_state_file(tmp_path: Path) -> None:

@@ -118,10 +118,7 @@ def test_whatever_fails_while_reading_sets_the_file_aside(path: Path, error: Exc
     assert read == [1, None]
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["disk I/O error", "database or disk is full", "readonly database"],
-)
+@pytest.mark.parametrize("words", ["disk I/O error", "database or disk is full", "readonly database"])
 def test_a_medium_that_refuses_while_reading_sets_nothing_aside(path: Path, words: str) -> None:
     """Case 20: the file may be sound, so it stays, and it is said why it cannot be opened."""
     write_something(path)
