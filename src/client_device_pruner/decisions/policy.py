@@ -109,23 +109,22 @@ def judge(device: Device, settings: Settings, facts: Facts) -> Verdict:
     silent = facts.silent_seconds(device)
     patience = patience_seconds(device, settings, facts)
     evidence, missing = find_evidence(device, settings, facts)
-
-    def verdict(state: State, reason: str = "", *, gone: bool = False) -> Verdict:
-        return Verdict(device.name, state, gone, silent, patience, evidence, missing, reason)
-
-    if settings.is_protected(device.name):
-        return verdict(State.PROTECTED, "it is protected")
-    if facts.is_present(device):
-        return verdict(State.PRESENT, "it is connected")
-    waiting = State.SILENT if was_sighted(device, facts) else State.NEVER_SEEN
+    gone, reason = False, ""
+    state = State.SILENT if was_sighted(device, facts) else State.NEVER_SEEN
     if device.marked_at is not None:
-        waiting = State.MARKED
-    if patience is None:
-        return verdict(waiting, "neverSeenThreshold is empty")
-    if silent < patience:
-        return verdict(waiting, "its silence is now shorter than its patience")
-    if evidence is None:
-        return verdict(waiting, "there is no evidence any more that it is gone")
-    if device.marked_at is not None and facts.observed_seconds >= device.marked_at + settings.grace_period_seconds:
-        return verdict(State.DUE, gone=True)
-    return verdict(waiting, gone=True)
+        state = State.MARKED
+    if settings.is_protected(device.name):
+        state, reason = State.PROTECTED, "it is protected"
+    elif facts.is_present(device):
+        state, reason = State.PRESENT, "it is connected"
+    elif patience is None:
+        reason = "neverSeenThreshold is empty"
+    elif silent < patience:
+        reason = "its silence is now shorter than its patience"
+    elif evidence is None:
+        reason = "there is no evidence any more that it is gone"
+    else:
+        gone = True
+        if device.marked_at is not None and facts.observed_seconds >= device.marked_at + settings.grace_period_seconds:
+            state = State.DUE
+    return Verdict(device.name, state, gone, silent, patience, evidence, missing, reason)
