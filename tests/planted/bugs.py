@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from client_device_pruner.config.settings import Settings
@@ -22,6 +23,7 @@ from client_device_pruner.pruning.core import Core
 from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.restores import Restores
 from client_device_pruner.store.journal import Journal
+from fakes.broker import Faults
 from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, plant
 from simulation.campaign import quiet
 from simulation.devices import dice
@@ -53,6 +55,14 @@ def _wall_clock() -> None:
         self.advanced_at = received
 
     _put(ObservedClock, "returned", returned)
+
+
+def _every_second_probe() -> None:
+    def returned(old: Any, *given: Any, interval_seconds: float, **named: Any) -> None:
+        old(*given, interval_seconds=1.1 * interval_seconds, **named)
+
+    _put(ObservedClock, "gap", lambda _self: False)
+    _wrap(ObservedClock, "returned", returned)
 
 
 def _more_then(device: Device) -> int:
@@ -116,7 +126,7 @@ EVENTS = ("events", "events+messages")
 BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     # what is wrong: on which kinds of sites that may show, and how it is put in
     "silences are measured by the wall clock": (KINDS, _wall_clock),
-    "a lost probe is no gap": (KINDS, lambda: _put(ObservedClock, "gap", lambda _self: None)),
+    "every second probe is enough": (("messages",), _every_second_probe),
     "the time between probes that are far apart counts": (
         KINDS,
         lambda: _wrap(ObservedClock, "returned", _with(interval_seconds=1e12)),
@@ -170,7 +180,7 @@ def _try(name: str | None) -> tuple[str, str]:
 
 
 def _caught(kinds: Sequence[str], seeds: int) -> Iterator[str]:
-    """All that is wrong, one after the other: in sites, in histories, and in the property of the budgets."""
+    """All that is wrong, one after the other: in sites, in histories, in the properties of budgets and of gaps."""
     for seed in range(1, seeds + 1):
         for kind in kinds:
             if wrong := _attempt(_in_site, kind, seed):
@@ -179,8 +189,9 @@ def _caught(kinds: Sequence[str], seeds: int) -> Iterator[str]:
         for kind in ("clientList", "events", "messages"):
             if wrong := _attempt(_in_history, kind, seed):
                 yield f"history at random, {kind}, seed {seed}: {wrong}"
-    if wrong := _attempt(_in_budget, "", 0):
-        yield f"property of the budgets: {wrong}"
+    for what, search in (("budgets", _in_budget), ("gaps", _in_gaps)):
+        if wrong := _attempt(search, "", 0):
+            yield f"property of the {what}: {wrong}"
 
 
 def _attempt(search: Callable[[str, int], str], kind: str, seed: int) -> str:
@@ -221,3 +232,23 @@ def _in_budget(_kind: str, _seed: int) -> str:
         site.world.run(20 * HOUR)
         carried = len(site.component.cloud.carried)
         return f"{carried} of 10 went in a day that allows 2" if carried > 2 else ""
+
+
+def _in_gaps(_kind: str, _seed: int) -> str:
+    """While only every second probe comes back, and nothing else, no time is observed (cases 27 and 29)."""
+    with plant("messages") as site:
+        site.world.run(6 * HOUR)
+        broker, carry, numbers = site.broker, site.component.to_broker, count()
+
+        def to_broker(topic: str, payload: bytes) -> None:
+            broker.faults = Faults(lose=next(numbers) % 2)
+            if carry:
+                carry(topic, payload)
+            broker.faults = Faults(lose=1)
+
+        site.component.stop()
+        site.component.to_broker = to_broker
+        site.component.start()
+        site.world.run(12 * HOUR)
+        marked = len(site.component.happened("marked"))
+        return f"{marked} living devices were marked while they could not be heard" if marked else ""
