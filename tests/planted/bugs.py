@@ -24,7 +24,7 @@ from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.restores import Restores
 from client_device_pruner.store.journal import Journal
 from fakes.broker import Faults
-from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, plant
+from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, Plant, plant
 from simulation.campaign import quiet
 from simulation.devices import dice
 from simulation.judge import FALSE
@@ -235,9 +235,19 @@ def _in_budget(_kind: str, _seed: int) -> str:
 
 
 def _in_gaps(_kind: str, _seed: int) -> str:
-    """While only every second probe comes back, and nothing else, no time is observed (cases 27 and 29)."""
+    """No time is observed without the list that is in use, on a suspended host, or with every second probe."""
+    with plant("clientList") as site:
+        site.world.run(3 * HOUR)
+        site.component.fail_lists("401 BAD_TOKEN")
+        site.world.run(3 * HOUR)
+        if (observed := _observed(site)) > 3.5 * HOUR:
+            return f"{observed:.0f} s were observed in 3 h with a client list"
     with plant("messages") as site:
-        site.world.run(6 * HOUR)
+        site.world.run(5 * HOUR)
+        site.world.sleep(6 * HOUR)
+        site.world.run(HOUR)
+        if (observed := _observed(site)) > 6 * HOUR:
+            return f"{observed:.0f} s were observed in 6 h that the host was not suspended"
         broker, carry, numbers = site.broker, site.component.to_broker, count()
 
         def to_broker(topic: str, payload: bytes) -> None:
@@ -252,3 +262,8 @@ def _in_gaps(_kind: str, _seed: int) -> str:
         site.world.run(12 * HOUR)
         marked = len(site.component.happened("marked"))
         return f"{marked} living devices were marked while they could not be heard" if marked else ""
+
+
+def _observed(site: Plant) -> float:
+    seconds: float = site.component.kept("presence")["observedSeconds"]
+    return seconds
