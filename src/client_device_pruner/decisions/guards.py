@@ -258,10 +258,10 @@ def lost_together(devices: Iterable[Device], settings: Settings, facts: Facts) -
 
 
 def _is_lost(device: Device, settings: Settings, facts: Facts) -> bool:
-    silent = facts.silent_seconds(device)
-    if not silent:
+    if facts.is_present(device):
         return False
-    return silent > LONGEST_TIMES * device.longest(facts.observed_seconds) or judge(device, settings, facts).gone
+    unusual = facts.silent_seconds(device) > LONGEST_TIMES * device.longest(facts.observed_seconds)
+    return unusual or judge(device, settings, facts).gone
 
 
 def member(device: Device) -> str:

@@ -20,7 +20,7 @@ class Heard:
     checksum: int
 
 
-_NONE = (Heard("", 0), 0)
+_NOT_REPEATED = (Heard("", 0), 0)
 
 
 class Replays:
@@ -38,7 +38,7 @@ class Replays:
 
     def hint(self, name: str) -> str:
         """The sentence about a device that was only heard to repeat one message; empty if it was not."""
-        heard, times = self._repeated.get(name, _NONE)
+        heard, times = self._repeated.get(name, _NOT_REPEATED)
         if times < TIMES:
             return ""
         return (

@@ -181,6 +181,7 @@ class Core:
                 self.devices.touch(device)
                 device.told = 0
             self._next_survey = self.clock.monotonic()
+            # A new file does not know what was used of the day's budget.
             if get_meta(connection, "budget") is None:
                 Journal(connection).use_up(self.devices.associated_count, self.running_seconds())
             return

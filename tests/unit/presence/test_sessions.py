@@ -35,6 +35,16 @@ def test_what_events_make_of_a_session(events: list[Event], session: int | None)
         assert not device.session
 
 
+def test_a_takeover_leaves_the_session_open() -> None:
+    """The `connected` of the connection that took over may be lost: the device is present all the same."""
+    site = Site()
+    site.connected("pump-7", 10)
+    site.clock.advance(60)
+    site.disconnected("pump-7", 10, "takenover")
+    assert site.device("pump-7").session
+    assert site.device("pump-7").session_id is None
+
+
 def test_two_units_with_one_id_are_one_session() -> None:
     """They take over from each other every second: present, and counted once (case 8)."""
     site = Site()

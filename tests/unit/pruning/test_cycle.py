@@ -31,7 +31,7 @@ def test_with_nothing_to_do_a_cycle_lists_once(known: KnownDevices) -> None:
 
 
 def test_250_at_once_go_in_one_cycle(known: KnownDevices) -> None:
-    """In three batches, between lists of three pages each."""
+    """In three batches, after a list of three pages and before one of one page."""
     crowd = [f"crowd-{number}" for number in range(250)]
     limits = {"maxPerCycle": 1_000, "maxPercentPerDay": 100, "approvalPercent": 100}
     core = known("alive", *crowd, limits=limits, massLoss={"minDevices": 1_000})
