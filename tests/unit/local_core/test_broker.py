@@ -26,7 +26,7 @@ async def connected(broker: Broker, client_id: str, **options: Any) -> MqttClien
     return client
 
 
-async def test_a_connection_is_announced(broker: Broker, listener: Listener) -> None:
+async def test_a_connection_is_announced_with_emqx_fields(broker: Broker, listener: Listener) -> None:
     """One that comes and goes makes two events that name the same session; its id may have a slash (case 5)."""
     client_id = "tool/88741-laptop"
     client = await connected(broker, client_id, keepalive_seconds=30)
@@ -36,6 +36,13 @@ async def test_a_connection_is_announced(broker: Broker, listener: Listener) -> 
     came, went = listener.events(client_id)
     assert listener.messages[-1][0] == "$SYS/brokers/emqx@127.0.0.1/clients/tool/88741-laptop/disconnected"
     assert came["clientid"] == went["clientid"] == client_id
+    both = {"clientid", "username", "ipaddress", "sockport", "protocol", "proto_name"} | {
+        "proto_ver",
+        "connected_at",
+        "ts",
+    }
+    assert came.keys() == both | {"event", "keepalive", "clean_start", "expiry_interval"}
+    assert went.keys() == both | {"event", "reason", "disconnected_at"}
     assert (came["keepalive"], came["connected_at"]) == (30, connected_at)
     assert (went["reason"], went["connected_at"]) == ("normal", connected_at)
 
@@ -90,6 +97,50 @@ async def test_a_takeover_can_be_counted_twice_for_a_while() -> None:
     await broker.stop()
 
 
+async def test_counts_and_events_can_be_apart() -> None:
+    """A count that is old when it is published, and events that come later than the fact."""
+    broker = Broker(count_interval_seconds=0.4)
+    broker.count_age_seconds = 0.2
+    await broker.start()
+    listener = await Listener().listen(broker, COUNT, EVENTS)
+    await until(lambda: listener.counts() == [1])
+    await asyncio.sleep(0.25)  # sampled, and not yet published
+    await connected(broker, "robot")
+    await until(lambda: len(listener.counts()) == 3)
+    assert listener.counts() == [1, 1, 2]
+    assert listener.story("robot") == ["connected"]
+
+    broker.count_age_seconds, broker.event_delay_seconds = 0.0, 1.0
+    seen = len(listener.counts())
+    await connected(broker, "late")
+    await until(lambda: 3 in listener.counts()[seen:])
+    assert listener.story("late") == []
+    await until(lambda: listener.story("late") == ["connected"])
+    await broker.stop()
+
+
+async def test_a_listener_restart_cuts_everybody_and_tells_nobody() -> None:
+    """The uptime goes on, and so do persistent sessions and what is retained (case 13)."""
+    broker = Broker(uptime_interval_seconds=0.05)
+    await broker.start()
+    device = await connected(broker, "robot", clean=False, will=("clients/robot/x", b"offline"))
+    device.publish("clients/robot/state", b"on", qos=1, retain=True)
+    listener = await Listener().listen(broker, EVENTS, "$SYS/brokers/+/uptime", "clients/#")
+    await until(lambda: len(listener.messages) > 5)
+    await broker.restart_listener()
+    await until(lambda: not device.connected and not listener.client.connected)
+    before = listener.messages[:]
+    listener.messages.clear()
+    await listener.listen(broker, "$SYS/brokers/+/uptime", "clients/#")
+    await until(lambda: any("uptime" in topic for topic, _ in listener.messages))
+    uptimes = [int(payload) for topic, payload in before + listener.messages if topic.endswith("/uptime")]
+    assert uptimes == sorted(uptimes)
+    assert ("clients/robot/state", b"on") in listener.messages
+    assert not [payload for topic, payload in before if topic.endswith("/disconnected") or payload == b"offline"]
+    assert broker.sessions == {"robot", "listener"}
+    await broker.stop()
+
+
 async def test_a_storm_throws_out_a_client_for_which_too_much_waits(broker: Broker, listener: Listener) -> None:
     """What waits for it is lost; fewer messages are delivered when the storm is over (case 35)."""
     slow = await Listener("slow").listen(broker, "$SYS/brokers/+/clients/robot9/#")
@@ -133,25 +184,3 @@ async def test_retained_messages_come_again_with_each_subscription(broker: Broke
     late = await Listener("late").listen(broker, "clients/#", "end")
     (await connected(broker, "sender")).publish("end", b"")
     await until(lambda: late.messages == [("end", b"")])
-
-
-async def test_counts_and_events_can_be_apart() -> None:
-    """A count that is old when it is published, and events that come later than the fact."""
-    broker = Broker(count_interval_seconds=0.4)
-    broker.count_age_seconds = 0.2
-    await broker.start()
-    listener = await Listener().listen(broker, COUNT, EVENTS)
-    await until(lambda: listener.counts() == [1])
-    await asyncio.sleep(0.25)  # sampled, and not yet published
-    await connected(broker, "robot")
-    await until(lambda: len(listener.counts()) == 3)
-    assert listener.counts() == [1, 1, 2]
-    assert listener.story("robot") == ["connected"]
-
-    broker.count_age_seconds, broker.event_delay_seconds = 0.0, 1.0
-    seen = len(listener.counts())
-    await connected(broker, "late")
-    await until(lambda: 3 in listener.counts()[seen:])
-    assert listener.story("late") == []
-    await until(lambda: listener.story("late") == ["connected"])
-    await broker.stop()
