@@ -113,7 +113,7 @@ class Site:
     def days(self, number: float) -> None:
         """So many days pass, in observed time, by a reading that goes on; the last hour minute by minute."""
         self.presence.observed.seconds += number * DAY - 3600
-        self.clock.advance(number * DAY - 3600)
+        self.presence.observed.advanced_at = self.clock.advance(number * DAY - 3600)
         self.presence.gap()
         self.probe()
         self.minutes(60)

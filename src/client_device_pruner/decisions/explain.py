@@ -50,13 +50,16 @@ def why_missing(missing: Missing, facts: Facts) -> str:
 def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") -> int:
     """A number that changes when the sentences do; another one in each run."""
     said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
-    seen = (device.seen_by, was_sighted(device, facts), device.session, device.keepalive, device.ended_id is None)
-    # The count of messages matters only until there are enough.
-    counted = (min(device.messages, RHYTHM_MESSAGES), unnamed_then(device), facts.count_problem)
-    told = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
-    unnamed = facts.unnamed if told and verdict.state is not State.PRESENT else None
+    if facts.is_present(device):
+        seen: object = (device.session, device.keepalive, device.ended_id is None)
+    else:
+        counted = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
+        figures = (facts.unnamed, unnamed_then(device)) if counted else None
+        # The count of messages matters only until there are enough.
+        heard = (device.seen_by, was_sighted(device, facts), min(device.messages, RHYTHM_MESSAGES))
+        seen = (heard, why_missing(verdict.missing, facts), figures)
     # 30 bits fit Python's smallest number; one is kept for each device.
-    return hash((said, seen, device.marked_at, counted, unnamed, hint)) & 0x3FFF_FFFF
+    return hash((said, seen, device.marked_at, hint)) & 0x3FFF_FFFF
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
@@ -108,10 +111,15 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
     longest = device.longest(facts.observed_seconds)
     name = settings.threshold_name(device.name)
     said = f"It is gone once it has been silent for {_text(seconds)}"
-    if LONGEST_TIMES * longest <= threshold:
+    if seconds == threshold:
         return f"{said} ({name})."
-    if LONGEST_TIMES * longest > PATIENCE_CAP * threshold:
+    if seconds == PATIENCE_CAP * threshold:
         return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the limit."
+    if seconds > LONGEST_TIMES * longest:
+        return (
+            f"{said}: it has been silent for {_text(longest)} before, and the component observed nothing for over an"
+            " hour since it was last seen: only from then on it would have been heard."
+        )
     return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
 
 

@@ -79,14 +79,18 @@ def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float 
         return settings.never_seen_threshold_seconds
     threshold = settings.threshold_seconds(device.name)
     longest = device.longest(facts.observed_seconds)
-    return max(threshold, min(LONGEST_TIMES * longest, PATIENCE_CAP * threshold))
+    wanted = LONGEST_TIMES * longest
+    if not facts.tells_connections:
+        # What it said in a hole was not heard: only from then on it is late.
+        wanted = max(wanted, facts.hole_at - device.silent_since + longest)
+    return max(threshold, min(wanted, PATIENCE_CAP * threshold))
 
 
 def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evidence | None, Missing]:
     """What shows that a device which is not present is gone, or why nothing does: the first that applies."""
     if facts.list_in_use:
         return (None, Missing.NO_LIST) if facts.listed is None else (Evidence.CLIENT_LIST, Missing.NONE)
-    if facts.count_in_use or facts.events_in_use:
+    if facts.tells_connections:
         if facts.count_problem or facts.unnamed is None:
             return None, Missing.COUNT_PROBLEM
         if facts.unnamed > unnamed_then(device):

@@ -28,20 +28,28 @@ class Clock(Protocol):
 class ObservedClock:
     """Advances from one probe to the next, while both come back and every input in use is alive."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, advanced_at: float | None = None, hole_at: float = 0.0) -> None:
         self.seconds = seconds  # the reading
-        self.advanced_at: float | None = None  # when it advanced last, in monotonic seconds; None if not in this run
+        self.advanced_at = advanced_at  # when it advanced last, in monotonic seconds; None if not in this boot
+        self.hole_at = hole_at  # the reading at which it stood still for long; a device may have spoken unheard then
         # since when it has advanced without a break, in epoch seconds; None while it stands still
         self.since_wall: float | None = None
         self._last: tuple[float, float] | None = None  # when the last probe that counts was sent, and came back
 
-    def returned(self, sent: float, received: float, *, interval_seconds: float, alive: bool, wall: float) -> None:
-        """Take a probe that came back before its successor was due; `alive` is whether every input in use is."""
+    def returned(
+        self, sent: float, received: float, *, interval_seconds: float, hole_seconds: float, alive: bool, wall: float
+    ) -> None:
+        """Take a probe that came back before its successor was due; `alive` is whether every input in use is.
+
+        To stand still for more than `hole_seconds` is a hole, and so is a start of the host.
+        """
         last, self._last = self._last, (sent, received) if alive else None
         farthest = 2 * interval_seconds
         if last is None or not alive or sent - last[0] > farthest or received - last[1] > farthest:
             self.since_wall = None
             return
+        if self.advanced_at is None or last[1] - self.advanced_at > hole_seconds:
+            self.hole_at = self.seconds
         self.seconds += received - last[1]
         self.advanced_at = received
         if self.since_wall is None:

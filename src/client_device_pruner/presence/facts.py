@@ -23,6 +23,7 @@ class Facts:
     """What all devices are judged by."""
 
     observed_seconds: float  # the observed clock
+    hole_at: float = 0.0  # its reading at the last hole
     # names that were sighted since the last probe came back: their silence is zero
     sighted: Container[str] = frozenset()
     events_in_use: bool = False  # whether connection events are
@@ -31,6 +32,11 @@ class Facts:
     count_problem: str = ""  # why the count is no evidence for any device now, in words; empty if it is
     list_in_use: bool = False  # whether the broker's client list is
     listed: Container[str] | None = None  # the names on the latest client list; None if there is none in this run
+
+    @property
+    def tells_connections(self) -> bool:
+        """Whether the broker tells anything about connections."""
+        return self.list_in_use or self.count_in_use or self.events_in_use
 
     def is_present(self, device: Device) -> bool:
         """Whether it is on the latest client list, or, without a list, has a session."""

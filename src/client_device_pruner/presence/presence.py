@@ -24,6 +24,7 @@ from client_device_pruner.presence.sessions import Sessions, Uptime
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
+HOLE_SECONDS = 3_600.0  # a device that speaks rarely may have spoken unheard in a hole that is longer (model 3)
 MOST_PENDING = 20_000  # sightings that wait for a probe to come back
 MOST_DIGITS = 18  # larger numbers are no time and no count, and cannot be stored
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"
@@ -36,7 +37,11 @@ class Presence:
         kept = stored or {}
         same_boot = kept.get("boot") == clock.boot_id()
         self.devices = devices
-        self.observed = ObservedClock(float(kept.get("observedSeconds", 0.0)))
+        self.observed = ObservedClock(
+            float(kept.get("observedSeconds", 0.0)),
+            kept.get("advancedAt") if same_boot else None,
+            float(kept.get("holeAt", 0.0)),
+        )
         # names whose sighting is to be reported at once, in `sighted_watched`; so are marked ones
         self.watched: set[str] = set()
         self.sighted_watched: list[str] = []  # the watched names that were sighted; its reader empties it
@@ -218,7 +223,8 @@ class Presence:
         self.counts.settle(received)
         interval, scale = self._settings.presence.probe_interval_seconds, self._settings.scale
         alive = all(given.alive for given in self.inputs(received).values())
-        self.observed.returned(sent, received, interval_seconds=interval, alive=alive, wall=self._clock.wall())
+        hole, wall = HOLE_SECONDS * scale, self._clock.wall()
+        self.observed.returned(sent, received, interval_seconds=interval, hole_seconds=hole, alive=alive, wall=wall)
         began = self.observed.seconds - QUIET_SECONDS * scale
         silences = ((name, self._pending[name]) for name in self._heard)
         self.replays.heard(self._heard, {name for name, since in silences if since is not None and since < began})
@@ -327,6 +333,7 @@ class Presence:
             problem = "the broker's uptime is not heard, so a restart of the broker would not be noticed"
         return Facts(
             observed_seconds=self.observed.seconds,
+            hole_at=self.observed.hole_at,
             sighted=self._pending.keys(),
             events_in_use=self._events_in_use,
             count_in_use=self._count_in_use,
@@ -349,6 +356,8 @@ class Presence:
         return {
             "boot": self._clock.boot_id(),
             "observedSeconds": self.observed.seconds,
+            "advancedAt": self.observed.advanced_at,
+            "holeAt": self.observed.hole_at,
             "eventsInUse": self._events_in_use,
             "countInUse": self._count_in_use,
             "listInUse": self.listing.in_use,

@@ -223,7 +223,9 @@ class Core:
         return self._next_open if self.store.connection is None else min(self._next_commit, self._next_urgent)
 
     def commit(self, *, urgent: bool = False, **meta: Any) -> None:
-        """Write all that changed, and these single values; raises `sqlite3.Error` if the state file refuses.
+        """Write all that changed, the verdicts as of the last `survey`, and these single values.
+
+        Raises `sqlite3.Error` if the state file refuses.
 
         If it is only `urgent`, sightings, and the observed clock with them, wait for their time: flash wears out.
         """
@@ -241,7 +243,6 @@ class Core:
             names = sorted(devices.changed)
             if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
                 meta["shares"] = list(self.shares.samples)
-        self._tell([devices.by_name[name] for name in names], facts)
         self.store.commit(
             devices,
             names,
@@ -267,9 +268,11 @@ class Core:
     # The verdicts
 
     def survey(self, *, now: bool = False) -> None:
-        """Judge all devices for the status, if it is time, or `now`; with many devices more rarely."""
+        """Judge the devices that have to be written at once, and all if it is time, or `now`; with many more rarely."""
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
         if at < self._next_survey and not now:
+            urgent = [name for name, at_once in self.devices.changed.items() if at_once]
+            self._tell([self.devices.by_name[name] for name in urgent], facts)
             return
         self.coverage = explain.Coverage()
         changed = (self.devices.by_name[name] for name in self.devices.changed)

@@ -14,6 +14,8 @@ _META: dict[str, Any] = {
     "lastComplete": 0.0,
     "presence": {
         "observedSeconds": 0.0,
+        "advancedAt": (0.0,),
+        "holeAt": 0.0,
         "messageFilters": ([str],),
         "broker": ({"node": str, "seconds": float, "heard_at": 0.0},),
         "belowSince": (0.0,),

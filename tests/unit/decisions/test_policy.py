@@ -112,6 +112,43 @@ def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
     assert site.verdict("regular").gone
 
 
+def test_where_the_broker_tells_nothing_a_hole_in_observing_makes_patient() -> None:
+    """A device that says a word in 20 days is heard, then not: one word was said while the core was off.
+
+    The silence since then has to be as long as its longest one, up to four thresholds.
+    """
+    site = Site()
+    site.associate("actuator")
+    for _word in range(6):
+        site.message("actuator")
+        site.minutes(1)
+        site.days(20)
+    site.message("actuator")
+    site.minutes(1)
+    assert site.verdict("actuator").patience_seconds == pytest.approx(40 * DAY, rel=0.01)
+    site.days(39)
+    site.clock.advance(5 * DAY)
+    site.presence.gap()
+    site.minutes(3)
+    assert site.verdict("actuator").patience_seconds == pytest.approx(59 * DAY, rel=0.01)
+    site.days(18)
+    assert not site.verdict("actuator").gone
+    again = site.restarted(boot="another")
+    again.minutes(3)
+    assert again.verdict("actuator").patience_seconds == pytest.approx(77 * DAY, rel=0.01)
+    again.days(19)
+    assert not again.verdict("actuator").gone
+    again.days(2)
+    assert again.verdict("actuator").gone
+
+
+def test_where_the_broker_tells_of_connections_a_hole_makes_nobody_patient() -> None:
+    """A device may have come and gone in it, but whether it is connected now the broker tells."""
+    site = _seen(counts=1)
+    site.presence.observed.hole_at = 50 * DAY
+    assert site.verdict("pump-7").patience_seconds == 30 * DAY
+
+
 def test_the_backlog_goes_after_never_seen_threshold() -> None:
     """A device that was dead before the component came, where the broker tells about connections (case 15)."""
     site = Site()

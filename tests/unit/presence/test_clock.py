@@ -8,7 +8,7 @@ from client_device_pruner.presence.clock import DAY_SECONDS, ObservedClock, Shar
 
 
 def _returned(clock: ObservedClock, sent: float, *, after: float = 0.1, alive: bool = True) -> float:
-    clock.returned(sent, sent + after, interval_seconds=60, alive=alive, wall=sent)
+    clock.returned(sent, sent + after, interval_seconds=60, hole_seconds=3600, alive=alive, wall=sent)
     return clock.seconds
 
 
@@ -48,6 +48,20 @@ def test_every_input_has_to_be_alive_at_both_ends() -> None:
     assert _returned(clock, 60, alive=False) == 0
     assert _returned(clock, 120) == 0
     assert _returned(clock, 180) == pytest.approx(60)
+
+
+@pytest.mark.parametrize(("seconds", "is_hole"), [(3_500, False), (3_700, True)])
+def test_a_long_standstill_is_a_hole(seconds: float, *, is_hole: bool) -> None:
+    """Its reading is kept from over an hour on, and so is the one at the start of a host."""
+    clock = ObservedClock(100, advanced_at=0, hole_at=7)
+    _returned(clock, seconds)
+    assert clock.hole_at == 7, "it may stand still for longer"
+    _returned(clock, seconds + 60)
+    assert clock.hole_at == (100 if is_hole else 7)
+    booted = ObservedClock(100, advanced_at=None, hole_at=7)
+    _returned(booted, 5)
+    _returned(booted, 65)
+    assert booted.hole_at == 100
 
 
 def test_it_says_since_when_it_has_gone_on() -> None:
