@@ -146,7 +146,9 @@ class App:
         self._link.close()
 
     def _hear(self, wait_seconds: float) -> None:
-        for item in self.queue.take_all(wait_seconds):
+        items = self.queue.take_all(wait_seconds)
+        self._core.presence.read_wall_clock()
+        for item in items:
             self._core.attempt(self._take, item)
 
     def _fetch_list(self, at: float) -> float:
@@ -184,7 +186,6 @@ class App:
     # What arrives
 
     def _take(self, item: Item | Overflow) -> None:
-        at = self._clock.monotonic()
         match item:
             case ipc.Message(topic, payload, received):
                 if not self._link.take(topic, received):
@@ -203,7 +204,7 @@ class App:
             case Asked() | ListFailed():
                 self._scheduler.answered(item)
             case _:
-                self._take_news(item, at)
+                self._take_news(item, self._clock.monotonic())
 
     def _take_news(self, item: Item, at: float) -> None:
         match item:

@@ -354,7 +354,9 @@ class Plant:
     def compare_rows(self) -> None:
         """Hold the silences that are committed against the truth; the component has been stopped."""
         observed = self.component.kept("presence")["observedSeconds"]
-        for row in self.component.rows("SELECT name, since FROM devices WHERE since IS NOT NULL AND associated"):
+        for row in self.component.rows(
+            "SELECT name, since FROM devices WHERE since IS NOT NULL AND listed_at IS NOT NULL AND unlisted_at IS NULL"
+        ):
             true = self._silent(row["name"])
             if observed - row["since"] > true + 1:
                 self.problems.append(f"I2: {row['name']} is kept as silent for {observed - row['since']} s, not {true}")

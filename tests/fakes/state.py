@@ -83,7 +83,7 @@ class WrittenState:
     ) -> None:
         """Add an associated device that has been silent for so long; None: it is present."""
         seen_at = OBSERVED - (silent_seconds or 0.0)
-        device = Device(name, associated=True, listed_at=0.0)
+        device = Device(name, listed_at=0.0)
         if seen:
             device.seen_at, device.seen_by, device.seen_wall = seen_at, "message", WALL - (silent_seconds or 0.0)
         self.devices[name] = device

@@ -115,7 +115,6 @@ devices = st.builds(
     last_message=st.floats(0, 400 * DAY),
     session=st.booleans(),
     then=st.one_of(st.none(), st.integers(-1, 5)),
-    associated=st.just(True),
 )
 facts = st.builds(
     Facts,

@@ -172,7 +172,8 @@ def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
 
 
 def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
-    verdict = json.loads(row["verdict"]) if row["verdict"] and row["associated"] else {}
+    associated = row["listed_at"] is not None and row["unlisted_at"] is None
+    verdict = json.loads(row["verdict"]) if row["verdict"] and associated else {}
     observed = status["observedSeconds"]
     state, patience, due_at = verdict.get("state", ""), verdict.get("patienceSeconds"), verdict.get("dueAt")
     silent = None if row["since"] is None else max(0.0, round(observed - row["since"], 3))

@@ -31,15 +31,19 @@ class Device:
     ended_id: int | None = None  # the `connected_at` that ended last; it never opens again
     announced: int = 0  # how many `connected` were heard, counted up to two
     then: int | None = None  # the unnamed connections when it left; None if no figure was taken
-    associated: bool = False  # whether it is on the latest list of associations
     # tells one association of the name from the next; None if the cloud gave none
     association_timestamp: float | None = None
-    listed_at: float | None = None  # observed seconds at which this association was first listed
-    unlisted_at: float | None = None  # observed seconds at which it left the list
+    listed_at: float | None = None  # observed seconds at which its latest association was first listed
+    unlisted_at: float | None = None  # observed seconds at which that left the list; None while it is on it
     marked_at: float | None = None  # observed seconds at which its grace period began; None if it is not marked
     keepalive: bool = True  # False if it connected without keepalive, so that the broker does not notice when it fails
     state: str = ""  # what was last said of it; not stored
     told: int = 0  # a fingerprint of the verdict that was last written; not stored
+
+    @property
+    def associated(self) -> bool:
+        """Whether it is on the latest list of associations."""
+        return self.listed_at is not None and self.unlisted_at is None
 
     @property
     def silent_since(self) -> float:
@@ -120,7 +124,7 @@ class Devices:
             if same and device.associated and device.association_timestamp == timestamp:
                 continue
             self._unlisted -= not device.associated
-            device.associated, device.unlisted_at = True, None
+            device.unlisted_at = None
             device.association_timestamp = timestamp or (device.association_timestamp if same else None)
             if not same:
                 if device.marked_at is not None:
@@ -132,7 +136,7 @@ class Devices:
             if device.associated and device.name not in names:
                 if device.marked_at is not None:
                     unmarked.append(device.name)
-                device.associated, device.unlisted_at, device.marked_at = False, observed_seconds, None
+                device.unlisted_at, device.marked_at = observed_seconds, None
                 self._unlisted += 1
                 self.touch(device, urgent=True)
             elif left_at is not None and observed_seconds - left_at > KEPT_SECONDS and not device.session:

@@ -68,6 +68,7 @@ class Presence:
         self._messages = Messages((), ())
         self.replays = Replays()
         self._settings = parse(DEFAULTS)
+        self._wall = clock.wall()
 
     # Configuration
 
@@ -106,6 +107,10 @@ class Presence:
         self._date_absent(before)
 
     # What is heard
+
+    def read_wall_clock(self) -> None:
+        """What is taken from now on was seen at this time: devices that are heard together share one reading."""
+        self._wall = self._clock.wall()
 
     def take(self, topic: str, payload: bytes, received: float) -> None:
         """Take a message of the bridge, by its topic at the broker."""
@@ -206,7 +211,7 @@ class Presence:
             self.stamp()
             self._pending.clear()
             self._heard.clear()
-        device.seen_by, device.seen_wall = by, self._clock.wall()
+        device.seen_by, device.seen_wall = by, self._wall
         if name not in self._pending:
             # Before it was ever seen or listed there is no silence that could end.
             unknown = device.seen_at is None and device.listed_at is None

@@ -127,7 +127,7 @@ class TestList:
     def test_before_the_first_listing(self, pruner: Pruner) -> None:
         """Nothing is claimed about what is associated; what is not, or not any more, is not listed."""
         for device in pruner.state.devices.values():
-            device.associated = False
+            device.listed_at = None
         pruner.state.write()
 
         assert pruner.text("list", "--state", "due") == pruner.text("list")

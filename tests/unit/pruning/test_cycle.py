@@ -107,7 +107,7 @@ def test_a_list_that_is_short_once_forgets_nobody(known: KnownDevices) -> None:
     core.cloud.hidden = set()
     cycles(core)
 
-    assert core.select("SELECT count(*) FROM devices WHERE associated AND seen_at IS NOT NULL") == [(10,)]
+    assert core.select("SELECT count(*) FROM devices WHERE unlisted_at IS NULL AND seen_at IS NOT NULL") == [(10,)]
     assert core.of_type("cycle")[-1]["neverSeen"] == 0
     core.run_until(lambda: core.of_type("disassociated", "device-9"), 7_200)
 
@@ -123,14 +123,14 @@ def test_an_implausible_list_is_believed_after_three_cycles_in_a_row(known: Know
         assert core.guards() == ({"list"} if hidden else set())
         assert core.of_type("cycle")[-1]["complete"] is not bool(hidden)
         core.run(60)
-        assert core.select("SELECT count(*) FROM devices WHERE associated") == [(10,)]
+        assert core.select("SELECT count(*) FROM devices WHERE unlisted_at IS NULL") == [(10,)]
     assert core.of_type("held")[-1]["reason"] == "the cloud lists 1 associated devices, but 10 were expected"
 
     cycles(core)
     core.run(60)
 
     assert core.guards() == set()
-    assert core.select("SELECT count(*) FROM devices WHERE associated") == [(1,)]
+    assert core.select("SELECT count(*) FROM devices WHERE unlisted_at IS NULL") == [(1,)]
 
 
 def test_a_short_list_confirms_nothing(known: KnownDevices) -> None:
