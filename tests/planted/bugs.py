@@ -17,6 +17,7 @@ from client_device_pruner.presence.clock import ObservedClock
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.presence.facts import Facts
 from client_device_pruner.presence.listing import Listing
+from client_device_pruner.presence.messages import Messages
 from client_device_pruner.presence.presence import Presence
 from client_device_pruner.presence.sessions import Sessions
 from client_device_pruner.pruning.core import Core
@@ -24,10 +25,10 @@ from client_device_pruner.pruning.deployed import Deployed
 from client_device_pruner.pruning.restores import Restores
 from client_device_pruner.store.journal import Journal
 from fakes.broker import Faults
-from fakes.plant import FAULTS, HOUR, LIFE, NAMES, ON_DEVICES, Plant, plant
+from fakes.plant import FAULTS, HOUR, LIFE, MINUTE, NAMES, ON_DEVICES, Plant, plant
 from simulation.campaign import quiet
 from simulation.devices import dice
-from simulation.judge import FALSE
+from simulation.judge import FALSE, Figures
 from simulation.rates import KINDS, Pace
 from simulation.site import Site
 
@@ -98,8 +99,8 @@ def _mark_as_due(old: Any, self: Core, device: Device, verdict: Any) -> None:
     device.marked_at = -1e9
 
 
-def _settle_but_one(old: Any, self: Journal, intents: Sequence[Any], outcome: str, wall: float) -> None:
-    old(self, intents[1:], outcome, wall)
+def _end_all(_old: Any, self: Sessions, observed_seconds: float, *, listed: bool) -> None:  # noqa: ARG001 - as `gap`
+    self.end_all(observed_seconds)
 
 
 def _quarter(device: Device, settings: Settings, _facts: Facts) -> float:
@@ -108,6 +109,11 @@ def _quarter(device: Device, settings: Settings, _facts: Facts) -> float:
 
 def _believe_all(old: Any, self: Listing, answer: Any, _known: Any) -> Any:
     return old(self, answer, lambda _name: True)
+
+
+def _one_message() -> None:
+    _put(policy, "RHYTHM_MESSAGES", 1)
+    _put(policy, "RHYTHM_SHARE", 0.0)
 
 
 def _with(**fixed: Any) -> Callable[..., Any]:
@@ -142,7 +148,11 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
         lambda: _put(policy, "find_evidence", lambda *_a: (Evidence.CONNECTION_COUNT, Missing.NONE)),
     ),
     "two unnamed connections more than then are fine": (EVENTS, lambda: _put(policy, "unnamed_then", _more_then)),
-    "the latest count of an hour is believed beside events": (EVENTS, lambda: _put(counts, "QUIET_SECONDS", -1.0)),
+    "each gap ends all sessions": (EVENTS, lambda: _wrap(Sessions, "gap", _end_all)),
+    "messages are no sightings": (
+        ("events+messages", "messages"),
+        lambda: _put(Messages, "thing_name", lambda *_a: None),
+    ),
     "an unbelievable client list is believed": (KINDS[:1], lambda: _wrap(Listing, "take", _believe_all)),
     "thresholds are halved": (KINDS, lambda: _wrap(Settings, "threshold_seconds", _half)),
     "patience is a quarter of the threshold": (KINDS, lambda: _put(policy, "patience_seconds", _quarter)),
@@ -152,9 +162,9 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     "what returns is not restored": (KINDS, lambda: _put(Restores, "take_sighted", lambda _self, _cycle: None)),
     "the grace period is not waited for": (KINDS, lambda: _wrap(Core, "mark", _mark_as_due)),
     "the budget of a day is never used up": ((), lambda: _wrap(Journal, "budget", _unused)),
-    "an intent is not settled": (KINDS, lambda: _wrap(Journal, "settle", _settle_but_one)),
+    "an intent is not settled": (KINDS, lambda: _put(Journal, "settle", lambda *_a: None)),
     "a device that publishes twice has no session": (EVENTS, lambda: _put(Sessions, "message", lambda *_a: False)),
-    "one message is a rhythm": (("messages",), lambda: _put(policy, "RHYTHM_MESSAGES", 0)),
+    "one message is a rhythm": (("messages",), _one_message),
 }
 
 
@@ -180,37 +190,43 @@ def _try(name: str | None) -> tuple[str, str]:
 
 
 def _caught(kinds: Sequence[str], seeds: int) -> Iterator[str]:
-    """All that is wrong, one after the other: in sites, in histories, in the properties of budgets and of gaps."""
-    for seed in range(1, seeds + 1):
-        for kind in kinds:
-            if wrong := _attempt(_in_site, kind, seed):
-                yield f"simulation, {kind}, seed {seed}: {wrong}"
+    """All that is wrong, one after the other: in sites, in histories at random, in single properties."""
+    yield from _in_sites(kinds, seeds)
     for seed in range(HISTORIES):
         for kind in ("clientList", "events", "messages"):
             if wrong := _attempt(_in_history, kind, seed):
                 yield f"history at random, {kind}, seed {seed}: {wrong}"
-    for what, search in (("budgets", _in_budget), ("gaps", _in_gaps)):
-        if wrong := _attempt(search, "", 0):
+    for what, holds in PROPERTIES.items():
+        if wrong := _attempt(holds):
             yield f"property of the {what}: {wrong}"
 
 
-def _attempt(search: Callable[[str, int], str], kind: str, seed: int) -> str:
+def _attempt(search: Callable[..., str], *given: Any) -> str:
     try:
-        return search(kind, seed)
+        return search(*given)
     except Exception as error:  # noqa: BLE001 - whatever it raises, the bug is caught
         return type(error).__name__
 
 
-def _in_site(kind: str, seed: int) -> str:
+def _in_sites(kinds: Sequence[str], seeds: int) -> Iterator[str]:
+    """What is wrong in a site, and where in all sites of a kind too few of the dead go."""
+    whole = {kind: Figures() for kind in kinds}
+    for seed in range(1, seeds + 1):
+        for kind in kinds:
+            if wrong := _attempt(_in_site, kind, seed, whole[kind]):
+                yield f"simulation, {kind}, seed {seed}: {wrong}"
+    for kind, figures in whole.items():
+        if figures.removed < REMOVED * figures.eligible:
+            yield f"simulation, {kind}: {figures.removed} of {figures.eligible} dead removed"
+
+
+def _in_site(kind: str, seed: int, whole: Figures) -> str:
     figures = Site(kind, seed, pace=HURRY).run().figures
+    whole.add(figures)
     for verdict in FALSE:
         if figures.verdicts[verdict]:
             return f"{figures.verdicts[verdict]} {verdict}"
-    if figures.problems:
-        return figures.problems[0]
-    if kind == "clientList" and figures.eligible >= 8 and figures.removed < REMOVED * figures.eligible:
-        return f"{figures.removed} of {figures.eligible} dead removed"
-    return ""
+    return figures.problems[0] if figures.problems else ""
 
 
 def _in_history(kind: str, seed: int) -> str:
@@ -222,7 +238,7 @@ def _in_history(kind: str, seed: int) -> str:
         return site.problems[0] if site.problems else ""
 
 
-def _in_budget(_kind: str, _seed: int) -> str:
+def _budgets() -> str:
     """Ten devices that were dead before may go by two a day."""
     limits = {"maxPercentPerDay": 20, "approvalPercent": 100}
     with plant("clientList") as site:
@@ -234,7 +250,45 @@ def _in_budget(_kind: str, _seed: int) -> str:
         return f"{carried} of 10 went in a day that allows 2" if carried > 2 else ""
 
 
-def _in_gaps(_kind: str, _seed: int) -> str:
+def _settings() -> str:
+    """In a dry run a dead device stays."""
+    with plant("clientList") as site:
+        site.component.configure({"dryRun": True})
+        site.die()
+        site.run(20 * HOUR)
+        return "a device went in a dry run" if site.component.cloud.carried else ""
+
+
+def _lists() -> str:
+    """A list of associations that was short once forgets no sighting; one of unknown clients shows nothing."""
+    with plant("clientList") as site:
+        site.die()
+        site.run(1.5 * HOUR)
+        site.component.cloud.hidden.add(NAMES[0])
+        site.run(20 * MINUTE)
+        site.component.cloud.hidden.clear()
+        site.run(2 * HOUR)
+        if not site.component.cloud.carried:
+            return "a dead device stayed, since a list was short once"
+    with plant("clientList") as site:
+        site.run(HOUR)
+        if site.component.lists:
+            site.component.lists.connected = {"unheard-of"}
+        site.run(20 * HOUR)
+        return site.problems[0] if site.problems else ""
+
+
+def _rhythms() -> str:
+    """A device that published once, and stays connected, stays associated."""
+    with plant("messages") as site:
+        site.component.cloud.associate("mute")
+        site.broker.connect("mute")
+        site.broker.publish("clients/mute/telemetry")
+        site.world.run(20 * HOUR)
+        return "a device that published once was removed" if site.component.cloud.carried else ""
+
+
+def _gaps() -> str:
     """No time is observed without the list that is in use, on a suspended host, or with every second probe."""
     with plant("clientList") as site:
         site.world.run(3 * HOUR)
@@ -267,3 +321,13 @@ def _in_gaps(_kind: str, _seed: int) -> str:
 def _observed(site: Plant) -> float:
     seconds: float = site.component.kept("presence")["observedSeconds"]
     return seconds
+
+
+PROPERTIES: dict[str, Callable[[], str]] = {
+    "budgets": _budgets,
+    "settings": _settings,
+    "lists": _lists,
+    "rhythms": _rhythms,
+    "gaps": _gaps,
+}
+"""What sites and histories show too seldom, each as one short story."""

@@ -289,10 +289,10 @@ class Core:
         """Have the verdicts that changed written, and count the devices by state."""
         wall = self.clock.wall()
         for device in devices:
-            state, told = "", 0
+            told, state = 0, ""
             if device.associated:
                 verdict = judge(device, self.settings, facts)
-                state, hint = verdict.state.value, self.presence.replays.hint(device.name)
+                state, hint = verdict.state, self.presence.replays.hint(device.name)
                 told = explain.fingerprint(verdict, device, facts, hint)
                 if coverage is not None:
                     coverage.add(verdict, facts)
