@@ -297,7 +297,7 @@ def _rhythms() -> str:
 def _sessions() -> str:
     """A device that came back unheard is named by what it publishes, so that a dead one can go."""
     with plant("events") as site:
-        site.play([(1, "unheard", 0), (120, "die", 1), (300, "die", 1)])
+        site.play([(1, "die", 1), (30, "unheard", 0), (300, "die", 1)])
         return "" if site.component.cloud.carried else "a dead device stayed, since another one was not named"
 
 
