@@ -134,24 +134,6 @@ def test_devices_lost_together_wait_for_an_approval_by_the_configuration(known: 
     assert core.cloud.associations.keys() == {"alive", GONE[0]}
 
 
-def test_where_disassociation_is_denied_one_device_tries(known: KnownDevices) -> None:
-    """Lists that go well do not grant it; the batch that does releases the guard, and the others follow."""
-    core = known(*GONE, "alive")
-    core.disconnect(*GONE)
-    core.cloud.fail("disassociate", "accessDenied", times=4)
-    core.run_until(lambda: not core.cloud.faults, 9_000)
-    assert core.guards() == {"accessDenied"}
-    assert [len(names) for names in core.cloud.batches()] == [4, 1, 1, 1]
-    (held,) = [data for data in core.of_type("held") if data["guard"] == "accessDenied"]
-    assert "greengrass:BatchDisassociateClientDeviceFromCoreDevice" in held["remedy"]
-
-    core.run_until(lambda: core.cloud.associations.keys() == {"alive"}, 7_200)
-
-    assert core.guards() == set()
-    core.run(60)
-    core.check_audit()
-
-
 @pytest.mark.parametrize("by_configuration", [False, True])
 def test_an_approval_ends_with_what_it_was_for(known: KnownDevices, by_configuration: bool) -> None:
     """Devices that return before the next cycle, and are lost together again later, wait for a new approval."""
