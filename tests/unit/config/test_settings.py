@@ -116,7 +116,7 @@ REFUSED: dict[str, list[Any]] = {
     "reports.shadowName": ["a b"],
     "approvedPlan": [5],
     "logLevel": ["TRACE"],
-    "inboundPrefix": ["client-device-pruner/in/"],
+    "inboundPrefix": ["client-device-pruner/in/", None],
 }
 
 
