@@ -140,12 +140,6 @@ class TestList:
 class TestExplain:
     """`pruner explain THING`."""
 
-    def test_sentences_are_filled_with_the_figures_of_now(self, pruner: Pruner) -> None:
-        """The placeholders become short durations."""
-        assert pruner.text("explain", "press-3").startswith(
-            "press-3: marked\nIt has been silent for 30d12h.\nIt will be disassociated in 12h.\n\nIn figures\n"
-        )
-
     def test_guards_are_named_where_they_hold_it_back(self, pruner: Pruner) -> None:
         """For a device that is on its way out, not for one that stays."""
         pruner.state.status["guards"] = [{"guard": "maxPerCycle", "reason": "it is 0", "remedy": "raise it"}]

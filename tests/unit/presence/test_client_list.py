@@ -17,11 +17,9 @@ from typing import Any
 import pytest
 
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.decisions.explain import document
 from client_device_pruner.presence import client_list
 from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ClientListReader, ListFailed
 from fakes.client_list import FakeClientLists
-from fakes.site import Site
 from local_core.emqx_api import CLIENT, CLIENTS, EMPTY_PAGE, EmqxApi
 from local_core.http_server import Fault
 
@@ -361,37 +359,6 @@ class TestAsk:
         assert "asked for pump" in reason_of(failed)
         assert isinstance(failed, ListFailed)
         assert failed.request == 7
-
-
-async def test_a_list_is_believed_against_the_events_if_it_is_the_brokers(
-    emqx: EmqxApi, clients: Clients, caller: Caller
-) -> None:
-    """It has to name the bridge, or a session that is known; then who is on it is present, and `explain` says why."""
-    site = Site()
-    site.associate("pump-7")
-    site.connected("pump-7")
-    site.disconnected("pump-7")
-    site.presence.use_list(login_to(emqx))
-
-    async def take() -> None:
-        answer = await caller.fetch(login_to(emqx))
-        assert isinstance(answer, ClientList)
-        site.presence.take_list(answer)
-
-    clients.connections = {"pump-7": 0}
-    await take()
-    told = site.presence.inputs(site.clock.now)["clientList"]
-    assert (told.in_use, told.reason) == (
-        False,
-        "the list names neither the bridge nor a session that is known to be open",
-    )
-
-    clients.connect(BRIDGE)
-    await take()
-    facts = site.facts
-    sentences = document(site.verdict("pump-7"), site.device("pump-7"), site.settings, facts)["sentences"]
-    assert facts.is_present(site.device("pump-7"))
-    assert "announced that it disconnected, but lists it: the list counts" in sentences[0]
 
 
 async def test_the_fake_answers_as_the_reader_does(emqx: EmqxApi, clients: Clients, caller: Caller) -> None:

@@ -259,23 +259,3 @@ def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
     assert load_devices(trial.store.connection)["pump-7"].seen_at == 5.0
     assert trial.store.connection.execute("SELECT count(*) FROM history").fetchone()[0] == 1
     trial.store.close()
-
-
-def test_a_file_that_breaks_while_it_is_open_is_closed_and_set_aside(path: Path) -> None:
-    """The next opening begins an empty one; all that waits is written there."""
-    trial = Trial(path)
-    assert trial.store.connection is not None
-    trial.store.connection.execute("DROP TABLE meta")
-    trial.see("pump-7", 5.0)
-
-    with pytest.raises(sqlite3.OperationalError) as broken:
-        trial.commit(presence=1)
-    trial.store.failed(broken.value)
-    assert trial.store.connection is None
-    with pytest.raises(sqlite3.OperationalError):
-        trial.store.keep(presence=1)
-
-    assert "aside-1" in trial.store.open(lambda _connection: None)
-    trial.commit()
-    assert load_devices(trial.store.opened()).keys() == {"pump-7"}
-    trial.store.close()
