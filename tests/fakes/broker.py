@@ -22,57 +22,36 @@ KEEPALIVES = 1.5
 
 @dataclass(slots=True)
 class Faults:
-    """What becomes of what the bridge carries: chances for each message, and how late an event may come.
+    """What becomes of what the bridge carries: chances for each message, and how late an event may come."""
 
-    Attributes:
-        lose: chance that a message is lost.
-        double: chance that an event comes twice.
-        late_seconds: an event comes up to so late, so that events overtake one another.
-        late: chance that an event is late.
-    """
-
-    lose: float = 0.0
-    double: float = 0.0
-    late: float = 0.0
-    late_seconds: float = 2.0
+    lose: float = 0.0  # a message is lost
+    double: float = 0.0  # an event comes twice
+    late: float = 0.0  # an event is late
+    late_seconds: float = 2.0  # by up to so much, so that events overtake one another
 
 
 class FakeBroker:
     """One broker with the bridge that carries its messages to the component.
 
-    Args:
-        component: what hears it; its probes go through here, and its client list is what is connected here.
-        emqx: it announces connections and counts them; False: as Moquette, it says nothing by itself.
-        seed: of all that is random.
-        count_seconds: how often it publishes its count.
-        uptime_seconds: how often it publishes its uptime.
-
-    Attributes:
-        sessions: client id → `connected_at` of all that are connected, without the bridge.
-        up: whether it runs.
-        bridge_up: whether the bridge is connected.
-        faults: what becomes of messages on their way.
-        on_lost: called with a client id whose connection died under it.
-        on_bridge: called when the bridge has connected.
-        on_up: called when it has started.
+    Probes go through here, and the component's client list is what is connected here.
     """
 
     def __init__(
         self,
         component: Component,
         *,
-        emqx: bool = True,
-        seed: int = 0,
-        count_seconds: float = 60.0,
-        uptime_seconds: float = 30.0,
+        emqx: bool = True,  # it announces connections and counts them; False: as Moquette, it says nothing by itself
+        seed: int = 0,  # of all that is random
+        count_seconds: float = 60.0,  # how often it publishes its count
+        uptime_seconds: float = 30.0,  # and its uptime
         node: str = "emqx@127.0.0.1",
     ) -> None:
-        self.sessions: dict[str, int] = {}
-        self.up = self.bridge_up = True
-        self.faults = Faults()
-        self.on_lost: Callable[[str], None] = lambda _name: None
-        self.on_bridge: Callable[[], None] = lambda: None
-        self.on_up: Callable[[], None] = lambda: None
+        self.sessions: dict[str, int] = {}  # client id → `connected_at` of all that are connected, without the bridge
+        self.up = self.bridge_up = True  # whether it runs, and whether the bridge is connected
+        self.faults = Faults()  # what becomes of messages on their way
+        self.on_lost: Callable[[str], None] = lambda _name: None  # gets a client id whose connection died under it
+        self.on_bridge: Callable[[], None] = lambda: None  # called when the bridge has connected
+        self.on_up: Callable[[], None] = lambda: None  # called when it has started
         self.node = node
         self._component = component
         self._world = component.world
@@ -84,7 +63,7 @@ class FakeBroker:
         self._twice_until = float("-inf")
         self._bridge_attempt = 0
         self._count_seconds, self._uptime_seconds = count_seconds, uptime_seconds
-        component.to_broker = self._take_probe
+        component.to_broker = self._carry
         component.connected.add(BRIDGE_ID)
         if emqx:
             self._world.after(self._random.uniform(1, count_seconds), self._sample)
@@ -217,9 +196,6 @@ class FakeBroker:
     def _carry(self, topic: str, payload: bytes) -> None:
         if self.up and self.bridge_up and (not self.faults.lose or self._random.random() >= self.faults.lose):
             self._component.hear(IN + topic, payload)
-
-    def _take_probe(self, topic: str, payload: bytes) -> None:
-        self._carry(topic, payload)
 
     def _lose_all(self) -> None:
         lost = list(self.sessions)

@@ -47,10 +47,7 @@ class Fuse:
 class CoreDevice(Component):
     """The component and its broker, whose devices connect anew when it starts; a run that died is followed by another.
 
-    Args:
-        directory: for the state file.
-        fuse: where runs die.
-        settings: on top of `QUICK`.
+    Its settings are on top of `QUICK`.
     """
 
     def __init__(self, directory: Path, fuse: Fuse | None = None, **settings: Any) -> None:

@@ -17,10 +17,7 @@ def serving(
 ) -> Iterator[tuple[int, list[str]]]:
     """Serve while the block runs; gives the port, and the paths that have been asked for.
 
-    Args:
-        folder: what is served; a folder without an `index.html` is listed.
-        pages: what the pages `index.html` hold: `html` or `json`.
-        context: for TLS.
+    A folder without an `index.html` is listed; `pages` says whether those hold `html` or `json`.
     """
     asked: list[str] = []
 

@@ -50,24 +50,15 @@ def a_status() -> dict[str, Any]:
 
 
 class WrittenState:
-    """What the component wrote; a test changes it, and calls `write`.
-
-    Attributes:
-        work_dir: holds the state file.
-        devices: the rows of the devices.
-        verdicts: their verdict documents.
-        since: the observed seconds at which a silence began; None: present.
-        status: the status document.
-        meta: further single values.
-    """
+    """What the component wrote; a test changes it, and calls `write`."""
 
     def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir
-        self.devices: dict[str, Device] = {}
-        self.verdicts: dict[str, dict[str, Any]] = {}
-        self.since: dict[str, float | None] = {}
+        self.work_dir = work_dir  # holds the state file
+        self.devices: dict[str, Device] = {}  # their rows
+        self.verdicts: dict[str, dict[str, Any]] = {}  # their verdict documents
+        self.since: dict[str, float | None] = {}  # the observed seconds at which a silence began; None: present
         self.status = a_status()
-        self.meta: dict[str, Any] = {"running": OBSERVED}
+        self.meta: dict[str, Any] = {"running": OBSERVED}  # further single values
 
     def add(
         self,
