@@ -79,10 +79,7 @@ async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) 
 
 
 async def test_the_ipc_daemon_dies_again_and_again(trial: Trial) -> None:
-    """Case 24: it ends itself twice to be started anew; after that `status` says since when there is no connection.
-
-    A connection that is only cut is made anew by the same process.
-    """
+    """Case 24: cut off it connects anew; without its token it ends itself twice, then says since when it has none."""
 
     def is_back(starts: int) -> bool:
         return trial.core.component.starts == starts and COMPONENT in trial.core.ipc.connected

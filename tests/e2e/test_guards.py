@@ -1,7 +1,4 @@
-"""Each guard on the real wire: it holds, says its figure and its remedy, and lets go once that is done.
-
-`notObserving` has a file of its own, `test_blind.py`.
-"""
+"""Each guard on the real wire (`notObserving`: `test_blind.py`): it holds, says its figure and remedy, and lets go."""
 
 from __future__ import annotations
 

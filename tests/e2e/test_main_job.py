@@ -56,10 +56,7 @@ async def test_with_messages_alone(make_trial: MakeTrial) -> None:
 
 
 async def test_with_both(trial: Trial) -> None:
-    """Where devices speak and are announced, one that nobody announced costs nothing: it stays, and the dead one goes.
-
-    Its words show that it lives; when it falls silent, the count shows that it may still be connected.
-    """
+    """One that nobody announced costs nothing: it stays by its words, then by the count, and the dead one goes."""
     trial.core.cloud.associate("dead", "speaks", "unannounced")
     await trial.deploy()
     trial.core.broker.suppress_events = True

@@ -62,10 +62,7 @@ class Trial:
     async def deploy(
         self, mapping: dict[str, dict[str, str]] | None = None, *, listens: bool = True, **settings: Any
     ) -> None:
-        """Deploy the trial's settings with changes, and the bridge's mapping where there is a bridge.
-
-        Returns when the component `listens`: a cycle has ended.
-        """
+        """Deploy a trial's settings, and the bridge's mapping if there is one; it `listens` once a cycle ended."""
         updates: dict[str, Any] = {COMPONENT: {"merge": {**TRIAL, **settings}}}
         if not self.core.lite:
             updates[BRIDGE] = {"merge": {"mqttTopicMapping": MAPPING if mapping is None else mapping}}

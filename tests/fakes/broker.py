@@ -31,10 +31,7 @@ class Faults:
 
 
 class FakeBroker:
-    """One broker with the bridge that carries its messages to the component.
-
-    Probes go through here, and the component's client list is what is connected here.
-    """
+    """One broker with the bridge that carries its messages and probes; what is connected here is on the client list."""
 
     def __init__(
         self,
@@ -72,10 +69,7 @@ class FakeBroker:
     # What clients do
 
     def connect(self, name: str, *, keepalive: int = 60, announced: bool = True) -> bool:
-        """A client connects, and takes over from one of the same id; False if the broker is down.
-
-        `announced=False`: nothing is said of it, as of what connects to another listener.
-        """
+        """A client connects, or takes over, `announced` or on another listener; False if the broker is down."""
         if not self.up:
             return False
         old = self.sessions.get(name)

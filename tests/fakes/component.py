@@ -75,10 +75,7 @@ class World:
         self.at(self.now + seconds, action)
 
     def run(self, seconds: float, reached: Callable[[], object] = lambda: False) -> bool:
-        """Let time pass: all that is to happen happens in its order, and the component wakes when it wants to.
-
-        Ends early, and returns True, when something is `reached`.
-        """
+        """Let time pass, and all happen in its order, the component's turns too; True if it is `reached`."""
         until, agenda, forever = self.now + seconds, self._agenda, float("inf")
         while not reached():
             when = agenda[0][0] if agenda else forever

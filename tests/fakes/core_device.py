@@ -45,10 +45,7 @@ class Fuse:
 
 
 class CoreDevice(Component):
-    """The component and its broker, whose devices connect anew when it starts; a run that died is followed by another.
-
-    Its settings are on top of `QUICK`.
-    """
+    """The component, `QUICK` but for its settings, and its broker, whose devices connect anew at each start."""
 
     def __init__(self, directory: Path, fuse: Fuse | None = None, **settings: Any) -> None:
         super().__init__(World(), directory, {**QUICK, **settings})

@@ -16,11 +16,7 @@ from fakes.state import DAY, WrittenState
 
 
 class Pruner:
-    """The command line of that core device.
-
-    Attributes:
-        state: what the component wrote.
-    """
+    """The command line of that core device; `state` is what the component wrote."""
 
     def __init__(self, state: WrittenState, capture: pytest.CaptureFixture[str]) -> None:
         self.state = state

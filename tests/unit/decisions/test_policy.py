@@ -113,10 +113,7 @@ def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
 
 
 def test_where_the_broker_tells_nothing_a_hole_in_observing_makes_patient() -> None:
-    """A device that says a word in 20 days is heard, then not: one word was said while the core was off.
-
-    The silence since then has to be as long as its longest one, up to four thresholds.
-    """
+    """A word may have been said in it: the silence since has to be as long as the longest, up to four thresholds."""
     site = Site()
     site.associate("actuator")
     for _word in range(6):

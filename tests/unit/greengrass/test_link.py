@@ -15,13 +15,7 @@ from fakes.ipc import FakeIpc
 
 
 class Site:
-    """A link as the component runs it, on fake Greengrasses made by each attempt to connect.
-
-    Attributes:
-        reachable: attempts to connect succeed.
-        deaf: each new Greengrass delivers nothing.
-        ipc: the newest one.
-    """
+    """A link as the component runs it, on fake Greengrasses made by each attempt to connect."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -30,8 +24,8 @@ class Site:
         self.gaps: list[str] = []
         self.exits: list[str] = []
         self.attempts = 0
-        self.reachable = True
-        self.deaf = False
+        self.reachable = True  # attempts to connect succeed
+        self.deaf = False  # each new Greengrass delivers nothing
         self.link = Link(
             self.connect,
             self.exits.append,

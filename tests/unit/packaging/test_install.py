@@ -187,10 +187,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 def test_makes_environment_and_command(device: Device, tmp_path: Path) -> None:
-    """Without network, home and room in /tmp the bundled wheels are enough; people's settings have no say.
-
-    For the same requirements nothing is made anew, and the command follows the new artifact.
-    """
+    """Bundled wheels are enough, without network, /tmp and people's settings; the same are not installed again."""
     (tmp_path / ".config/pip").mkdir(parents=True)
     (tmp_path / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
     nowhere = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/dev/full")
@@ -265,10 +262,7 @@ def test_unusable_environment_is_replaced_only_by_a_complete_one(installed: Devi
 
 
 def test_command_knows_its_work_directory(installed: Device, tmp_path: Path) -> None:
-    """Without arguments it runs the component; a work directory that is given explicitly comes later, and so counts.
-
-    It stays in the current directory, but takes no module from there.
-    """
+    """Which may be given explicitly, too; it stays in the current directory, but takes no module from there."""
     work, here = str(installed.work), tmp_path / "here"
     here.mkdir()
     (here / "boto3.py").write_text("version = 'wrong'\n")

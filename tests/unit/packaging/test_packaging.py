@@ -155,10 +155,7 @@ def test_fits_the_service() -> None:
 
 
 def test_access_control_is_the_contract_s() -> None:
-    """No more is granted than is used, and what was released stays as it is, beside new ones with ids of their own.
-
-    A nucleus keeps what it has of a policy when it upgrades: a changed one would reach no core that has it.
-    """
+    """No more than is used; what was released stays, since a nucleus that upgrades keeps what it has of a policy."""
     pubsub, proxy = "aws.greengrass.ipc.pubsub", "aws.greengrass.ipc.mqttproxy"
     probe, shadow = "pruner-probe/*", "$aws/things/*/shadow/name/client-device-pruner/update"
     granted = {

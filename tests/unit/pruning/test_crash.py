@@ -66,10 +66,7 @@ def until_all_are_gone(core: CoreDevice) -> CoreDevice:
 
 
 def prune_with_lost_answers(directory: Path, fuse: Fuse) -> CoreDevice:
-    """All four go, over two days and more: what a death leaves open uses budget all the same.
-
-    The first batch's answer is lost after it was carried out, the second batch before.
-    """
+    """All four go, over two days and more: of the first batch the answer is lost, of the second the call."""
     core = lose_devices(directory, fuse)
     core.cloud.fail("disassociate", "unreachable", carried_out=True)
     core.cloud.fail("disassociate", "unreachable")

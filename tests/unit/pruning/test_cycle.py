@@ -148,10 +148,7 @@ def test_an_entry_that_the_cloud_refuses_is_said_once(known: KnownDevices) -> No
 
 @pytest.mark.parametrize("presence", [{}, LIST])
 def test_a_sighting_before_the_batch_ends_it(known: KnownDevices, presence: dict[str, Any]) -> None:
-    """A device that connects after the devices were judged, but before the probe of the preflight, is not sent.
-
-    Where the list is in use, it is asked; it names also what nobody announced.
-    """
+    """Who connects after the judgement is not sent; a list that is in use is asked, and names the unannounced."""
     core = known("gone-0", "gone-1", "alive", presence=presence)
     core.disconnect("gone-0", "gone-1")
     core.run_until(lambda: core.of_type("marked", "gone-1"), 7_200)

@@ -78,10 +78,7 @@ def hole(content: bytes) -> bytes:
     ],
 )
 def test_a_file_that_is_of_no_use_is_set_aside(path: Path, damage: str | Callable[[bytes], bytes]) -> None:
-    """Corrupt, of an older version, of another core device, or with values that were never written.
-
-    The component begins an empty one; what is set aside stays, byte by byte, under a name of its own.
-    """
+    """Broken, older, another core's, or with values that nobody wrote: it stays as it is, under another name."""
     path.with_name("pruner.db.aside-1").touch()
     write_something(path)
     if isinstance(damage, str):
