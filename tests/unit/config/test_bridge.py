@@ -151,10 +151,7 @@ def test_a_core_without_a_bridge() -> None:
 
 def test_entries_left_over_for_the_same_topics() -> None:
     """Case 34: entries that carry the same messages here are named, also together with what is missing."""
-    old = {
-        "PrunerConnected": entry("$SYS/brokers/+/clients/+/connected"),
-        "MyCount": CONTRACT["PrunerCount"],
-    }
+    old = {"PrunerConnected": entry("$SYS/brokers/+/clients/+/connected"), "MyCount": CONTRACT["PrunerCount"]}
     findings = found(CONTRACT | old)
     assert [finding.remedy.startswith("Remove one of them") for finding in findings] == [True, True]
     assert "PrunerClients" in findings[0].finding

@@ -177,32 +177,6 @@ def test_a_blind_time_makes_nobody_gone_and_nobody_patient() -> None:
     assert site.verdict("pump-7").patience_seconds == 30 * DAY
 
 
-def test_devices_of_a_listener_restart_wait_for_the_brokers_next_restart() -> None:
-    """All connections die unheard, all but one come back: the count holds until it can tell (case 13)."""
-    site = Site()
-    site.associate("pump-1", "pump-2", "pump-3")
-    site.uptime(1_000)
-    for number, name in enumerate(("pump-1", "pump-2", "pump-3")):
-        site.connected(name, number)
-    site.counts = 4
-    site.minutes(5)
-    site.connected("pump-1", 10)
-    site.connected("pump-2", 11)
-    site.counts = 3
-    site.minutes(12)
-    assert "a disconnect event was lost" in site.facts.count_problem
-    site.counts = None
-    site.uptime(10)
-    site.connected("pump-1", 20)
-    site.connected("pump-2", 21)
-    site.counts = 3
-    site.minutes(12)
-    assert not site.device("pump-3").session
-    site.days(31)
-    assert site.verdict("pump-3").gone
-    assert site.verdict("pump-1").state is State.PRESENT
-
-
 def test_a_storm_of_unheard_connections_holds_the_count_back() -> None:
     """The count is far above the sessions: nobody goes on its strength; who speaks twice is named (case 35)."""
     site = _seen(counts=1)

@@ -198,11 +198,7 @@ def test_budgets_hold_whatever_dies_fails_and_sleeps(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("story", "check"),
-    [
-        (prune_with_lost_answers, all_gone_in_order),
-        (return_in_flight, taken_back),
-        (restore, both_restored),
-    ],
+    [(prune_with_lost_answers, all_gone_in_order), (return_in_flight, taken_back), (restore, both_restored)],
 )
 def test_every_statement_may_be_the_last(tmp_path: Path, story: Story, check: Callable[[CoreDevice], None]) -> None:
     """As above, dying at each statement within each transaction, too."""
