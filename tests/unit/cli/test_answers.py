@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import pytest
 
 from client_device_pruner.cli import answers
 from client_device_pruner.store.database import read_only
-from fakes.state import DAY, EVIDENCE, WALL
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import DAY, EVIDENCE, WALL, Pruner
 
 
 class TestStatus:

@@ -7,15 +7,12 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from client_device_pruner.cli import reading, timeline
-from fakes.state import DAY, EVIDENCE, WALL
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import DAY, EVIDENCE, WALL, Pruner
 
 HOSTILE = '</script><script>alert(1)</script><!-- {{data}} & "quoted" \u2028'
 TEMPLATE = Path(timeline.__file__).with_name("report.html").read_text("utf-8")
