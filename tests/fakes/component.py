@@ -285,6 +285,11 @@ class Component:
         found = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(found[0][0]) if found else None
 
+    def status(self) -> dict[str, Any]:
+        """The committed status."""
+        status: dict[str, Any] = self.kept("status")
+        return status
+
     # Its edges
 
     def _connect(self, queue: Queue[Item]) -> None:

@@ -172,11 +172,6 @@ class CoreDevice(Component):
             self.write("INSERT INTO requests (kind, subject) VALUES (?, ?)", kind, subject)
         self.wake_at = min(self.wake_at, self.world.now + 2.0)
 
-    def status(self) -> dict[str, Any]:
-        """The status as last written."""
-        status: dict[str, Any] = self.kept("status")
-        return status
-
     def guards(self) -> set[str]:
         """The guards that hold, by the events."""
         holding: set[str] = set()

@@ -41,12 +41,11 @@ class FakeIpc:
 
     # What a test does
 
-    def message(self, topic: str, payload: bytes | str = b"") -> bool:
+    def message(self, topic: str, payload: bytes) -> bool:
         """Let a message arrive on local pub/sub; False if the subscription did not deliver it."""
         heard = self.alive and not self.closed and bool(self.subscriptions) and topic.startswith(IN)
         if heard:
-            data = payload.encode() if isinstance(payload, str) else payload
-            self._deliver(Message(topic, data, self._clock.monotonic()))
+            self._deliver(Message(topic, payload, self._clock.monotonic()))
         return heard
 
     def drop(self) -> None:

@@ -42,11 +42,6 @@ class Site(Component):
         self.world.run(seconds)
         return self
 
-    def status(self) -> dict[str, Any]:
-        """The committed status."""
-        status: dict[str, Any] = self.kept("status")
-        return status
-
     def guards(self) -> list[str]:
         """The guards in force."""
         return [guard["guard"] for guard in self.status()["guards"]]
