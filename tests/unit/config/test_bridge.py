@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -19,6 +18,7 @@ from client_device_pruner.config.bridge import (
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, parse
 from fuzz.anything import nearly
+from local_core.recipe import merge
 
 IN = "client-device-pruner/in/"
 DEFAULTS = parse({"presence": {"clientList": {"url": ""}}})
@@ -49,11 +49,8 @@ def found(mapping: Any, emqx: Mapping | None = EMQX, settings: Settings = DEFAUL
 
 
 def merged(mapping: Mapping, remedy: str) -> Mapping:
-    """Apply a remedy as a deployment does, which merges maps by key."""
-    result = copy.deepcopy(mapping)
-    for key, change in json.loads(remedy)["mqttTopicMapping"].items():
-        result[key] = {**(result[key] if isinstance(result.get(key), dict) else {}), **change}
-    return result
+    """Apply a remedy as a deployment does."""
+    return merge(mapping, json.loads(remedy)["mqttTopicMapping"])
 
 
 def without(*keys: str) -> Mapping:
