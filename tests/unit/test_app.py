@@ -151,16 +151,6 @@ def test_the_state_survives_a_kill(tmp_path: Path) -> None:
     assert site.cloud.batches() == [("pump-0",)]
 
 
-def test_a_broken_state_file_is_set_aside(tmp_path: Path) -> None:
-    """Whatever is wrong with it: silences begin anew, and the component goes on."""
-    site = _dying(tmp_path)
-    site.stop()
-    (tmp_path / "pruner.db").write_bytes(b"not a database" * 1_000)
-    site.living(HOUR)
-    assert (tmp_path / "pruner.db.aside-1").exists()
-    assert site.status()["coverage"]["associated"] == 3
-
-
 def test_the_shadow_changes_only_with_what_a_person_would_act_on(tmp_path: Path) -> None:
     """A site that is as ever publishes next to nothing (case 19)."""
     site = Site(tmp_path).living(2 * HOUR)

@@ -22,17 +22,13 @@ def composed(pruner: Pruner) -> dict[str, Any]:
     """What the page of this core would show, as its reader gets it."""
     work_dir = pruner.state.work_dir
     events, changes = reading.read_record(work_dir)
-    data = timeline.compose(reading.read(work_dir), events, changes)
-    check_spans(data)
-    return dict(json.loads(json.dumps(data)))
-
-
-def check_spans(data: dict[str, Any]) -> None:
-    """Every span lies in the page's time, does not end before it begins, and follows the one before."""
+    data: dict[str, Any] = json.loads(json.dumps(timeline.compose(reading.read(work_dir), events, changes)))
+    # Every span lies in the page's time, does not end before it begins, and follows the one before.
     for row in data["lanes"] + data["devices"]:
         ends = [time for span in row["spans"] for time in span[:2]]
         assert ends == sorted(ends)
         assert all(0 <= time <= data["end"] for time in [*ends, *(one[0] for one in row["decisions"])])
+    return data
 
 
 def row(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -311,15 +311,15 @@ def make_32_bit(device: Device, tools: Path) -> None:
     add_python(tools, "python3", f'case "$*" in *maxsize*) exit 1 ;; esac\n{device.python}')
 
 
-def make_need(device: Device, _tools: Path, mb: int) -> None:
-    """Have the script need more free space."""
+def make_need(device: Device, _tools: Path) -> None:
+    """Have the script need more free space than there is."""
     script = device.artifact / "src/install.sh"
-    script.write_text(script.read_text().replace("needed_mb=150", f"needed_mb={mb}"))
+    script.write_text(script.read_text().replace("needed_mb=150", "needed_mb=999999999"))
 
 
-def require_text(device: Device, _tools: Path, text: str) -> None:
+def require(text: str) -> Callable[[Device, Path], object]:
     """Have requirements.txt say this."""
-    (device.artifact / "requirements.txt").write_text(text)
+    return lambda device, _tools: (device.artifact / "requirements.txt").write_text(text)
 
 
 def work_in(device: Device, _tools: Path, place: str) -> None:
@@ -338,9 +338,9 @@ FAILURES: dict[str, tuple[Callable[[Device, Path], object], str]] = {
     "no Python": (lambda _device, tools: (tools / "python3").unlink(), "it needs Python 3.10 or newer"),
     "old Python": (lambda _device, tools: add_python(tools, "python3", "exit 1"), "it needs Python 3.10 or newer"),
     "32-bit Python": (make_32_bit, "takes cmake, a C compiler and Python's headers"),
-    "no space": (partial(make_need, mb=999_999_999), "needs 999999999 MB of free space"),
-    "another hash": (partial(require_text, text=f"fakes==1.0 --hash=sha256:{'0' * 64}\n"), "could not be installed"),
-    "other packages": (partial(require_text, text=""), "does not find the packages"),
+    "no space": (make_need, "needs 999999999 MB of free space"),
+    "another hash": (require(f"fakes==1.0 --hash=sha256:{'0' * 64}\n"), "could not be installed"),
+    "other packages": (require(""), "does not find the packages"),
     "work directory in a file": (partial(work_in, place="file/work"), "cannot be created."),
     "work directory that nobody can write in": (partial(work_in, place="/proc"), "is not writable."),
     "no execution": (lose_execution, "programs cannot be executed in the work directory"),
