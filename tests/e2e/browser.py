@@ -67,9 +67,8 @@ class Page:
     def open(self, address: str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
         """Go to an address on a screen of that size, in CSS pixels, and wait until it is loaded."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 800
-        )
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
         self.requests.clear()
         self.complaints.clear()
         self._loaded = False

@@ -87,9 +87,7 @@ async def test_a_subscription_that_is_renewed_again_and_again(make_trial: MakeTr
 
     assert (await trial.status())["observedSeconds"] == before
     # Between two probes it is still being found out.
-    await trial.status(
-        lambda status: any("local pub/sub" in guard["reason"] for guard in status["guards"]), "what is dead"
-    )
+    await trial.status(partial(is_held, "local pub/sub"), "what is dead")
     assert not trial.of_type("marked")
     assert trial.core.component.starts == 1
     unsubscribe()
