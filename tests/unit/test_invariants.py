@@ -148,33 +148,32 @@ def test_decisions_are_pure(found: list[Device], known: Facts, random: Random) -
 # --- I8: the dead go ----------------------------------------------------------------------------------------------
 
 
-def hold_that_the_dead_go(history: list[Step], kind: str) -> None:
-    """I8 over one history, after which all is well: who is dead then goes in time."""
-    with plant(kind) as site:
-        # All were heard often enough before, so that there is evidence wherever there can be.
-        site.run(8 * SPEAKS)
-        site.play(history)
-        site.settle()
-        # Tools do no harm where they are named, or were there when a device left, or where nobody counts them.
-        site.play([(20.0, "stranger", 0), (1.0, "stranger", 1), (15.0, "die", 1)])
-        if kind == "events":
-            site.play([(60.0, "leave", 1), (1.0, "stranger", 0)])
-        site.run(6 * HOUR)
-        component = site.component
-        before = component.kept("presence")["observedSeconds"]
-        patience = 4 * THRESHOLD
-        site.run(patience + GRACE + 2.2 * CHECK + 4 * HOUR)
-        assert component.kept("presence")["observedSeconds"] - before > patience + GRACE + 2.2 * CHECK
-        left = {name for name in NAMES if name in component.cloud.associations} - site.alive
-        verdicts = {row["name"]: row["verdict"] for row in component.rows("SELECT name, verdict FROM verdicts")}
-        assert not left, [(name, verdicts.get(name)) for name in left]
-        for event in component.happened("disassociated"):
-            within = event.data["patienceSeconds"] + 3 * CHECK + 4 * HOUR
-            assert event.data["silentSeconds"] <= within or event.at < site.world.now - patience, event
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("examples", "most"), [(3, 20), long(50, 40)])
 def test_the_dead_go(kind: str, examples: int, most: int) -> None:
     """I8: whatever happened before, once all is well what is gone is disassociated in time."""
-    explore(histories(most=most), examples, lambda history: hold_that_the_dead_go([(1.0, "die", 2), *history], kind))
+
+    def hold(history: list[Step]) -> None:
+        with plant(kind) as site:
+            # All were heard often enough before, so that there is evidence wherever there can be.
+            site.run(8 * SPEAKS)
+            site.play([(1.0, "die", 2), *history])
+            site.settle()
+            # Tools do no harm where they are named, or were there when a device left, or where nobody counts them.
+            site.play([(20.0, "stranger", 0), (1.0, "stranger", 1), (15.0, "die", 1)])
+            if kind == "events":
+                site.play([(60.0, "leave", 1), (1.0, "stranger", 0)])
+            site.run(6 * HOUR)
+            component = site.component
+            before = component.kept("presence")["observedSeconds"]
+            patience = 4 * THRESHOLD
+            site.run(patience + GRACE + 2.2 * CHECK + 4 * HOUR)
+            assert component.kept("presence")["observedSeconds"] - before > patience + GRACE + 2.2 * CHECK
+            left = {name for name in NAMES if name in component.cloud.associations} - site.alive
+            verdicts = {row["name"]: row["verdict"] for row in component.rows("SELECT name, verdict FROM verdicts")}
+            assert not left, [(name, verdicts.get(name)) for name in left]
+            for event in component.happened("disassociated"):
+                within = event.data["patienceSeconds"] + 3 * CHECK + 4 * HOUR
+                assert event.data["silentSeconds"] <= within or event.at < site.world.now - patience, event
+
+    explore(histories(most=most), examples, hold)

@@ -11,9 +11,7 @@ from fakes.site import Site
 
 
 def _due(*names: str) -> list[Verdict]:
-    return [
-        Verdict(name, State.DUE, True, 100.0 - number, 50.0, Evidence.CLIENT_LIST) for number, name in enumerate(names)
-    ]
+    return [Verdict(name, State.DUE, True, 100.0 - at, 50.0, Evidence.CLIENT_LIST) for at, name in enumerate(names)]
 
 
 def _plan(due: list[Verdict], **more: Any) -> Plan:

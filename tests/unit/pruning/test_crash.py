@@ -146,18 +146,13 @@ def both_restored(core: CoreDevice) -> None:
     ("story", "check"),
     [(prune_with_lost_answers, all_gone_in_order), (return_in_flight, taken_back), (restore, both_restored)],
 )
-@pytest.mark.parametrize("every_statement", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_wherever_it_dies_the_next_start_converges(
-    tmp_path: Path, story: Story, check: Check, every_statement: bool
-) -> None:
-    """A death at each write, each call and each answer of a story, one after another, harms nothing.
-
-    The long search dies at each statement within each transaction, too.
-    """
-    whole = told(tmp_path / "plain", story, Fuse(every_statement=every_statement), check, "without a death")
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_wherever_it_dies_the_next_start_converges(tmp_path: Path, story: Story, check: Check, thorough: bool) -> None:
+    """A death at each write, call and answer harms nothing; in the long search, at each statement within each write."""
+    whole = told(tmp_path / "plain", story, Fuse(every_statement=thorough), check, "without a death")
     assert {"COMMIT", "committed", "child started", "answered"} <= set(whole.passed)
     for number, label in enumerate(whole.passed, 1):
-        place, fuse = tmp_path / str(number), Fuse(frozenset({number}), every_statement)
+        place, fuse = tmp_path / str(number), Fuse(frozenset({number}), thorough)
         told(place, story, fuse, check, f"died at point {number} of {len(whole.passed)}: {label!r}")
         shutil.rmtree(place)
 

@@ -156,10 +156,8 @@ def test_an_approval_ends_with_what_it_was_for(known: KnownDevices, by_configura
     assert plan_of(core)[0] != first
 
 
-def test_a_limit_that_is_lowered_during_a_cycle_counts_what_it_has_taken(
-    known: KnownDevices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`maxPerCycle` is of the cycle, not of each of its batches."""
+def test_a_limit_that_is_lowered_during_a_cycle_counts(known: KnownDevices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`maxPerCycle` is of the cycle, with what that has taken, not of each of its batches."""
     monkeypatch.setattr(cycle, "BATCH", 2)
     core = known(*GONE, "alive")
     core.disconnect(*GONE)
