@@ -131,9 +131,6 @@ def test_the_bridge_s_client_id_is_a_glob() -> None:
     assert bridge_client_id({"clientId": "plant[1]"}) == "plant[[]1]"
 
 
-# --- no bridge ----------------------------------------------------------------------------------------------
-
-
 def test_a_core_without_a_bridge() -> None:
     """A core is told to deploy it, with the mapping; Greengrass Lite what a publisher has to do (case 31)."""
     (finding,) = diagnose(DEFAULTS, None, EMQX, lite=False)

@@ -45,13 +45,13 @@ class Device:
     tools: Path
     shell: tuple[str, ...] = ("sh",)
 
-    def install(self, *more: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the script as the recipe does, and wait for its end."""
-        with self.installing(*more, **environment) as process:
+        with self.installing(**environment) as process:
             stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
-    def installing(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def installing(self, **environment: str) -> subprocess.Popen[str]:
         """Begin to run the script as the recipe does; this machine's settings for pip have no say."""
         own = {
             name: value
@@ -61,7 +61,7 @@ class Device:
         own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
         own["PATH"] = f"{self.tools}{os.pathsep}{REAL_PATH}"
         return subprocess.Popen(
-            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/", *more],
+            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],
             env={name: value for name, value in (own | environment).items() if value},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
