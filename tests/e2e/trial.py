@@ -59,9 +59,7 @@ class Trial:
 
     # Doing
 
-    async def deploy(
-        self, mapping: dict[str, dict[str, str]] | None = None, *, listens: bool = True, **settings: Any
-    ) -> None:
+    async def deploy(self, mapping: dict[str, Any] | None = None, *, listens: bool = True, **settings: Any) -> None:
         """Deploy a trial's settings, and the bridge's mapping if there is one; it `listens` once a cycle ended."""
         updates: dict[str, Any] = {COMPONENT: {"merge": {**TRIAL, **settings}}}
         if not self.core.lite:

@@ -135,22 +135,13 @@ class FakeBroker:
         self._lose_all()
 
     def lose_bridge(self, seconds: float = 0.0) -> None:
-        """The bridge loses its connection; it tries again after that long, then by its back-off."""
+        """The bridge loses its connection; it tries again after that long, perhaps never, then by its back-off."""
         self.bridge_up = False
         self._component.connected.discard(BRIDGE_ID)
         self._bridge_attempt += 1
         attempt = self._bridge_attempt
         first, most = BACK_OFF_SECONDS
         self._world.after(seconds + first, lambda: self._try_bridge(attempt, 2 * first, most))
-
-    def stop_bridge(self) -> None:
-        """The bridge is gone until `lose_bridge` lets it try again."""
-        self.lose_bridge(float("inf"))
-
-    @property
-    def uptime(self) -> float:
-        """How long it has been running, in seconds."""
-        return self._world.now - self._started
 
     # Its own messages
 
@@ -181,9 +172,10 @@ class FakeBroker:
 
     def _tell_uptime(self) -> None:
         self._world.after(self._uptime_seconds, self._tell_uptime)
+        uptime = self._world.now - self._started
         # The first one comes half a minute after a start.
-        if self.up and self.uptime >= min(30.0, self._uptime_seconds):
-            self._carry(f"$SYS/brokers/{self.node}/uptime", str(int(self.uptime * 1000)).encode())
+        if self.up and uptime >= min(30.0, self._uptime_seconds):
+            self._carry(f"$SYS/brokers/{self.node}/uptime", str(int(uptime * 1000)).encode())
 
     # The bridge
 

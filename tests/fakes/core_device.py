@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fakes.broker import FakeBroker
-from fakes.clock import FakeClock
 from fakes.component import Component, Killed, World
 
 QUICK: dict[str, Any] = {
@@ -49,6 +48,7 @@ class CoreDevice(Component):
 
     def __init__(self, directory: Path, fuse: Fuse | None = None, **settings: Any) -> None:
         super().__init__(World(), directory, {**QUICK, **settings})
+        self.clock = self.world.clock
         self.jitter = lambda: 0.5
         self.broker = FakeBroker(self, uptime_seconds=60)
         self.fuse = fuse or Fuse()
@@ -58,11 +58,6 @@ class CoreDevice(Component):
         self._connections: list[_Connection] = []
 
     # Its life
-
-    @property
-    def clock(self) -> FakeClock:
-        """The clock that it sees."""
-        return self.world.clock
 
     def start(self) -> None:
         """Start a run if there is none, again if it dies while it starts; then all devices connect anew."""
