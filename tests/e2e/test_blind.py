@@ -21,6 +21,8 @@ async def test_an_unannounced_return_in_a_gap_of_the_bridge(trial: Trial) -> Non
     await trial.watch("back", "dead", "silent")
     await trial.devices.drop("back", "dead")
     await trial.status(lambda status: status["counts"]["silent"] == 2, "two that left")
+    # Before the bridge goes, a count says how many connections were unnamed when they left.
+    await trial.observes(2.0)
     await trial.core.bridge.stop()
     await trial.devices.connect("back")
     await trial.core.bridge.start()
