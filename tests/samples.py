@@ -103,7 +103,7 @@ class Site:
         for name, day in RETURNS.items():
             world.at(day * DAY, partial(broker.connect, name))
         world.at(3 * DAY, lambda: self.component.configure({"dryRun": False}))
-        world.at(4 * DAY, broker.stop_bridge)
+        world.at(4 * DAY, lambda: broker.lose_bridge(float("inf")))
         world.at(4.5 * DAY, broker.lose_bridge)
         world.at(6 * DAY, lambda: cloud.fail("list", "throttled", code="ThrottlingException"))
         self.component.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -33,16 +32,11 @@ _OPTIONS = (
 
 
 class Page:
-    """One page, opened by `browse`.
-
-    Attributes:
-        requests: the address of each request that the page made, its own included.
-        complaints: what the console, the policy or an exception said.
-    """
+    """One page, opened by `browse`."""
 
     def __init__(self, commands: int, answers: int) -> None:
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.requests: list[str] = []  # the address of each request that the page made, its own included
+        self.complaints: list[str] = []  # what the console, the policy or an exception said
         self._commands, self._answers = commands, answers
         self._number = 0
         self._rest = b""
@@ -73,9 +67,8 @@ class Page:
     def open(self, address: str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
         """Go to an address on a screen of that size, in CSS pixels, and wait until it is loaded."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 800
-        )
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
         self.requests.clear()
         self.complaints.clear()
         self._loaded = False
@@ -97,10 +90,6 @@ class Page:
         """Press the mouse there, move it sideways, and let go."""
         for kind, at in (("mousePressed", x), ("mouseMoved", to), ("mouseReleased", to)):
             self.call("Input.dispatchMouseEvent", type=kind, x=at, y=y, button="left", buttons=1, clickCount=1)
-
-    def picture(self, file: Path) -> None:
-        """Write what is in sight to a PNG."""
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _receive(self) -> dict[str, Any]:
         deadline = time.monotonic() + LONGEST_SECONDS

@@ -6,7 +6,6 @@ import asyncio
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,13 +13,6 @@ from e2e.trial import COMPONENT, QUICK, Trial
 from local_core.component import State
 
 pytestmark = [pytest.mark.e2e]
-
-
-async def asked(trial: Trial, *arguments: str) -> Any:
-    """Run a command for machines, which succeeds."""
-    code, output, errors = await trial.pruner(*arguments, "--json")
-    assert (code, errors) == (0, "")
-    return json.loads(output)
 
 
 async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) -> None:
@@ -34,18 +26,16 @@ async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) 
     assert status["running"] is True
     assert status["observing"]["inputs"].keys() == {"probe", "connectionEvents", "clientList"}
     assert all(one.keys() >= {"inUse", "alive", "reason"} for one in status["observing"]["inputs"].values())
-    assert status["coverage"]["associated"] == 4
-    assert status["coverage"]["removable"] == 3
-    assert status["coverage"]["reasons"] == ["1 cannot be removed: protectedDevices names them"]
+    reasons = ["1 cannot be removed: protectedDevices names them"]
+    assert status["coverage"] == {"associated": 4, "removable": 3, "reasons": reasons}
     assert status["nextCheckInSeconds"] >= 0
-    listed = {one["thingName"]: one for one in await asked(trial, "list")}
+    listed = {one["thingName"]: one for one in await trial.value("list")}
     states = {"press-1": "present", "press-2": "due", "keep-1": "protected", "quiet-1": "neverSeen"}
     assert {name: one["state"] for name, one in listed.items()} == states
     gone = listed["press-2"]
-    assert (gone["lastSeenBy"], gone["evidence"]) == ("disconnected", "connectionCount")
+    assert gone.items() >= {"lastSeenBy": "disconnected", "evidence": "connectionCount", "dueInSeconds": 0.0}.items()
     assert gone["silentSeconds"] >= gone["patienceSeconds"] == 5.0
-    assert gone["dueInSeconds"] == 0.0
-    happened = await asked(trial, "history", "press-2")
+    happened = await trial.value("history", "press-2")
     assert [(one["type"], one["thingName"]) for one in happened] == [("marked", "press-2")]
 
     explained = {name: await trial.explain(name) for name in states}
@@ -59,7 +49,7 @@ async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) 
         assert (code, errors) == (0, "")
         assert part in output
     page = tmp_path / "report.html"
-    assert (await asked(trial, "report", str(page)))["devices"] == 4
+    assert (await trial.value("report", str(page)))["devices"] == 4
     assert "press-2" in page.read_text("utf-8")
     assert (await trial.pruner("restore"))[0] == 2
 
@@ -75,14 +65,11 @@ async def test_they_tell_what_the_component_knows(trial: Trial, tmp_path: Path) 
     assert b"Traceback" not in err
 
     await trial.core.stop_component()
-    assert (await asked(trial, "status"))["running"] is False
+    assert (await trial.value("status"))["running"] is False
 
 
 async def test_the_ipc_daemon_dies_again_and_again(trial: Trial) -> None:
-    """Case 24: it ends itself twice to be started anew; after that `status` says since when there is no connection.
-
-    A connection that is only cut is made anew by the same process.
-    """
+    """Case 24: cut off it connects anew; without its token it ends itself twice, then says since when it has none."""
 
     def is_back(starts: int) -> bool:
         return trial.core.component.starts == starts and COMPONENT in trial.core.ipc.connected

@@ -36,10 +36,7 @@ async def test_the_end_of_a_dry_run_is_said_and_begins_the_grace_period_anew(tri
 
 
 async def test_protection_and_a_longer_threshold_spare_a_marked_device(trial: Trial) -> None:
-    """Each takes the mark off in the next cycle; the longest of the thresholds that match counts, by its name.
-
-    Case 28: nobody tells of the deployment, since the subscription died; it is read before the next cycle.
-    """
+    """In the next cycle, before which the deployment is read, though nobody told of it (case 28)."""
     await trial.watch("alive", "lamp-1", "lamp-2", **{**QUICK, "gracePeriod": "2s"})
     await trial.devices.drop("lamp-1", "lamp-2")
     for name in ("lamp-1", "lamp-2"):

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.trial import QUICK, MakeTrial
+from e2e.trial import QUICK, REPOSITORY, WAIT_SECONDS, MakeTrial
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # a core device is installed in it
 
-PROJECT = Path(__file__).parents[2]
-WAIT_SECONDS = 60.0
 PUBLISHER = "com.example.PresencePublisher"
 HEARD_DEVICES = """
 import time
@@ -36,7 +34,7 @@ def heard_devices():
 
 def commands(root: Path) -> list[str]:
     """Give the page's commands, with this environment, a free port, and a directory that goes."""
-    page = (PROJECT / "docs/develop.md").read_text("utf-8").partition("## How do I attach a device of my own?")[2]
+    page = (REPOSITORY / "docs/develop.md").read_text("utf-8").partition("## How do I attach a device of my own?")[2]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -54,9 +52,8 @@ def commands(root: Path) -> list[str]:
 @contextmanager
 def started(command: str) -> Iterator[subprocess.Popen[str]]:
     """Let a command run while the block does."""
-    with subprocess.Popen(
-        ["sh", "-c", f"exec env {command}"], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    shell = ["sh", "-c", f"exec env {command}"]
+    with subprocess.Popen(shell, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -67,7 +64,7 @@ def said(command: str, wanted: str) -> str:
     """Run a command until it says what is wanted; returns all that it says then."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        done = subprocess.run(["sh", "-c", command], cwd=PROJECT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["sh", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if wanted in done.stdout:
             return done.stdout
         assert time.monotonic() < deadline, f"{wanted!r} is not said: {done.stdout}{done.stderr}"
@@ -90,7 +87,7 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
 
 async def test_a_publisher_on_greengrass_lite(make_trial: MakeTrial) -> None:
     """The page's publisher, with the page's permissions, brings the probe back and tells of a device."""
-    page = (PROJECT / "docs/greengrass-lite.md").read_text("utf-8")
+    page = (REPOSITORY / "docs/greengrass-lite.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (permissions,) = re.findall(r"^```json\n(\{\"accessControl.*?)^```$", page, re.MULTILINE | re.DOTALL)
     trial = await make_trial(lite=True)

@@ -17,10 +17,8 @@ pytestmark = [pytest.mark.e2e]
 PUBSUB, MQTT_PROXY = "aws.greengrass.ipc.pubsub", "aws.greengrass.ipc.mqttproxy"
 OWN, PROBE = "client-device-pruner/*", "pruner-probe/*"
 SHADOW = "$aws/things/*/shadow/name/client-device-pruner/update"
-EVENTS, SHADOW_UPDATE = (
-    "client-device-pruner/core-1/events",
-    "$aws/things/core-1/shadow/name/client-device-pruner/update",
-)
+EVENTS = "client-device-pruner/core-1/events"
+SHADOW_UPDATE = SHADOW.replace("*", "core-1")
 
 Seen = Callable[[Trial], bool]
 

@@ -31,10 +31,7 @@ async def test_the_component_is_killed(trial: Trial) -> None:
 
 
 async def test_the_listener_restarts(make_trial: MakeTrial) -> None:
-    """Case 13: the end of one was lost, so nobody goes on the strength of the count before the broker restarts.
-
-    That ends all sessions: what is announced again stays.
-    """
+    """Case 13: one's end was lost, so nobody goes by the count before the broker restarts, which ends all sessions."""
     trial = await make_trial(uptime_interval_seconds=1.0)
     trial.core.cloud.associate("dead", "left", "silent")
     await trial.deploy()

@@ -60,7 +60,8 @@ async def test_it_starts_before_everything_else_and_ends_when_told(trial: Trial)
 
     # The shell has replaced itself: SIGTERM reaches the component, which ends by itself.
     work_dir = str(trial.core.work_dir)
-    assert command_line(trial) == [f"{work_dir}/venv/bin/python", "-m", "client_device_pruner", "--work-dir", work_dir]
+    command = [f"{work_dir}/venv/bin/python", "-m", "client_device_pruner", "--work-dir", work_dir]
+    assert trial.process("cmdline") == command
     assert trial.core.component.starts == 1
     await trial.core.stop_component()
     assert trial.core.component.output[-1] == "run exited with 0"
@@ -108,25 +109,17 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def command_line(trial: Trial) -> list[str]:
-    """What the component's process is."""
-    return Path(f"/proc/{trial.core.component.pid}/cmdline").read_text("utf-8").rstrip("\0").split("\0")
-
-
 def environment_for_user(folder: Path) -> Path:
     """An environment with this one's packages, on a Python that the user may run; skips the test if there is none."""
     minor = f"python3.{sys.version_info.minor}"
     (folder / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n", "utf-8")
     made = folder / "environment"
-    imports = [
-        "-c",
-        f"import sys; sys.path.append({str(REPOSITORY / 'src')!r}); import client_device_pruner, awscrt.io",
-    ]
+    imports = f"import sys; sys.path.append({str(REPOSITORY / 'src')!r}); import client_device_pruner, awscrt.io"
     for base in (f"{sys.base_prefix}/bin/{minor}", f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([base, "-m", "venv", "--clear", "--without-pip", made], check=True, capture_output=True)
             shutil.copy(folder / "packages.pth", made / "lib" / minor / "site-packages")
             as_user = ["sudo", "-n", "-u", USER.pw_name, "--", str(made / "bin/python")]
-            subprocess.run([*as_user, *imports], check=True, capture_output=True)
+            subprocess.run([*as_user, "-c", imports], check=True, capture_output=True)
             return made
     pytest.skip("there is no Python here that another user may run, with these packages and this checkout")

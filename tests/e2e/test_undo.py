@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
@@ -28,13 +27,11 @@ async def test_the_command_restores_by_name_by_cycle_and_all(trial: Trial) -> No
     assert code == 1
     assert "alive cannot be restored" in errors
     by_name, by_cycle = next(iter(cycles.values())), list(cycles)[-1]
-    code, output, _errors = await trial.pruner("restore", by_name, by_name, "--json")
-    assert json.loads(output) == {"queued": True, "names": [by_name], "running": True}
+    asked = await trial.value("restore", by_name, by_name)
+    assert asked == {"queued": True, "names": [by_name], "running": True}
     assert (await trial.event("restored", by_name))["requestedBy"] == "command"
 
-    code, output, errors = await trial.pruner("restore", "--cycle", by_cycle, "--json")
-    assert code == 0, errors
-    of_cycle = json.loads(output)["names"]
+    of_cycle = (await trial.value("restore", "--cycle", by_cycle))["names"]
     for name in of_cycle:
         await trial.event("restored", name)
     assert trial.associated == {"alive", by_name, *of_cycle}

@@ -59,13 +59,8 @@ class Trial:
 
     # Doing
 
-    async def deploy(
-        self, mapping: dict[str, dict[str, str]] | None = None, *, listens: bool = True, **settings: Any
-    ) -> None:
-        """Deploy the trial's settings with changes, and the bridge's mapping where there is a bridge.
-
-        Returns when the component `listens`: a cycle has ended.
-        """
+    async def deploy(self, mapping: dict[str, Any] | None = None, *, listens: bool = True, **settings: Any) -> None:
+        """Deploy a trial's settings, and the bridge's mapping if there is one; it `listens` once a cycle ended."""
         updates: dict[str, Any] = {COMPONENT: {"merge": {**TRIAL, **settings}}}
         if not self.core.lite:
             updates[BRIDGE] = {"merge": {"mqttTopicMapping": MAPPING if mapping is None else mapping}}
@@ -132,9 +127,7 @@ class Trial:
     async def observes(self, seconds: float) -> None:
         """Wait until so many more seconds of observed time have passed."""
         began = (await self.status())["observedSeconds"]
-        await self.status(
-            lambda status: status["observedSeconds"] >= began + seconds, f"{seconds:g} s of observed time"
-        )
+        await self.status(lambda status: status["observedSeconds"] >= began + seconds, f"{seconds:g} s observed")
 
     # Looking
 
@@ -150,6 +143,12 @@ class Trial:
         output, errors = await process.communicate()
         return process.returncode or 0, output.decode(), errors.decode()
 
+    async def value(self, *arguments: str) -> Any:
+        """Run a command for machines, which succeeds; returns its value."""
+        code, output, errors = await self.pruner(*arguments, "--json")
+        assert (code, errors) == (0, "")
+        return json.loads(output)
+
     async def explain(self, name: str) -> str:
         """What `pruner explain` says of a device."""
         code, output, errors = await self.pruner("explain", name)
@@ -163,6 +162,10 @@ class Trial:
             for event in self.core.events[since:]
             if event["type"] == TYPE_PREFIX + kind and name in (None, event.get("subject"))
         ]
+
+    def process(self, file: str) -> list[str]:
+        """What a file of /proc has of the component's process, such as `cmdline` or `environ`."""
+        return Path(f"/proc/{self.core.component.pid}/{file}").read_text("utf-8").rstrip("\0").split("\0")
 
     def log(self) -> list[dict[str, Any]]:
         """What the component has logged; lines of others have only a `message`."""

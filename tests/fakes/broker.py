@@ -22,57 +22,33 @@ KEEPALIVES = 1.5
 
 @dataclass(slots=True)
 class Faults:
-    """What becomes of what the bridge carries: chances for each message, and how late an event may come.
+    """What becomes of what the bridge carries: chances for each message, and how late an event may come."""
 
-    Attributes:
-        lose: chance that a message is lost.
-        double: chance that an event comes twice.
-        late_seconds: an event comes up to so late, so that events overtake one another.
-        late: chance that an event is late.
-    """
-
-    lose: float = 0.0
-    double: float = 0.0
-    late: float = 0.0
-    late_seconds: float = 2.0
+    lose: float = 0.0  # a message is lost
+    double: float = 0.0  # an event comes twice
+    late: float = 0.0  # an event is late
+    late_seconds: float = 2.0  # by up to so much, so that events overtake one another
 
 
 class FakeBroker:
-    """One broker with the bridge that carries its messages to the component.
-
-    Args:
-        component: what hears it; its probes go through here, and its client list is what is connected here.
-        emqx: it announces connections and counts them; False: as Moquette, it says nothing by itself.
-        seed: of all that is random.
-        count_seconds: how often it publishes its count.
-        uptime_seconds: how often it publishes its uptime.
-
-    Attributes:
-        sessions: client id → `connected_at` of all that are connected, without the bridge.
-        up: whether it runs.
-        bridge_up: whether the bridge is connected.
-        faults: what becomes of messages on their way.
-        on_lost: called with a client id whose connection died under it.
-        on_bridge: called when the bridge has connected.
-        on_up: called when it has started.
-    """
+    """One broker with the bridge that carries its messages and probes; what is connected here is on the client list."""
 
     def __init__(
         self,
         component: Component,
         *,
-        emqx: bool = True,
-        seed: int = 0,
-        count_seconds: float = 60.0,
-        uptime_seconds: float = 30.0,
+        emqx: bool = True,  # it announces connections and counts them; False: as Moquette, it says nothing by itself
+        seed: int = 0,  # of all that is random
+        count_seconds: float = 60.0,  # how often it publishes its count
+        uptime_seconds: float = 30.0,  # and its uptime
         node: str = "emqx@127.0.0.1",
     ) -> None:
-        self.sessions: dict[str, int] = {}
-        self.up = self.bridge_up = True
-        self.faults = Faults()
-        self.on_lost: Callable[[str], None] = lambda _name: None
-        self.on_bridge: Callable[[], None] = lambda: None
-        self.on_up: Callable[[], None] = lambda: None
+        self.sessions: dict[str, int] = {}  # client id → `connected_at` of all that are connected, without the bridge
+        self.up = self.bridge_up = True  # whether it runs, and whether the bridge is connected
+        self.faults = Faults()  # what becomes of messages on their way
+        self.on_lost: Callable[[str], None] = lambda _name: None  # gets a client id whose connection died under it
+        self.on_bridge: Callable[[], None] = lambda: None  # called when the bridge has connected
+        self.on_up: Callable[[], None] = lambda: None  # called when it has started
         self.node = node
         self._component = component
         self._world = component.world
@@ -84,7 +60,7 @@ class FakeBroker:
         self._twice_until = float("-inf")
         self._bridge_attempt = 0
         self._count_seconds, self._uptime_seconds = count_seconds, uptime_seconds
-        component.to_broker = self._take_probe
+        component.to_broker = self._carry
         component.connected.add(BRIDGE_ID)
         if emqx:
             self._world.after(self._random.uniform(1, count_seconds), self._sample)
@@ -93,10 +69,7 @@ class FakeBroker:
     # What clients do
 
     def connect(self, name: str, *, keepalive: int = 60, announced: bool = True) -> bool:
-        """A client connects, and takes over from one of the same id; False if the broker is down.
-
-        `announced=False`: nothing is said of it, as of what connects to another listener.
-        """
+        """A client connects, or takes over, `announced` or on another listener; False if the broker is down."""
         if not self.up:
             return False
         old = self.sessions.get(name)
@@ -162,22 +135,13 @@ class FakeBroker:
         self._lose_all()
 
     def lose_bridge(self, seconds: float = 0.0) -> None:
-        """The bridge loses its connection; it tries again after that long, then by its back-off."""
+        """The bridge loses its connection; it tries again after that long, perhaps never, then by its back-off."""
         self.bridge_up = False
         self._component.connected.discard(BRIDGE_ID)
         self._bridge_attempt += 1
         attempt = self._bridge_attempt
         first, most = BACK_OFF_SECONDS
         self._world.after(seconds + first, lambda: self._try_bridge(attempt, 2 * first, most))
-
-    def stop_bridge(self) -> None:
-        """The bridge is gone until `lose_bridge` lets it try again."""
-        self.lose_bridge(float("inf"))
-
-    @property
-    def uptime(self) -> float:
-        """How long it has been running, in seconds."""
-        return self._world.now - self._started
 
     # Its own messages
 
@@ -208,18 +172,16 @@ class FakeBroker:
 
     def _tell_uptime(self) -> None:
         self._world.after(self._uptime_seconds, self._tell_uptime)
+        uptime = self._world.now - self._started
         # The first one comes half a minute after a start.
-        if self.up and self.uptime >= min(30.0, self._uptime_seconds):
-            self._carry(f"$SYS/brokers/{self.node}/uptime", str(int(self.uptime * 1000)).encode())
+        if self.up and uptime >= min(30.0, self._uptime_seconds):
+            self._carry(f"$SYS/brokers/{self.node}/uptime", str(int(uptime * 1000)).encode())
 
     # The bridge
 
     def _carry(self, topic: str, payload: bytes) -> None:
         if self.up and self.bridge_up and (not self.faults.lose or self._random.random() >= self.faults.lose):
             self._component.hear(IN + topic, payload)
-
-    def _take_probe(self, topic: str, payload: bytes) -> None:
-        self._carry(topic, payload)
 
     def _lose_all(self) -> None:
         lost = list(self.sessions)

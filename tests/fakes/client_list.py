@@ -9,24 +9,13 @@ from client_device_pruner.presence.client_list import Answer, Asked, ClientList,
 
 
 class FakeClientLists:
-    """`ClientLists` without HTTP: each answer is handed in at once, within the call, or when `release` is called.
-
-    Args:
-        deliver: gets each answer.
-        monotonic: seconds.
-
-    Attributes:
-        connected: the client ids that the broker has connected now; a test changes it.
-        failure: why calls fail; "" while they do not.
-        held: while true, answers wait for `release`; what they say is what was so when the call was made.
-        asked: the names of each `ask` so far.
-    """
+    """`ClientLists` without HTTP: each answer is handed in at once, within the call, or when `release` is called."""
 
     def __init__(self, deliver: Callable[[Answer], None], monotonic: Callable[[], float]) -> None:
-        self.connected: set[str] = set()
-        self.failure = ""
-        self.held = False
-        self.asked: list[tuple[str, ...]] = []
+        self.connected: set[str] = set()  # the client ids that the broker has connected now; a test changes it
+        self.failure = ""  # why calls fail; "" while they do not
+        self.held = False  # while true, answers wait for `release`; they say what was so when the call was made
+        self.asked: list[tuple[str, ...]] = []  # the names of each `ask` so far
         self._deliver = deliver
         self._monotonic = monotonic
         self._waiting: list[Answer] = []

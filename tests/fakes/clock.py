@@ -4,18 +4,12 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """The machine's clocks, moved by hand.
+    """The machine's clocks, moved by hand."""
 
-    Attributes:
-        now: monotonic seconds.
-        wall_ahead: how far the wall clock is ahead of the monotonic one, in seconds.
-        boot: the boot's id.
-    """
-
-    def __init__(self, now: float = 1_000.0, *, wall_ahead: float = 1_800_000_000.0, boot: str = "boot-1") -> None:
-        self.now = now
-        self.wall_ahead = wall_ahead
-        self.boot = boot
+    def __init__(self, now: float = 1_000.0, *, wall_ahead: float = 1_800_000_000.0) -> None:
+        self.now = now  # monotonic seconds
+        self.wall_ahead = wall_ahead  # by how many seconds the wall clock is ahead of the monotonic one
+        self.boot = "boot-1"  # the boot's id
 
     def monotonic(self) -> float:
         """Seconds since the boot."""

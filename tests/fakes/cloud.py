@@ -46,34 +46,19 @@ class Fault:
 
 
 class FakeCloud:
-    """The truth of one core device's associations; what each child process is asked goes through it.
-
-    Args:
-        monotonic: seconds.
-
-    Attributes:
-        associations: thing name → associationTimestamp.
-        hidden: names that listings leave out, though they are associated.
-        refusing: thing name → code with which the cloud refuses that entry of a batch.
-        faults: what becomes of the next calls; each is used once, by the first call of its operation.
-        held: while true, answers wait for `release`.
-        calls: every call that reached the cloud, also those that failed.
-        carried: every disassociation that took place.
-        in_vain: names that were to be disassociated and were not associated.
-        starts: how many child processes were started.
-        point: called with what has just become of a call; a test may raise there, as if the process died.
-    """
+    """The truth of one core device's associations; what each child process is asked goes through it."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.associations: dict[str, float | None] = {}
-        self.hidden: set[str] = set()
-        self.refusing: dict[str, str] = {}
-        self.faults: list[Fault] = []
-        self.held = False
-        self.calls: list[Call] = []
-        self.carried: list[Carried] = []
-        self.in_vain: list[str] = []
-        self.starts = 0
+        self.associations: dict[str, float | None] = {}  # thing name → associationTimestamp
+        self.hidden: set[str] = set()  # names that listings leave out, though they are associated
+        self.refusing: dict[str, str] = {}  # thing name → code with which that entry of a batch is refused
+        self.faults: list[Fault] = []  # each is used once, by the next call of its operation
+        self.held = False  # while true, answers wait for `release`
+        self.calls: list[Call] = []  # every call that reached the cloud, also those that failed
+        self.carried: list[Carried] = []  # every disassociation that took place
+        self.in_vain: list[str] = []  # names that were to be disassociated and were not associated
+        self.starts = 0  # how many child processes were started
+        # Called with what has just become of a call; a test may raise there, as if the process died.
         self.point: Callable[[str], None] = lambda _label: None
         self._monotonic = monotonic
         self._stamp = 1_700_000_000.0
@@ -180,12 +165,7 @@ class FakeCloud:
 
 
 class FakeCloudChild:
-    """`Cloud` without a process: each answer comes within the call, or when the cloud is told to release it.
-
-    Args:
-        cloud: what it calls.
-        deliver: takes the replies.
-    """
+    """`Cloud` without a process: each answer comes within the call, or when the cloud is told to release it."""
 
     def __init__(self, cloud: FakeCloud, deliver: Callable[[Reply], None]) -> None:
         self._cloud = cloud

@@ -55,18 +55,12 @@ class Killed(BaseException):
 
 
 class World:
-    """True time, and what is going to happen in it.
-
-    Attributes:
-        clock: what the component sees of time: `now` starts anew with each boot, `wall_ahead` may be wrong.
-        now: seconds since the world began.
-        component: woken when it wants to be; None before there is one.
-    """
+    """True time, and what is going to happen in it."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
-        self.clock = clock or FakeClock()
-        self.now = 0.0
-        self.component: Component | None = None
+        self.clock = clock or FakeClock()  # what the component sees: `now` starts anew with each boot
+        self.now = 0.0  # seconds since the world began
+        self.component: Component | None = None  # woken when it wants to be
         self._booted = -self.clock.now
         self._boots = count(2)
         self._order = count()
@@ -81,10 +75,7 @@ class World:
         self.at(self.now + seconds, action)
 
     def run(self, seconds: float, reached: Callable[[], object] = lambda: False) -> bool:
-        """Let time pass: all that is to happen happens in its order, and the component wakes when it wants to.
-
-        Ends early, and returns True, when something is `reached`.
-        """
+        """Let time pass, and all happen in its order, the component's turns too; True if it is `reached`."""
         until, agenda, forever = self.now + seconds, self._agenda, float("inf")
         while not reached():
             when = agenda[0][0] if agenda else forever
@@ -143,62 +134,36 @@ class BridgedIpc(FakeIpc):
 
 
 class Component:
-    """The component on a core device; start it, and let `World.run` pass the time.
-
-    Args:
-        world: its time.
-        work_dir: holds its state file.
-        configuration: as a deployment has it.
-        client_list: EMQX is deployed with its HTTP API on.
-        seed: of the jitter of its cycles.
-        burst_seconds: how long messages gather before it takes them; all else is taken as the real loop does.
-
-    Attributes:
-        cloud: the truth of its associations.
-        lists: the broker's client list, of this run.
-        connected: the names that are on it; shared with who changes them.
-        ipc: its connection to Greengrass, of this run.
-        to_broker: takes what it publishes for the broker: the probes.
-        refuse_connection: why it cannot connect to Greengrass; empty while it can.
-        list_failure: why the client list cannot be had; empty while it can.
-        call_seconds: how long each answer of the cloud takes; 0: it comes within the call.
-        jitter: spreads its cycles; gives numbers in [0, 1).
-        disk_full: nothing can be written to the state file.
-        on_taken: called with each message and each answer of the client list that reached it.
-        events: all that it published.
-        exits: when it ended by itself, to be started anew.
-        wake_at: when it wants to be woken, in true time.
-        turns: how many turns it took.
-    """
+    """The component on a core device; start it, and let `World.run` pass the time."""
 
     def __init__(
         self,
         world: World,
         work_dir: Path,
-        configuration: dict[str, Any] | None = None,
+        configuration: dict[str, Any] | None = None,  # as a deployment has it
         *,
-        client_list: bool = False,
-        seed: int = 0,
-        burst_seconds: float = BURST_SECONDS,
+        client_list: bool = False,  # EMQX is deployed with its HTTP API on
+        seed: int = 0,  # of the jitter of its cycles
+        burst_seconds: float = BURST_SECONDS,  # messages gather for so long; all else is taken as the real loop does
     ) -> None:
         self.world = world
         self.work_dir = work_dir
-        self.cloud = FakeCloud(world.clock.monotonic)
-        self.connected: set[str] = set()
-        self.ipc: BridgedIpc | None = None
-        self.lists: FakeClientLists | None = None
-        self.to_broker: Callable[[str, bytes], object] | None = None
-        self.refuse_connection = self.list_failure = ""
-        self.on_taken: Callable[[object], object] = lambda _item: None
-        self.call_seconds = 0.0
-        self.disk_full = False
-        self.events: list[Event] = []
-        self.exits: list[float] = []
-        self.wake_at = float("inf")
+        self.cloud = FakeCloud(world.clock.monotonic)  # the truth of its associations
+        self.connected: set[str] = set()  # the names on the broker's client list; shared with who changes them
+        self.ipc: BridgedIpc | None = None  # its connection to Greengrass, of this run
+        self.lists: FakeClientLists | None = None  # the client list, of this run
+        self.to_broker: Callable[[str, bytes], object] | None = None  # takes what it publishes for it: the probes
+        self.refuse_connection = self.list_failure = ""  # why it cannot connect to Greengrass, or have the client list
+        self.on_taken: Callable[[object], object] = lambda _item: None  # gets each message and list that reached it
+        self.call_seconds = 0.0  # how long each answer of the cloud takes; 0: it comes within the call
+        self.disk_full = False  # whether nothing can be written to the state file
+        self.events: list[Event] = []  # all that it published
+        self.exits: list[float] = []  # when it ended by itself, to be started anew
+        self.wake_at = float("inf")  # when it wants to be woken, in true time
         self.turns = 0
         self._app: App | None = None
         self._children: list[FakeCloudChild] = []
-        self.jitter: Callable[[], float] = Random(seed).random
+        self.jitter: Callable[[], float] = Random(seed).random  # spreads its cycles
         self._burst = burst_seconds
         self._busy = (world.now, 0)
         document = dict(configuration or {})
@@ -320,6 +285,11 @@ class Component:
         found = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(found[0][0]) if found else None
 
+    def status(self) -> dict[str, Any]:
+        """The committed status."""
+        status: dict[str, Any] = self.kept("status")
+        return status
+
     # Its edges
 
     def _connect(self, queue: Queue[Item]) -> None:
@@ -345,12 +315,11 @@ class Component:
 
     def _answer(self) -> None:
         """The cloud's answers arrive; the process may die of one."""
+        died = False
         try:
             self.cloud.release()
         except Killed:
             died = True
-        else:
-            died = False
         if died:
             self.kill()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fakes.broker import FakeBroker
-from fakes.clock import FakeClock
 from fakes.component import Component, Killed, World
 
 QUICK: dict[str, Any] = {
@@ -45,16 +44,11 @@ class Fuse:
 
 
 class CoreDevice(Component):
-    """The component and its broker, whose devices connect anew when it starts; a run that died is followed by another.
-
-    Args:
-        directory: for the state file.
-        fuse: where runs die.
-        settings: on top of `QUICK`.
-    """
+    """The component, `QUICK` but for its settings, and its broker, whose devices connect anew at each start."""
 
     def __init__(self, directory: Path, fuse: Fuse | None = None, **settings: Any) -> None:
         super().__init__(World(), directory, {**QUICK, **settings})
+        self.clock = self.world.clock
         self.jitter = lambda: 0.5
         self.broker = FakeBroker(self, uptime_seconds=60)
         self.fuse = fuse or Fuse()
@@ -64,11 +58,6 @@ class CoreDevice(Component):
         self._connections: list[_Connection] = []
 
     # Its life
-
-    @property
-    def clock(self) -> FakeClock:
-        """The clock that it sees."""
-        return self.world.clock
 
     def start(self) -> None:
         """Start a run if there is none, again if it dies while it starts; then all devices connect anew."""
@@ -177,11 +166,6 @@ class CoreDevice(Component):
         for subject in subjects:
             self.write("INSERT INTO requests (kind, subject) VALUES (?, ?)", kind, subject)
         self.wake_at = min(self.wake_at, self.world.now + 2.0)
-
-    def status(self) -> dict[str, Any]:
-        """The status as last written."""
-        status: dict[str, Any] = self.kept("status")
-        return status
 
     def guards(self) -> set[str]:
         """The guards that hold, by the events."""

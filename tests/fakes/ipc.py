@@ -20,55 +20,32 @@ from client_device_pruner.presence.clock import Clock
 
 
 class FakeIpc:
-    """Implements `Ipc` without threads: all callbacks run within the call that causes them.
-
-    Args:
-        clock: stamps the messages.
-        deliver: takes messages of the subscription, as of `GreengrassIpc`.
-        report: takes all other news, likewise.
-
-    Attributes:
-        carries_probe: a probe comes back as through bridge and broker; False: they are broken.
-        echoes: what is published within local pub/sub reaches the subscription.
-        answers: calls are answered; False: the daemon is frozen, and nothing is.
-        alive: the subscription delivers; `drop` ends that without a notice.
-        configurations: what is read, by component name (None: our own); one that is missing cannot be read.
-        refusals: (operation, resource) pairs that are refused, a resource's start with `*` at the end too.
-        unauthorized: whether a refusal is for want of a permission.
-        subscriptions: the filters subscribed to now.
-        subscribed: how often a subscription was asked for.
-        published: (topic, payload) of each message on local pub/sub, probes and self-tests left out.
-        probes: how many probes were published.
-        last_probe: the topic of the latest one.
-        to_iot_core: (topic, payload) of each message to AWS IoT Core.
-        followed: the components whose configuration is followed.
-        closed: whether the connection was closed by its user.
-    """
+    """Implements `Ipc` without threads: all callbacks run within the call that causes them."""
 
     def __init__(self, clock: Clock, deliver: Callable[[Message], None], report: Callable[[News], None]) -> None:
         self._clock = clock
         self._deliver = deliver
         self._report = report
-        self.carries_probe = self.echoes = self.answers = self.alive = self.unauthorized = True
-        self.configurations: dict[str | None, Any] = {}
-        self.refusals: set[tuple[str, str]] = set()
-        self.subscriptions: list[str] = []
-        self.subscribed = 0
-        self.published: list[tuple[str, bytes]] = []
-        self.probes = 0
-        self.last_probe = ""
-        self.to_iot_core: list[tuple[str, bytes]] = []
-        self.followed: list[str | None] = []
-        self.closed = False
+        self.carries_probe = True  # a probe comes back as through bridge and broker; False: they are broken
+        self.answers = True  # calls are answered; False: the daemon is frozen, and nothing is
+        self.alive = True  # the subscription delivers; `drop` ends that without a notice
+        self.configurations: dict[str | None, Any] = {}  # by component name (None: our own); others cannot be read
+        self.refusals: set[tuple[str, str]] = set()  # operation, resource (or its start, and `*`)
+        self.subscriptions: list[str] = []  # the filters subscribed to now
+        self.subscribed = 0  # how often a subscription was asked for
+        self.published: list[tuple[str, bytes]] = []  # on local pub/sub, probes and self-tests left out
+        self.last_probe = ""  # the topic of the latest probe
+        self.to_iot_core: list[tuple[str, bytes]] = []  # topic and payload of each message to AWS IoT Core
+        self.followed: list[str | None] = []  # the components whose configuration is followed
+        self.closed = False  # whether the connection was closed by its user
 
     # What a test does
 
-    def message(self, topic: str, payload: bytes | str = b"") -> bool:
+    def message(self, topic: str, payload: bytes) -> bool:
         """Let a message arrive on local pub/sub; False if the subscription did not deliver it."""
         heard = self.alive and not self.closed and bool(self.subscriptions) and topic.startswith(IN)
         if heard:
-            data = payload.encode() if isinstance(payload, str) else payload
-            self._deliver(Message(topic, data, self._clock.monotonic()))
+            self._deliver(Message(topic, payload, self._clock.monotonic()))
         return heard
 
     def drop(self) -> None:
@@ -112,14 +89,13 @@ class FakeIpc:
         """See `Ipc`."""
         is_probe = topic.startswith(PROBE)
         if is_probe:
-            self.probes += 1
             self.last_probe = topic
         elif topic != SELF_TEST:
             self.published.append((topic, payload))
         if self._answered("PublishToTopic", topic):
             if is_probe and self.carries_probe:
                 self.message(IN + topic, payload)
-            elif topic.startswith(IN) and self.echoes:
+            elif topic.startswith(IN):
                 self.message(topic, payload)
 
     def publish_to_iot_core(self, topic: str, payload: bytes) -> None:
@@ -159,7 +135,6 @@ class FakeIpc:
         for refused, pattern in self.refusals:
             matches = resource.startswith(pattern[:-1]) if pattern.endswith("*") else resource == pattern
             if refused == operation and matches:
-                error = "UnauthorizedError: no" if self.unauthorized else "ServiceError: no"
-                self.tell(Refused(operation, resource, error, self.unauthorized))
+                self.tell(Refused(operation, resource, "UnauthorizedError: no", True))
                 return False
         return True

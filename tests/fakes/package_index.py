@@ -15,13 +15,7 @@ from pathlib import Path
 def serving(
     folder: Path, *, pages: str = "html", context: ssl.SSLContext | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Serve while the block runs; gives the port, and the paths that have been asked for.
-
-    Args:
-        folder: what is served; a folder without an `index.html` is listed.
-        pages: what the pages `index.html` hold: `html` or `json`.
-        context: for TLS.
-    """
+    """Serve while the block runs, with index pages of `html` or `json`; gives the port, and the paths asked for."""
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):

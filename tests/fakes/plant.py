@@ -45,13 +45,7 @@ LIFE = ("kill", "restart", "reboot", "wall", "disk", "cloud", "lists", "deploy")
 
 
 class Plant:
-    """A site driven by a history, with the truth about its devices beside it.
-
-    Attributes:
-        sightings: device → true times of its sightings that reached the component and did not die with it.
-        alive: the devices that have not died.
-        problems: what contradicts the invariants I1, I2 and I4, each in a sentence.
-    """
+    """A site driven by a history, with the truth about its devices beside it."""
 
     def __init__(self, work_dir: Path, kind: str, *, wall_follows: bool) -> None:
         self.world = World()
@@ -59,6 +53,7 @@ class Plant:
         self.component = Component(self.world, work_dir, document, client_list=kind == "clientList", burst_seconds=5.0)
         self.broker = FakeBroker(self.component, emqx=kind != "messages")
         self.kind = kind
+        # True times of the sightings that reached the component and did not die with it.
         self.sightings: dict[str, list[float]] = {name: [0.0] for name in NAMES}
         self._announced: dict[str, int] = {}
         self._stored: dict[str, int] = {}
@@ -67,7 +62,7 @@ class Plant:
         self._known_at = dict.fromkeys(NAMES, 0.0)
         self._unknown_at: dict[str, float] = {}
         self.alive = set(NAMES)
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # what contradicts the invariants I1, I2 and I4, each in a sentence
         self._wall_follows = wall_follows
         self._wanted: set[str] = set()
         self._random = Random(1)

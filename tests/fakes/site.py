@@ -20,25 +20,12 @@ ACCESS = Access("http://127.0.0.1:18083/api/v5", "pruner", "a-secret", "")
 
 
 class Site:
-    """Drives a `Presence`; time passes in `minutes` and `days`, with a probe that comes back each minute.
+    """Drives a `Presence`; time passes in `minutes` and `days`, with a probe that comes back each minute."""
 
-    Args:
-        configuration: as a deployment has it.
-        stored: what an earlier run left, with its devices.
-        devices: those of an earlier run.
-        clock: shared with an earlier run.
-    """
-
-    def __init__(
-        self,
-        configuration: dict[str, Any] | None = None,
-        stored: dict[str, Any] | None = None,
-        devices: dict[str, Device] | None = None,
-        clock: FakeClock | None = None,
-    ) -> None:
-        self.clock = clock or FakeClock()
+    def __init__(self, configuration: dict[str, Any] | None = None) -> None:
+        self.clock = FakeClock()
         self.settings: Settings = parse(configuration or {})
-        self.presence = Presence(Devices(devices), self.clock, stored)
+        self.presence = Presence(Devices(), self.clock)
         self.presence.use(self.settings)
         self.node = "emqx@127.0.0.1"
         self.counts: int | None = None
@@ -65,7 +52,8 @@ class Site:
 
     def count(self, connections: int) -> None:
         """The broker publishes its count, with its uptime, and no event comes for a while."""
-        self._publish_uptime()
+        if self.tells_uptime:
+            self._publish_uptime()
         self.clock.advance(4)
         self.heard("stats/live_connections/count", str(connections).encode())
         self.clock.advance(4)
@@ -76,8 +64,6 @@ class Site:
         self._publish_uptime()
 
     def _publish_uptime(self) -> None:
-        if not self.tells_uptime:
-            return
         milliseconds = int((self.clock.now - self._broker_started) * 1000)
         self.heard("uptime", str(milliseconds).encode())
 
@@ -138,7 +124,8 @@ class Site:
         self.presence.stamp()
         stored = json.loads(json.dumps(self.presence.document()))
         self.clock.boot = boot or self.clock.boot
-        site = Site(stored=stored, devices=self.presence.devices.by_name, clock=self.clock)
-        site.settings, site.counts = self.settings, self.counts
+        site = Site()
+        site.clock, site.settings, site.counts = self.clock, self.settings, self.counts
+        site.presence = Presence(Devices(self.presence.devices.by_name), self.clock, stored)
         site.presence.use(self.settings)
         return site

@@ -1,4 +1,4 @@
-"""A work directory as the component leaves it, for what reads it."""
+"""A work directory as the component leaves it, for what reads it, and the command line beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from client_device_pruner.cli.commands import carry_out, parser
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database, set_meta, transaction
 from client_device_pruner.store.devices import save_devices, save_verdicts
@@ -50,24 +53,15 @@ def a_status() -> dict[str, Any]:
 
 
 class WrittenState:
-    """What the component wrote; a test changes it, and calls `write`.
-
-    Attributes:
-        work_dir: holds the state file.
-        devices: the rows of the devices.
-        verdicts: their verdict documents.
-        since: the observed seconds at which a silence began; None: present.
-        status: the status document.
-        meta: further single values.
-    """
+    """What the component wrote; a test changes it, and calls `write`."""
 
     def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir
-        self.devices: dict[str, Device] = {}
-        self.verdicts: dict[str, dict[str, Any]] = {}
-        self.since: dict[str, float | None] = {}
+        self.work_dir = work_dir  # holds the state file
+        self.devices: dict[str, Device] = {}  # their rows
+        self.verdicts: dict[str, dict[str, Any]] = {}  # their verdict documents
+        self.since: dict[str, float | None] = {}  # the observed seconds at which a silence began; None: present
         self.status = a_status()
-        self.meta: dict[str, Any] = {"running": OBSERVED}
+        self.meta: dict[str, Any] = {"running": OBSERVED}  # further single values
 
     def add(
         self,
@@ -134,3 +128,33 @@ class WrittenState:
         with closing(self.connect()) as connection:
             rows = connection.execute("SELECT kind, subject FROM requests ORDER BY id").fetchall()
         return [(row["kind"], row["subject"]) for row in rows]
+
+
+class Pruner:
+    """The command line of that core device; `state` is what the component wrote."""
+
+    def __init__(self, state: WrittenState, capture: pytest.CaptureFixture[str]) -> None:
+        self.state = state
+        self._capture = capture
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command; returns exit status, standard output and standard error."""
+        status = carry_out(parser().parse_args([*arguments, "--work-dir", str(self.state.work_dir)]))
+        out, err = self._capture.readouterr()
+        return status, out, err
+
+    def text(self, *arguments: str) -> str:
+        """Run a command, which succeeds; returns what it says."""
+        status, out, err = self.run(*arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    def value(self, *arguments: str) -> Any:
+        """Run a command for machines, which succeeds; returns its value."""
+        return json.loads(self.text(*arguments, "--json"))
+
+    def failure(self, *arguments: str) -> str:
+        """Run a command, which fails; returns why."""
+        status, out, err = self.run(*arguments)
+        assert (status, out) == (1, "")
+        return err

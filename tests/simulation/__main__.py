@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("--kind", choices=KINDS, help="sites of this kind alone")
     parser.add_argument("--device-years", type=float, default=2_500.0, help="how much of each kind (default: 2500)")
-    parser.add_argument(
-        "--first-seed", type=int, default=1, help="the seed of the first site of each kind (default: 1)"
-    )
+    parser.add_argument("--first-seed", type=int, default=1, help="seed of each kind's first site (default: 1)")
     parser.add_argument("--seed", type=int, help="tell the story of this one site of --kind")
     parser.add_argument("--years", type=float, default=1.0, help="how long each site runs (default: 1)")
     parser.add_argument("--probe-minutes", type=int, default=10, help="presence.probeInterval (default: 10)")

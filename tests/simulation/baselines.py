@@ -23,13 +23,10 @@ IN_MEMORY, PERSISTED, INDEX = (
 
 
 class Baselines:
-    """None of them changes anything; whom one has taken off it spares for a threshold.
-
-    Attributes:
-        tallies: baseline → verdict of the truth → how many.
-    """
+    """None of them changes anything; whom one has taken off it spares for a threshold."""
 
     def __init__(self, site: Site) -> None:
+        # Baseline → verdict of the truth → how many.
         self.tallies: dict[str, Counter[str]] = {name: Counter() for name in (IN_MEMORY, PERSISTED, INDEX)}
         self._site = site
         self._threshold = THRESHOLD_DAYS * site.pace.day

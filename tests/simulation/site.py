@@ -81,7 +81,6 @@ class Site:
         self.clock_error = self.configured_at = 0.0
         self.powered = True
         self.fuse: int | None = None
-        self._told_events = 0
 
     def run(self) -> Judge:
         """Let its time pass; returns the judge."""

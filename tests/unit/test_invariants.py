@@ -19,21 +19,7 @@ from client_device_pruner.decisions.guards import Budget, lost_together, plan
 from client_device_pruner.decisions.policy import judge
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
-from fakes.plant import (
-    CHECK,
-    DAY,
-    FAULTS,
-    GRACE,
-    HOUR,
-    KINDS,
-    LIFE,
-    NAMES,
-    ON_DEVICES,
-    SPEAKS,
-    THRESHOLD,
-    Step,
-    plant,
-)  # fmt: skip
+from fakes.plant import CHECK, DAY, FAULTS, GRACE, HOUR, KINDS, LIFE, NAMES, ON_DEVICES, SPEAKS, THRESHOLD, Step, plant
 
 
 def histories(*, most: int) -> st.SearchStrategy[list[Step]]:
@@ -59,43 +45,41 @@ def long(*arguments: object) -> Any:
     return pytest.param(*arguments, marks=pytest.mark.long)
 
 
-def hold_on(history: list[Step], kind: str) -> None:
-    """I1, I2 and I4 over one history; then a device that says nothing comes back unheard, and nobody else does."""
-    with plant(kind) as site:
-        site.play([*history, (100.0, "settle", 0), (15.0, "unheard", 3)])
-        site.run(4 * THRESHOLD + GRACE + 3 * CHECK)
-        site.component.stop()
-        site.compare_rows()
-        assert not site.problems, site.problems
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("examples", "most"), [(6, 30), long(120, 60)])
 def test_nobody_goes_that_is_there_or_was_just_heard(kind: str, examples: int, most: int) -> None:
     """I1, I2, I4: whatever is lost, doubled, late or restarted, no device goes that lives; no silence is made up."""
-    explore(histories(most=most), examples, lambda history: hold_on(history, kind))
+
+    def hold(history: list[Step]) -> None:
+        with plant(kind) as site:
+            # In the end a device that says nothing comes back unheard, and nobody else does.
+            site.play([*history, (100.0, "settle", 0), (15.0, "unheard", 3)])
+            site.run(4 * THRESHOLD + GRACE + 3 * CHECK)
+            site.component.stop()
+            site.compare_rows()
+            assert not site.problems, site.problems
+
+    explore(histories(most=most), examples, hold)
 
 
 # --- I3: the wall clock decides nothing ---------------------------------------------------------------------------
-
-
-def hold_without_wall(history: list[Step], kind: str) -> None:
-    """I3 over one history: with the jumps of the wall clock, and without them."""
-    decisions = []
-    for follows in (True, False):
-        with plant(kind, wall_follows=follows) as site:
-            site.play(history)
-            site.run(THRESHOLD + GRACE + 3 * CHECK)
-            decisions.append(site.decisions())
-    assert decisions[0] == decisions[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("examples", "most"), [(3, 30), long(30, 60)])
 def test_the_wall_clock_decides_nothing(kind: str, examples: int, most: int) -> None:
     """I3: the same history with other wall clocks gives the same decisions at the same times."""
-    end = [(30.0, "wall", 9), (10.0, "die", 1), (30.0, "wall", 0)]
-    explore(histories(most=most), examples, lambda history: hold_without_wall([*history, *end], kind))
+
+    def hold(history: list[Step]) -> None:
+        decisions = []
+        for follows in (True, False):
+            with plant(kind, wall_follows=follows) as site:
+                site.play([*history, (30.0, "wall", 9), (10.0, "die", 1), (30.0, "wall", 0)])
+                site.run(THRESHOLD + GRACE + 3 * CHECK)
+                decisions.append(site.decisions())
+        assert decisions[0] == decisions[1]
+
+    explore(histories(most=most), examples, hold)
 
 
 # --- I7: pure decisions -------------------------------------------------------------------------------------------
@@ -163,33 +147,32 @@ def test_decisions_are_pure(found: list[Device], known: Facts, random: Random) -
 # --- I8: the dead go ----------------------------------------------------------------------------------------------
 
 
-def hold_that_the_dead_go(history: list[Step], kind: str) -> None:
-    """I8 over one history, after which all is well: who is dead then goes in time."""
-    with plant(kind) as site:
-        # All were heard often enough before, so that there is evidence wherever there can be.
-        site.run(8 * SPEAKS)
-        site.play(history)
-        site.settle()
-        # Tools do no harm where they are named, or were there when a device left, or where nobody counts them.
-        site.play([(20.0, "stranger", 0), (1.0, "stranger", 1), (15.0, "die", 1)])
-        if kind == "events":
-            site.play([(60.0, "leave", 1), (1.0, "stranger", 0)])
-        site.run(6 * HOUR)
-        component = site.component
-        before = component.kept("presence")["observedSeconds"]
-        patience = 4 * THRESHOLD
-        site.run(patience + GRACE + 2.2 * CHECK + 4 * HOUR)
-        assert component.kept("presence")["observedSeconds"] - before > patience + GRACE + 2.2 * CHECK
-        left = {name for name in NAMES if name in component.cloud.associations} - site.alive
-        verdicts = {row["name"]: row["verdict"] for row in component.rows("SELECT name, verdict FROM verdicts")}
-        assert not left, [(name, verdicts.get(name)) for name in left]
-        for event in component.happened("disassociated"):
-            within = event.data["patienceSeconds"] + 3 * CHECK + 4 * HOUR
-            assert event.data["silentSeconds"] <= within or event.at < site.world.now - patience, event
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("examples", "most"), [(3, 20), long(50, 40)])
 def test_the_dead_go(kind: str, examples: int, most: int) -> None:
     """I8: whatever happened before, once all is well what is gone is disassociated in time."""
-    explore(histories(most=most), examples, lambda history: hold_that_the_dead_go([(1.0, "die", 2), *history], kind))
+
+    def hold(history: list[Step]) -> None:
+        with plant(kind) as site:
+            # All were heard often enough before, so that there is evidence wherever there can be.
+            site.run(8 * SPEAKS)
+            site.play([(1.0, "die", 2), *history])
+            site.settle()
+            # Tools do no harm where they are named, or were there when a device left, or where nobody counts them.
+            site.play([(20.0, "stranger", 0), (1.0, "stranger", 1), (15.0, "die", 1)])
+            if kind == "events":
+                site.play([(60.0, "leave", 1), (1.0, "stranger", 0)])
+            site.run(6 * HOUR)
+            component = site.component
+            before = component.kept("presence")["observedSeconds"]
+            patience = 4 * THRESHOLD
+            site.run(patience + GRACE + 2.2 * CHECK + 4 * HOUR)
+            assert component.kept("presence")["observedSeconds"] - before > patience + GRACE + 2.2 * CHECK
+            left = {name for name in NAMES if name in component.cloud.associations} - site.alive
+            verdicts = {row["name"]: row["verdict"] for row in component.rows("SELECT name, verdict FROM verdicts")}
+            assert not left, [(name, verdicts.get(name)) for name in left]
+            for event in component.happened("disassociated"):
+                within = event.data["patienceSeconds"] + 3 * CHECK + 4 * HOUR
+                assert event.data["silentSeconds"] <= within or event.at < site.world.now - patience, event
+
+    explore(histories(most=most), examples, hold)

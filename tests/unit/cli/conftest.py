@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from client_device_pruner.cli.commands import carry_out, parser
 from client_device_pruner.store.database import lock_instance
-from fakes.state import DAY, WrittenState
-
-
-class Pruner:
-    """The command line of that core device.
-
-    Attributes:
-        state: what the component wrote.
-    """
-
-    def __init__(self, state: WrittenState, capture: pytest.CaptureFixture[str]) -> None:
-        self.state = state
-        self._capture = capture
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run a command; returns exit status, standard output and standard error."""
-        status = carry_out(parser().parse_args([*arguments, "--work-dir", str(self.state.work_dir)]))
-        out, err = self._capture.readouterr()
-        return status, out, err
-
-    def text(self, *arguments: str) -> str:
-        """Run a command, which succeeds; returns what it says."""
-        status, out, err = self.run(*arguments)
-        assert (status, err) == (0, "")
-        return out
-
-    def value(self, *arguments: str) -> Any:
-        """Run a command for machines, which succeeds; returns its value."""
-        return json.loads(self.text(*arguments, "--json"))
-
-    def failure(self, *arguments: str) -> str:
-        """Run a command, which fails; returns why."""
-        status, out, err = self.run(*arguments)
-        assert (status, out) == (1, "")
-        return err
+from fakes.state import DAY, Pruner, WrittenState
 
 
 @pytest.fixture

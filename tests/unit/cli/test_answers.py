@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import pytest
 
 from client_device_pruner.cli import answers
 from client_device_pruner.store.database import read_only
-from fakes.state import DAY, EVIDENCE, WALL
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import DAY, EVIDENCE, WALL, Pruner
 
 
 class TestStatus:
@@ -139,12 +135,6 @@ class TestList:
 
 class TestExplain:
     """`pruner explain THING`."""
-
-    def test_sentences_are_filled_with_the_figures_of_now(self, pruner: Pruner) -> None:
-        """The placeholders become short durations."""
-        assert pruner.text("explain", "press-3").startswith(
-            "press-3: marked\nIt has been silent for 30d12h.\nIt will be disassociated in 12h.\n\nIn figures\n"
-        )
 
     def test_guards_are_named_where_they_hold_it_back(self, pruner: Pruner) -> None:
         """For a device that is on its way out, not for one that stays."""

@@ -6,15 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from client_device_pruner import cli
 from client_device_pruner.cli.commands import COMMANDS, carry_out, parser
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import Pruner
 
 SOURCES = Path(cli.__file__).parents[2]
 PROGRAM = (

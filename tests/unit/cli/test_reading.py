@@ -8,16 +8,12 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from client_device_pruner.cli.reading import is_running
 from client_device_pruner.store.database import lock_instance
-from fakes.state import WrittenState
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import Pruner, WrittenState
 
 
 def _of_schema(version: int) -> Callable[[Path], None]:

@@ -7,15 +7,12 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from client_device_pruner.cli import reading, timeline
-from fakes.state import DAY, EVIDENCE, WALL
-
-if TYPE_CHECKING:
-    from unit.cli.conftest import Pruner
+from fakes.state import DAY, EVIDENCE, WALL, Pruner
 
 HOSTILE = '</script><script>alert(1)</script><!-- {{data}} & "quoted" \u2028'
 TEMPLATE = Path(timeline.__file__).with_name("report.html").read_text("utf-8")
@@ -25,17 +22,13 @@ def composed(pruner: Pruner) -> dict[str, Any]:
     """What the page of this core would show, as its reader gets it."""
     work_dir = pruner.state.work_dir
     events, changes = reading.read_record(work_dir)
-    data = timeline.compose(reading.read(work_dir), events, changes)
-    check_spans(data)
-    return dict(json.loads(json.dumps(data)))
-
-
-def check_spans(data: dict[str, Any]) -> None:
-    """Every span lies in the page's time, does not end before it begins, and follows the one before."""
+    data: dict[str, Any] = json.loads(json.dumps(timeline.compose(reading.read(work_dir), events, changes)))
+    # Every span lies in the page's time, does not end before it begins, and follows the one before.
     for row in data["lanes"] + data["devices"]:
         ends = [time for span in row["spans"] for time in span[:2]]
         assert ends == sorted(ends)
         assert all(0 <= time <= data["end"] for time in [*ends, *(one[0] for one in row["decisions"])])
+    return data
 
 
 def row(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -19,6 +18,7 @@ from client_device_pruner.config.bridge import (
 from client_device_pruner.config.finding import Finding
 from client_device_pruner.config.settings import Settings, parse
 from fuzz.anything import nearly
+from local_core.recipe import merge
 
 IN = "client-device-pruner/in/"
 DEFAULTS = parse({"presence": {"clientList": {"url": ""}}})
@@ -49,11 +49,8 @@ def found(mapping: Any, emqx: Mapping | None = EMQX, settings: Settings = DEFAUL
 
 
 def merged(mapping: Mapping, remedy: str) -> Mapping:
-    """Apply a remedy as a deployment does, which merges maps by key."""
-    result = copy.deepcopy(mapping)
-    for key, change in json.loads(remedy)["mqttTopicMapping"].items():
-        result[key] = {**(result[key] if isinstance(result.get(key), dict) else {}), **change}
-    return result
+    """Apply a remedy as a deployment does."""
+    return merge(mapping, json.loads(remedy)["mqttTopicMapping"])
 
 
 def without(*keys: str) -> Mapping:
@@ -134,9 +131,6 @@ def test_the_bridge_s_client_id_is_a_glob() -> None:
     assert bridge_client_id({"clientId": "plant[1]"}) == "plant[[]1]"
 
 
-# --- no bridge ----------------------------------------------------------------------------------------------
-
-
 def test_a_core_without_a_bridge() -> None:
     """A core is told to deploy it, with the mapping; Greengrass Lite what a publisher has to do (case 31)."""
     (finding,) = diagnose(DEFAULTS, None, EMQX, lite=False)
@@ -151,10 +145,7 @@ def test_a_core_without_a_bridge() -> None:
 
 def test_entries_left_over_for_the_same_topics() -> None:
     """Case 34: entries that carry the same messages here are named, also together with what is missing."""
-    old = {
-        "PrunerConnected": entry("$SYS/brokers/+/clients/+/connected"),
-        "MyCount": CONTRACT["PrunerCount"],
-    }
+    old = {"PrunerConnected": entry("$SYS/brokers/+/clients/+/connected"), "MyCount": CONTRACT["PrunerCount"]}
     findings = found(CONTRACT | old)
     assert [finding.remedy.startswith("Remove one of them") for finding in findings] == [True, True]
     assert "PrunerClients" in findings[0].finding

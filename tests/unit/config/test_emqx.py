@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from client_device_pruner.config.emqx import Access, NoAccess, client_list_access, diagnose_client_list
 from client_device_pruner.config.settings import Settings, parse
+from local_core.recipe import merge
 
 LOGIN = {"default_username": "pruner", "default_password": "secret-7"}
 PUBLISHED = "-p 8883:8883 -p 127.0.0.1:18083:18083"
@@ -38,15 +39,8 @@ def remedy_of(configuration: dict[str, Any], settings: Settings = DEFAULTS) -> d
     assert isinstance(access, NoAccess)
     assert access.finding is not None
     remedy: dict[str, Any] = json.loads(access.finding.remedy)
-    assert isinstance(client_list_access(settings, merged(configuration, remedy)), Access)
+    assert isinstance(client_list_access(settings, merge(configuration, remedy)), Access)
     return remedy
-
-
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Merge as a deployment does: maps by key."""
-    return old | {
-        k: merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
-    }
 
 
 BINDS = (18083.0, "18083", "0.0.0.0:18083", ":::18083", "[::]:18083")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from client_device_pruner.config.schema import SettingsRefused
 from client_device_pruner.config.settings import DEFAULTS, Settings, changed_keys, parse, protection_lost
 from fakes.documents import leaves, nested
+from local_core.recipe import as_texts
 
 RECIPE = Path(__file__).parents[3] / "recipe.yaml"
 SHORT = {"allowShortDurations": True}
@@ -54,16 +53,8 @@ def test_the_defaults_are_those_of_the_recipe() -> None:
 
 def test_scalars_of_greengrass_lite_are_texts() -> None:
     """Every scalar as a string means the same as the scalar, and a whole number may have a fraction of zero."""
-
-    def stringed(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: stringed(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [stringed(inner) for inner in value]
-        return value if isinstance(value, str) else json.dumps(value)
-
     document = DEFAULTS | {"dryRun": True, "limits": {"maxPerCycle": 7, "approvalPercent": 12.5}}
-    assert parse(stringed(document)) == parse(document)
+    assert parse(as_texts(document)) == parse(document)
     assert parse(nested("limits.maxPerCycle", 7.0)) == parse(nested("limits.maxPerCycle", "7.0"))
     assert isinstance(parse(nested("limits.maxPerCycle", 7.0)).limits.max_per_cycle, int)
 
@@ -116,7 +107,7 @@ REFUSED: dict[str, list[Any]] = {
     "reports.shadowName": ["a b"],
     "approvedPlan": [5],
     "logLevel": ["TRACE"],
-    "inboundPrefix": ["client-device-pruner/in/"],
+    "inboundPrefix": ["client-device-pruner/in/", None],
 }
 
 

@@ -32,10 +32,7 @@ def matched(topic_filter: str) -> set[str]:
 @example("a/+", "a/#")
 @example("#", "$s/#")
 def test_filters_agree_with_what_they_match(a: str, b: str) -> None:
-    """Filters overlap if some topic matches both; what one matches is matched by every filter that covers it.
-
-    Covering includes being equal, and `#` covers all that does not begin with `$`.
-    """
+    """Filters overlap if some topic matches both; what one matches, every filter that covers it matches."""
     assert filters_overlap(a, b) is filters_overlap(b, a) is bool(matched(a) & matched(b))
     assert not filter_covers(a, b) or matched(b) <= matched(a)
     assert filter_covers(a, a)

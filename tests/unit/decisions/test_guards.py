@@ -11,47 +11,24 @@ from fakes.site import Site
 
 
 def _due(*names: str) -> list[Verdict]:
-    return [
-        Verdict(name, State.DUE, True, 100.0 - number, 50.0, Evidence.CLIENT_LIST) for number, name in enumerate(names)
-    ]
+    return [Verdict(name, State.DUE, True, 100.0 - at, 50.0, Evidence.CLIENT_LIST) for at, name in enumerate(names)]
 
 
-def _plan(due: list[Verdict], limits: dict[str, Any] | None = None, **more: Any) -> Plan:
-    settings = parse({"limits": limits or {}})
-    given: dict[str, Any] = {"associated": 100, "budget": Budget(100, 0, 3600.0), "approved": (), "plan_id": "p"} | more
-    return plan(due, settings=settings, **given)
-
-
-def _names(made: Plan) -> list[str]:
-    return [verdict.name for verdict in made.take]
+def _plan(due: list[Verdict], **more: Any) -> Plan:
+    given: dict[str, Any] = {"associated": 100, "budget": Budget(100, 0, 3600.0), "approved": (), "plan_id": "p"}
+    return plan(due, settings=parse({}), **given | more)
 
 
 def test_what_the_cloud_did_not_take_off_comes_last() -> None:
     """A device that is refused again and again does not use up what the others need."""
-    budget = Budget(10, 0, 3600.0)
-    assert _names(_plan(_due("refused", "dead"), budget=budget, unsuccessful={"refused"})) == ["dead"]
-
-
-def test_zero_means_none() -> None:
-    """A limit of 0 is no missing limit."""
-    for limits in ({"maxPerCycle": 0}, {"maxPercentPerDay": 0}):
-        made = _plan(_due("a"), limits)
-        assert made.take == ()
-        assert [hold.guard for hold in made.holds] == list(limits)
+    made = _plan(_due("refused", "dead"), budget=Budget(10, 0, 3600.0), unsuccessful={"refused"})
+    assert [verdict.name for verdict in made.take] == ["dead"]
 
 
 def test_the_day_allowance_is_rounded_up() -> None:
     """A small core is not frozen; and 8.8 % of 375 are exactly 33."""
     assert day_allowance(3, parse({})) == 1
     assert day_allowance(375, parse({"limits": {"maxPercentPerDay": 8.8}})) == 33
-    assert _names(_plan(_due("a", "b"), budget=Budget(10, 0, 60.0))) == ["a"]
-
-
-def test_used_budget_is_told_with_what_is_left_of_the_day() -> None:
-    """Its figure and its remedy."""
-    (hold,) = _plan(_due("a"), budget=Budget(10, 1, 90.0)).holds
-    assert "1 of 1 disassociations" in hold.reason
-    assert "wait 1m30s" in hold.remedy
 
 
 def test_more_than_the_approval_percent_wait() -> None:

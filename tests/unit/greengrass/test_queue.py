@@ -10,16 +10,6 @@ from client_device_pruner.greengrass import queue as bounds
 from client_device_pruner.greengrass.queue import Overflow, Queue
 
 
-def test_items_come_in_order() -> None:
-    """All that is there is taken at once, and nothing twice."""
-    queue: Queue[int] = Queue()
-    for item in range(3):
-        queue.put(item, 1)
-    queue.put_always(3)
-    assert queue.take_all(0) == [0, 1, 2, 3]
-    assert queue.take_all(0) == []
-
-
 def test_too_many_messages_leave_an_overflow_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was dropped is counted where it would have stood; news is never dropped."""
     monkeypatch.setattr(bounds, "MOST_MESSAGES", 2)

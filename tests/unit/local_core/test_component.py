@@ -28,10 +28,7 @@ async def ended(tmp_path: Path, run: str, install: str, state: State, **options:
 
 
 async def test_install_then_run_through_sudo(tmp_path: Path) -> None:
-    """Case 32: each phase as the user and group that are asked for, in the work directory; all output is kept.
-
-    It has the device's environment and the recipe's, less what sudo strips.
-    """
+    """Case 32: each phase as the user that is asked for, with the recipe's environment, less what sudo strips."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\necho "sudo $*"\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
     sudo.chmod(0o755)

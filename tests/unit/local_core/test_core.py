@@ -47,10 +47,8 @@ async def test_emqx_takes_a_new_configuration_as_aws_component_does(core: LocalC
         reach(core.emqx_api.port)
 
 
-async def test_a_call_from_another_process_that_fails_says_why(
-    core: LocalCore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A method that is not there, or no core; the documentation's own commands show what succeeds."""
+async def test_a_call_from_elsewhere_that_fails_says_why(core: LocalCore, capsys: pytest.CaptureFixture[str]) -> None:
+    """From another process: no such method, or no core; the documentation's own commands show what succeeds."""
     control = await serve(core)
 
     async def failure(*arguments: str) -> str:

@@ -83,10 +83,6 @@ async def lite() -> AsyncIterator[_Core]:
         yield served
 
 
-def _binary(payload: bytes) -> Any:
-    return model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
-
-
 async def test_messages_arrive_as_they_were_published(core: _Core) -> None:
     """Binary stays binary, JSON stays JSON, each carries its topic, and all come in order until the stream closes."""
     handler = _Handler()
@@ -160,6 +156,7 @@ async def test_what_lite_refuses_for_its_length(lite: _Core) -> None:
     lite.configuration[_NAME]["long"] = ["x" * 100] * 100
     with pytest.raises(model.ServiceError):
         await asyncio.to_thread(lite.client.get_configuration, key_path=["long"])
+    long = model.PublishMessage(binary_message=model.BinaryMessage(message=b"x" * 7_500))
     with pytest.raises((StreamClosedError, ConnectionClosedError)):
-        await asyncio.to_thread(lite.client.publish_to_topic, topic="in/a", publish_message=_binary(b"x" * 7_500))
+        await asyncio.to_thread(lite.client.publish_to_topic, topic="in/a", publish_message=long)
     await until(lambda: not lite.server.connected)

@@ -45,13 +45,13 @@ class Device:
     tools: Path
     shell: tuple[str, ...] = ("sh",)
 
-    def install(self, *more: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the script as the recipe does, and wait for its end."""
-        with self.installing(*more, **environment) as process:
+        with self.installing(**environment) as process:
             stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
-    def installing(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def installing(self, **environment: str) -> subprocess.Popen[str]:
         """Begin to run the script as the recipe does; this machine's settings for pip have no say."""
         own = {
             name: value
@@ -61,7 +61,7 @@ class Device:
         own |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": NO_INDEX, "PIP_RETRIES": "0"}
         own["PATH"] = f"{self.tools}{os.pathsep}{REAL_PATH}"
         return subprocess.Popen(
-            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/", *more],
+            [*self.shell, self.artifact / "src/install.sh", self.artifact, f"{self.work}/"],
             env={name: value for name, value in (own | environment).items() if value},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,10 +187,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 def test_makes_environment_and_command(device: Device, tmp_path: Path) -> None:
-    """Without network, home and room in /tmp the bundled wheels are enough; people's settings have no say.
-
-    For the same requirements nothing is made anew, and the command follows the new artifact.
-    """
+    """Bundled wheels are enough, without network, /tmp and people's settings; the same are not installed again."""
     (tmp_path / ".config/pip").mkdir(parents=True)
     (tmp_path / ".config/pip/pip.conf").write_text("[install]\nuser = true\nprefix = /nowhere\n")
     nowhere = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/dev/full")
@@ -265,10 +262,7 @@ def test_unusable_environment_is_replaced_only_by_a_complete_one(installed: Devi
 
 
 def test_command_knows_its_work_directory(installed: Device, tmp_path: Path) -> None:
-    """Without arguments it runs the component; a work directory that is given explicitly comes later, and so counts.
-
-    It stays in the current directory, but takes no module from there.
-    """
+    """Which may be given explicitly, too; it stays in the current directory, but takes no module from there."""
     work, here = str(installed.work), tmp_path / "here"
     here.mkdir()
     (here / "boto3.py").write_text("version = 'wrong'\n")
@@ -317,15 +311,15 @@ def make_32_bit(device: Device, tools: Path) -> None:
     add_python(tools, "python3", f'case "$*" in *maxsize*) exit 1 ;; esac\n{device.python}')
 
 
-def make_need(device: Device, _tools: Path, mb: int) -> None:
-    """Have the script need more free space."""
+def make_need(device: Device, _tools: Path) -> None:
+    """Have the script need more free space than there is."""
     script = device.artifact / "src/install.sh"
-    script.write_text(script.read_text().replace("needed_mb=150", f"needed_mb={mb}"))
+    script.write_text(script.read_text().replace("needed_mb=150", "needed_mb=999999999"))
 
 
-def require_text(device: Device, _tools: Path, text: str) -> None:
+def require(text: str) -> Callable[[Device, Path], object]:
     """Have requirements.txt say this."""
-    (device.artifact / "requirements.txt").write_text(text)
+    return lambda device, _tools: (device.artifact / "requirements.txt").write_text(text)
 
 
 def work_in(device: Device, _tools: Path, place: str) -> None:
@@ -344,9 +338,9 @@ FAILURES: dict[str, tuple[Callable[[Device, Path], object], str]] = {
     "no Python": (lambda _device, tools: (tools / "python3").unlink(), "it needs Python 3.10 or newer"),
     "old Python": (lambda _device, tools: add_python(tools, "python3", "exit 1"), "it needs Python 3.10 or newer"),
     "32-bit Python": (make_32_bit, "takes cmake, a C compiler and Python's headers"),
-    "no space": (partial(make_need, mb=999_999_999), "needs 999999999 MB of free space"),
-    "another hash": (partial(require_text, text=f"fakes==1.0 --hash=sha256:{'0' * 64}\n"), "could not be installed"),
-    "other packages": (partial(require_text, text=""), "does not find the packages"),
+    "no space": (make_need, "needs 999999999 MB of free space"),
+    "another hash": (require(f"fakes==1.0 --hash=sha256:{'0' * 64}\n"), "could not be installed"),
+    "other packages": (require(""), "does not find the packages"),
     "work directory in a file": (partial(work_in, place="file/work"), "cannot be created."),
     "work directory that nobody can write in": (partial(work_in, place="/proc"), "is not writable."),
     "no execution": (lose_execution, "programs cannot be executed in the work directory"),

@@ -10,18 +10,15 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client_device_pruner.config.emqx import Access
-from client_device_pruner.decisions.explain import document
 from client_device_pruner.presence import client_list
 from client_device_pruner.presence.client_list import Answer, Asked, ClientList, ClientListReader, ListFailed
 from fakes.client_list import FakeClientLists
-from fakes.site import Site
 from local_core.emqx_api import CLIENT, CLIENTS, EMPTY_PAGE, EmqxApi
 from local_core.http_server import Fault
 
@@ -32,48 +29,46 @@ LOGIN = "POST /api/v5/login"
 PAGE = "GET /api/v5/clients?conn_state=connected&limit=1000&page="
 
 
-@dataclass
 class Clients:
     """All that the API asks a broker for; an id that has a session and no connection is that of a persistent one."""
 
-    connections: dict[str, int] = field(default_factory=lambda: {BRIDGE: 0})
-    sessions: set[str] = field(default_factory=set)
-
-    def connect(self, *names: str) -> None:
-        """Connect clients."""
-        self.connections |= dict.fromkeys(names, 0)
+    def __init__(self) -> None:
+        self.connections = {BRIDGE: 0}
+        self.sessions: set[str] = set()
 
 
-@pytest.fixture
-def clients() -> Clients:
-    """The bridge alone."""
-    return Clients()
-
-
-@pytest.fixture
-async def emqx(clients: Clients) -> AsyncIterator[EmqxApi]:
-    """An API that knows the login `pruner`."""
-    api = EmqxApi(clients)  # type: ignore[arg-type] # it asks no more of a broker
-    await api.start(api.configuration(password=SECRET))
-    yield api
-    await api.stop()
-
-
-class Caller:
-    """A reader whose answers are waited for."""
+class Site:
+    """An API that knows the login `pruner`, of a broker with the bridge alone, and a reader that has not called yet."""
 
     def __init__(self) -> None:
+        self.clients = Clients()
+        self.api = EmqxApi(self.clients)  # type: ignore[arg-type] # it asks no more of a broker
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.reader = ClientListReader(self.answers.put, lambda: 100.0)
 
-    async def fetch(self, access: Access) -> Answer:
-        """Fetch the list."""
-        self.reader.fetch(access)
+    def connect(self, *names: str) -> None:
+        """Connect clients."""
+        self.clients.connections |= dict.fromkeys(names, 0)
+
+    def login(self, password: str = SECRET) -> Access:
+        """Access by the login of EMQX' configuration."""
+        return Access(url=self.api.url, username="pruner", password=password, credentials_file="")
+
+    def file(self, directory: Path, content: str | bytes, mode: int = 0o600) -> Access:
+        """Access by a credentials file with this content."""
+        file = directory / "credentials"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        file.chmod(mode)
+        return Access(url=self.api.url, username="", password="", credentials_file=str(file))
+
+    async def fetch(self, access: Access | None = None) -> Answer:
+        """Fetch the list, by the login if nothing else is said."""
+        self.reader.fetch(access or self.login())
         return await self.answer()
 
-    async def ask(self, access: Access, *names: str) -> Answer:
+    async def ask(self, *names: str) -> Answer:
         """Ask for names."""
-        self.reader.ask(access, names, 7)
+        self.reader.ask(self.login(), names, 7)
         return await self.answer()
 
     async def answer(self) -> Answer:
@@ -82,22 +77,12 @@ class Caller:
 
 
 @pytest.fixture
-def caller() -> Caller:
-    """A reader that has not called yet."""
-    return Caller()
-
-
-def login_to(emqx: EmqxApi, password: str = SECRET) -> Access:
-    """Access by the login of EMQX' configuration."""
-    return Access(url=emqx.url, username="pruner", password=password, credentials_file="")
-
-
-def file_for(emqx: EmqxApi, directory: Path, content: str | bytes, mode: int = 0o600) -> Access:
-    """Access by a credentials file with this content."""
-    file = directory / "credentials"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    file.chmod(mode)
-    return Access(url=emqx.url, username="", password="", credentials_file=str(file))
+async def site() -> AsyncIterator[Site]:
+    """A site whose API runs."""
+    site = Site()
+    await site.api.start(site.api.configuration(password=SECRET))
+    yield site
+    await site.api.stop()
 
 
 def reason_of(answer: Answer) -> str:
@@ -116,48 +101,46 @@ def page_of(data: Any, *, more: Any = False) -> Fault:
 class TestFetch:
     """The whole list."""
 
-    async def test_names_who_is_connected_on_all_pages(self, emqx: EmqxApi, clients: Clients, caller: Caller) -> None:
+    async def test_names_who_is_connected_on_all_pages(self, site: Site) -> None:
         """All pages make one answer; persistent sessions without a connection are left out."""
-        clients.connect(*(f"pump-{number}" for number in range(2_500)))
-        clients.sessions.add("lamp")
+        site.connect(*(f"pump-{number}" for number in range(2_500)))
+        site.clients.sessions.add("lamp")
 
-        answer = await caller.fetch(login_to(emqx))
+        answer = await site.fetch()
 
         names = frozenset({BRIDGE, *(f"pump-{number}" for number in range(2_500))})
         assert answer == ClientList(names, 100.0, 100.0)
-        assert emqx.calls == [LOGIN, *(f"{PAGE}{page}" for page in (1, 2, 3))]
+        assert site.api.calls == [LOGIN, *(f"{PAGE}{page}" for page in (1, 2, 3))]
 
-    async def test_pages_that_shift(self, emqx: EmqxApi, clients: Clients, caller: Caller) -> None:
+    async def test_pages_that_shift(self, site: Site) -> None:
         """One that comes makes some client stand on two pages; one that goes, on none: it is asked for by name."""
-        clients.connect(*(f"pump-{number}" for number in range(1_500)))
+        site.connect(*(f"pump-{number}" for number in range(1_500)))
 
         def come(page: int) -> None:
             if page == 2:
-                clients.connections = {"new": 0, **clients.connections}
+                site.clients.connections = {"new": 0, **site.clients.connections}
 
         def go(page: int) -> None:
             if page == 2:
-                del clients.connections["new"]
+                del site.clients.connections["new"]
 
-        emqx.before_page = come
-        answer = await caller.fetch(login_to(emqx))
+        site.api.before_page = come
+        answer = await site.fetch()
         assert isinstance(answer, ClientList)
-        assert answer.names == clients.connections.keys() - {"new"}
+        assert answer.names == site.clients.connections.keys() - {"new"}
 
-        emqx.before_page = go
-        answer = await caller.fetch(login_to(emqx))
+        site.api.before_page = go
+        answer = await site.fetch()
         assert isinstance(answer, ClientList)
-        (missed,) = clients.connections.keys() - answer.names
-        assert await caller.ask(login_to(emqx), missed) == Asked(7, frozenset({missed}))
+        (missed,) = site.clients.connections.keys() - answer.names
+        assert await site.ask(missed) == Asked(7, frozenset({missed}))
 
-    async def test_asks_the_broker_and_no_proxy(
-        self, emqx: EmqxApi, caller: Caller, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_asks_the_broker_and_no_proxy(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         """The core's proxy knows nothing of its loopback."""
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, "http://127.0.0.1:1")
 
-        assert isinstance(await caller.fetch(login_to(emqx)), ClientList)
+        assert isinstance(await site.fetch(), ClientList)
 
     @pytest.mark.parametrize(
         ("fault", "reason"),
@@ -179,22 +162,20 @@ class TestFetch:
         ],
         ids=lambda value: value[:20] if isinstance(value, str) else "",
     )
-    async def test_an_odd_answer_is_none(
-        self, emqx: EmqxApi, clients: Clients, caller: Caller, fault: Fault, reason: str
-    ) -> None:
+    async def test_an_odd_answer_is_none(self, site: Site, fault: Fault, reason: str) -> None:
         """No client counts as not connected on the strength of a list that is not whole and as documented."""
-        clients.connect(*(f"pump-{number}" for number in range(1_500)))
-        emqx.faults.append(fault)
+        site.connect(*(f"pump-{number}" for number in range(1_500)))
+        site.api.faults.append(fault)
 
-        failed = await caller.fetch(login_to(emqx))
+        failed = await site.fetch()
 
         assert re.search(reason, reason_of(failed)), failed
 
-    async def test_a_port_that_nobody_listens_on(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_a_port_that_nobody_listens_on(self, site: Site) -> None:
         """The reason names the address."""
-        await emqx.stop()
+        await site.api.stop()
 
-        assert f"127.0.0.1:{emqx.port}/api/v5 did not answer" in reason_of(await caller.fetch(login_to(emqx)))
+        assert f"127.0.0.1:{site.api.port}/api/v5 did not answer" in reason_of(await site.fetch())
 
     @pytest.mark.parametrize(
         "head",
@@ -202,102 +183,96 @@ class TestFetch:
         ids=["silent", "slow", "slow in its header"],
     )
     async def test_an_answer_takes_no_longer_than_the_deadline(
-        self, caller: Caller, head: bytes, monkeypatch: pytest.MonkeyPatch
+        self, site: Site, head: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Neither silence nor bytes that come one by one hold a call up."""
         assert client_list.DEADLINE_SECONDS == 10.0
         monkeypatch.setattr(client_list, "DEADLINE_SECONDS", 0.2)
-        with trickling(head) as port:
-            access = Access(url=f"http://127.0.0.1:{port}", username="a", password="b", credentials_file="")
+        with trickling(head) as access:
+            assert "did not answer" in reason_of(await site.fetch(access))
 
-            assert "did not answer" in reason_of(await caller.fetch(access))
-
-    async def test_a_redirect_is_not_followed(self, caller: Caller) -> None:
+    async def test_a_redirect_is_not_followed(self, site: Site) -> None:
         """A login goes nowhere else."""
         head = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
-        with trickling(head) as port:
-            access = Access(url=f"http://127.0.0.1:{port}", username="a", password="b", credentials_file="")
+        with trickling(head) as access:
+            assert reason_of(await site.fetch(access)).endswith(": 302")
 
-            assert reason_of(await caller.fetch(access)).endswith(": 302")
-
-    async def test_one_fetch_at_a_time(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_one_fetch_at_a_time(self, site: Site) -> None:
         """A second one meanwhile is none, its answer is the first one's; afterwards the next begins."""
-        caller.reader.fetch(login_to(emqx))
+        site.reader.fetch(site.login())
 
-        assert isinstance(await caller.fetch(login_to(emqx)), ClientList)
-        assert isinstance(await caller.fetch(login_to(emqx)), ClientList)
-        assert caller.answers.empty()
+        assert isinstance(await site.fetch(), ClientList)
+        assert isinstance(await site.fetch(), ClientList)
+        assert site.answers.empty()
 
-    async def test_after_it_is_closed_nothing_is_handed_in(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_after_it_is_closed_nothing_is_handed_in(self, site: Site) -> None:
         """An answer that comes too late disturbs nobody."""
-        caller.reader.fetch(login_to(emqx))
-        caller.reader.close()
+        site.reader.fetch(site.login())
+        site.reader.close()
         for thread in threading.enumerate():
             if thread.name == "client-list":
                 await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
 
-        assert emqx.calls == [LOGIN, f"{PAGE}1"]
-        assert caller.answers.empty()
+        assert site.api.calls == [LOGIN, f"{PAGE}1"]
+        assert site.answers.empty()
 
 
 class TestLogin:
     """Logins, tokens and credentials files."""
 
-    async def test_a_token_is_kept_and_renewed_once_when_it_is_refused(
-        self, emqx: EmqxApi, clients: Clients, caller: Caller
-    ) -> None:
+    async def test_a_token_is_kept_and_renewed_once_when_it_is_refused(self, site: Site) -> None:
         """Case 37: after the broker restarted, even between two pages, one new login, then the call again."""
-        clients.connect(*(f"pump-{number}" for number in range(1_500)))
-        await caller.fetch(login_to(emqx))
-        await caller.fetch(login_to(emqx))
-        assert emqx.calls.count(LOGIN) == 1
-        emqx.calls.clear()
-        emqx.before_page = lambda page: emqx.refuse_tokens() if page == 1 else None
+        site.connect(*(f"pump-{number}" for number in range(1_500)))
+        await site.fetch()
+        await site.fetch()
+        assert site.api.calls.count(LOGIN) == 1
+        site.api.calls.clear()
+        site.api.before_page = lambda page: site.api.refuse_tokens() if page == 1 else None
 
-        assert isinstance(await caller.fetch(login_to(emqx)), ClientList)
-        assert emqx.calls == [f"{PAGE}1", f"{PAGE}2", LOGIN, f"{PAGE}2"]
+        assert isinstance(await site.fetch(), ClientList)
+        assert site.api.calls == [f"{PAGE}1", f"{PAGE}2", LOGIN, f"{PAGE}2"]
 
-    async def test_a_refused_login_is_told_and_not_repeated_by_questions(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_a_refused_login_is_told_and_not_repeated_by_questions(self, site: Site) -> None:
         """It is told with its code, and tried again only with the next fetch."""
-        await emqx.start(emqx.configuration(password="another"))
-        told = reason_of(await caller.fetch(login_to(emqx)))
+        await site.api.start(site.api.configuration(password="another"))
+        told = reason_of(await site.fetch())
         assert "does not accept the login of 'pruner'" in told
         assert told.endswith("401 BAD_USERNAME_OR_PWD")
 
-        assert reason_of(await caller.ask(login_to(emqx), "pump-1")) == told
-        assert emqx.calls == [LOGIN]
-        await emqx.start(emqx.configuration(password=SECRET))
-        assert isinstance(await caller.fetch(login_to(emqx)), ClientList)
+        assert reason_of(await site.ask("pump-1")) == told
+        assert site.api.calls == [LOGIN]
+        await site.api.start(site.api.configuration(password=SECRET))
+        assert isinstance(await site.fetch(), ClientList)
 
-    async def test_a_token_that_is_never_accepted(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_a_token_that_is_never_accepted(self, site: Site) -> None:
         """One new login a call, not more."""
-        emqx.token_seconds = 0.0
+        site.api.token_seconds = 0.0
 
-        assert "401 BAD_TOKEN" in reason_of(await caller.fetch(login_to(emqx)))
-        assert emqx.calls.count(LOGIN) == 1
-        await caller.fetch(login_to(emqx))
-        assert emqx.calls.count(LOGIN) == 2
+        assert "401 BAD_TOKEN" in reason_of(await site.fetch())
+        assert site.api.calls.count(LOGIN) == 1
+        await site.fetch()
+        assert site.api.calls.count(LOGIN) == 2
 
-    async def test_another_login_is_used_at_once(self, emqx: EmqxApi, caller: Caller) -> None:
+    async def test_another_login_is_used_at_once(self, site: Site) -> None:
         """A deployment that corrects the password needs no restart."""
-        assert "does not accept" in reason_of(await caller.fetch(login_to(emqx, password="wrong")))
+        assert "does not accept" in reason_of(await site.fetch(site.login("wrong")))
 
-        assert isinstance(await caller.ask(login_to(emqx), "pump-1"), Asked)
+        assert isinstance(await site.ask("pump-1"), Asked)
 
-    async def test_a_file_with_an_api_key(self, emqx: EmqxApi, caller: Caller, tmp_path: Path) -> None:
+    async def test_a_file_with_an_api_key(self, site: Site, tmp_path: Path) -> None:
         """`key:secret` goes by HTTP Basic; the secret may hold a colon."""
-        emqx.keys["4711"] = SECRET
+        site.api.keys["4711"] = SECRET
 
-        assert isinstance(await caller.fetch(file_for(emqx, tmp_path, f"4711:{SECRET}\n")), ClientList)
-        assert LOGIN not in emqx.calls
+        assert isinstance(await site.fetch(site.file(tmp_path, f"4711:{SECRET}\n")), ClientList)
+        assert LOGIN not in site.api.calls
 
-    async def test_a_file_with_a_login(self, emqx: EmqxApi, caller: Caller, tmp_path: Path) -> None:
+    async def test_a_file_with_a_login(self, site: Site, tmp_path: Path) -> None:
         """What is refused as a key logs in, once."""
-        access = file_for(emqx, tmp_path, f"pruner:{SECRET}")
+        access = site.file(tmp_path, f"pruner:{SECRET}")
 
-        assert isinstance(await caller.fetch(access), ClientList)
-        assert isinstance(await caller.fetch(access), ClientList)
-        assert emqx.calls == [f"{PAGE}1", LOGIN, f"{PAGE}1", f"{PAGE}1"]
+        assert isinstance(await site.fetch(access), ClientList)
+        assert isinstance(await site.fetch(access), ClientList)
+        assert site.api.calls == [f"{PAGE}1", LOGIN, f"{PAGE}1", f"{PAGE}1"]
 
     @pytest.mark.parametrize(
         ("given", "told"),
@@ -308,36 +283,34 @@ class TestLogin:
             ((b"\xff:\xff",), "cannot be read"),
         ],
     )
-    async def test_a_file_that_will_not_do(
-        self, emqx: EmqxApi, caller: Caller, tmp_path: Path, given: tuple[Any, ...], told: str
-    ) -> None:
+    async def test_a_file_that_will_not_do(self, site: Site, tmp_path: Path, given: tuple[Any, ...], told: str) -> None:
         """The reason names the file and what to do; what others can open, or holds no credentials, is not sent."""
-        reason = reason_of(await caller.fetch(file_for(emqx, tmp_path, *given)))
+        reason = reason_of(await site.fetch(site.file(tmp_path, *given)))
 
         assert told in reason
         assert f"presence.clientList.credentialsFile {tmp_path}/credentials" in reason
-        assert bool(emqx.calls) is ("nobody" in str(given))
+        assert bool(site.api.calls) is ("nobody" in str(given))
 
-    async def test_what_is_no_file_is_refused(self, emqx: EmqxApi, caller: Caller, tmp_path: Path) -> None:
+    async def test_what_is_no_file_is_refused(self, site: Site, tmp_path: Path) -> None:
         """Missing, or a directory."""
         for path in (tmp_path / "missing", tmp_path):
-            access = Access(url=emqx.url, username="", password="", credentials_file=str(path))
+            access = Access(url=site.api.url, username="", password="", credentials_file=str(path))
 
-            assert f"presence.clientList.credentialsFile {path} cannot be read" in reason_of(await caller.fetch(access))
+            assert f"presence.clientList.credentialsFile {path} cannot be read" in reason_of(await site.fetch(access))
 
 
 class TestAsk:
     """Names, one by one."""
 
-    async def test_answers_who_of_them_is_connected(self, emqx: EmqxApi, clients: Clients, caller: Caller) -> None:
+    async def test_answers_who_of_them_is_connected(self, site: Site) -> None:
         """A session without a connection and an unknown name are not connected; names are escaped."""
-        clients.connect("pump:1/a b")
-        clients.sessions.add("lamp")
+        site.connect("pump:1/a b")
+        site.clients.sessions.add("lamp")
 
-        answer = await caller.ask(login_to(emqx), "pump:1/a b", "lamp", "nobody")
+        answer = await site.ask("pump:1/a b", "lamp", "nobody")
 
         assert answer == Asked(7, frozenset({"pump:1/a b"}))
-        assert emqx.calls[1:] == [f"GET /api/v5/clients/{name}" for name in ("pump%3A1%2Fa%20b", "lamp", "nobody")]
+        assert site.api.calls[1:] == [f"GET /api/v5/clients/{name}" for name in ("pump%3A1%2Fa%20b", "lamp", "nobody")]
 
     @pytest.mark.parametrize(
         "fault",
@@ -349,58 +322,25 @@ class TestAsk:
             {"body": b""},
         ],
     )
-    async def test_anything_else_is_no_answer(
-        self, emqx: EmqxApi, clients: Clients, caller: Caller, fault: dict[str, Any]
-    ) -> None:
+    async def test_anything_else_is_no_answer(self, site: Site, fault: dict[str, Any]) -> None:
         """One name without an answer leaves the whole question without."""
-        clients.connect("lamp")
-        emqx.faults.append(Fault(operation=CLIENT, skip=1, **fault))
+        site.connect("lamp")
+        site.api.faults.append(Fault(operation=CLIENT, skip=1, **fault))
 
-        failed = await caller.ask(login_to(emqx), "lamp", "pump")
+        failed = await site.ask("lamp", "pump")
 
         assert "asked for pump" in reason_of(failed)
         assert isinstance(failed, ListFailed)
         assert failed.request == 7
 
 
-async def test_a_list_is_believed_against_the_events_if_it_is_the_brokers(
-    emqx: EmqxApi, clients: Clients, caller: Caller
-) -> None:
-    """It has to name the bridge, or a session that is known; then who is on it is present, and `explain` says why."""
-    site = Site()
-    site.associate("pump-7")
-    site.connected("pump-7")
-    site.disconnected("pump-7")
-    site.presence.use_list(login_to(emqx))
-
-    async def take() -> None:
-        answer = await caller.fetch(login_to(emqx))
-        assert isinstance(answer, ClientList)
-        site.presence.take_list(answer)
-
-    clients.connections = {"pump-7": 0}
-    await take()
-    told = site.presence.inputs(site.clock.now)["clientList"]
-    assert (told.in_use, told.reason) == (
-        False,
-        "the list names neither the bridge nor a session that is known to be open",
-    )
-
-    clients.connect(BRIDGE)
-    await take()
-    facts = site.facts
-    sentences = document(site.verdict("pump-7"), site.device("pump-7"), site.settings, facts)["sentences"]
-    assert facts.is_present(site.device("pump-7"))
-    assert "announced that it disconnected, but lists it: the list counts" in sentences[0]
-
-
-async def test_the_fake_answers_as_the_reader_does(emqx: EmqxApi, clients: Clients, caller: Caller) -> None:
+async def test_the_fake_answers_as_the_reader_does(site: Site) -> None:
     """What tests and the simulation build on says the same of the same broker."""
     answers: list[Answer] = []
     fake = FakeClientLists(answers.append, lambda: 100.0)
-    clients.connect("pump")
-    fake.connected = set(clients.connections)
-    access = login_to(emqx)
+    site.connect("pump")
+    fake.connected = set(site.clients.connections)
+    access = site.login()
 
     fake.fetch(access)
     fake.held = True
@@ -408,11 +348,11 @@ async def test_the_fake_answers_as_the_reader_does(emqx: EmqxApi, clients: Clien
     assert len(answers) == 1
     fake.release()
 
-    assert answers == [await caller.fetch(access), await caller.ask(access, "pump", "lamp")]
+    assert answers == [await site.fetch(), await site.ask("pump", "lamp")]
 
 
 @contextmanager
-def trickling(head: bytes) -> Iterator[int]:
+def trickling(head: bytes) -> Iterator[Access]:
     """Serve one connection: the head at once, then, if there was one, a space every 10 ms until it is closed."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -426,6 +366,6 @@ def trickling(head: bytes) -> Iterator[int]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1]
+        yield Access(f"http://127.0.0.1:{listener.getsockname()[1]}", "a", "b", "")
         over.set()
         thread.join()

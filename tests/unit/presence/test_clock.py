@@ -13,10 +13,7 @@ def _returned(clock: ObservedClock, sent: float, *, after: float = 0.1, alive: b
 
 
 def test_it_advances_from_one_probe_to_the_next() -> None:
-    """Probes in a row that come back make the time between their returns observed, however late one is.
-
-    So a sighting before a return is never older than the clock says.
-    """
+    """The time between the returns of two probes in a row: no sighting before one is older than the clock says."""
     clock = ObservedClock(100)
     assert _returned(clock, 0) == 100
     assert _returned(clock, 60) == 160

@@ -142,15 +142,6 @@ def test_only_what_was_heard_is_missed() -> None:
     assert (events.alive, events.reason) == (False, "the bridge no longer maps connections")
 
 
-def test_a_count_comes_in_time_once_a_minute_also_in_a_trial() -> None:
-    """EMQX publishes it no more often, however short the threshold is."""
-    site = Site({"allowShortDurations": True, "offlineThreshold": "20s"})
-    site.connected("pump-7", 1)
-    site.count(2)
-    site.clock.advance(100)
-    assert site.presence.inputs(site.clock.now)["connectionEvents"].alive
-
-
 def test_too_many_names_end_the_count_as_evidence() -> None:
     """With a session that had to be dropped, the sessions are incomplete, and that is said."""
     site = Site()

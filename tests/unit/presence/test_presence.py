@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from client_device_pruner.config.emqx import NoAccess
@@ -176,14 +178,12 @@ def test_a_list_that_stays_away_stops_the_clock() -> None:
     site.minutes(10)
     assert site.presence.observed.seconds - before <= 60
     again = site.restarted()
-    again.presence.use_list(NoAccess("EMQX is not deployed"))
+    again.presence.use_list(NoAccess("not on the loopback alone", Finding("open", "{}")))
     again.minutes(10)
     listing = again.presence.inputs(again.clock.now)["clientList"]
     assert again.presence.observed.seconds - before <= 60
-    assert (listing.alive, listing.reason) == (False, "EMQX is not deployed")
-    assert 'presence.clientList.url to ""' in listing.remedy
-    again.presence.use_list(NoAccess("not on the loopback alone", Finding("open", "{}")))
-    assert again.presence.inputs(again.clock.now)["clientList"].remedy.splitlines() == ["{}", listing.remedy]
+    assert (listing.alive, listing.reason) == (False, "not on the loopback alone")
+    assert re.fullmatch('{}\n.*presence.clientList.url to "".*', listing.remedy)
 
 
 def test_why_a_list_is_not_in_use() -> None:

@@ -110,11 +110,7 @@ def test_retained_messages_of_two_reconnections_imply_no_session() -> None:
 
 
 def test_a_restart_of_the_broker_ends_what_was_heard_before() -> None:
-    """A shorter uptime ends all sessions but those that opened since, and makes every count from before worthless.
-
-    Nobody was connected then, so for all that are away only the bridge's connection was unnamed. Counts between the
-    restart and the uptime that tells of it are made up with sessions that had ended.
-    """
+    """A shorter uptime ends all sessions but those opened since, and every count: for all that are away it is one."""
     site = Site()
     site.uptime(1_000)
     for name in ("left", "pump-1"):

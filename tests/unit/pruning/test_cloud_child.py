@@ -29,10 +29,7 @@ async def child(cloud: Cloud) -> AsyncIterator[Child]:
 
 
 async def test_it_lists_in_pages_of_100(cloud: Cloud, child: Child) -> None:
-    """Names and timestamps of all pages arrive, in one call a page, and a missing timestamp as null.
-
-    A page that is asked for after a disassociation goes on where the last one ended (case 2).
-    """
+    """One call a page, a missing timestamp as null; after a disassociation it goes on where it was (case 2)."""
     cloud.associations = {f"thing-{number:03}": 1_700_000_000.123 + number for number in range(150)}
     cloud.associations["thing-007"] = None
     associations = cloud.associations.copy()

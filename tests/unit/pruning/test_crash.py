@@ -20,6 +20,7 @@ GONE = tuple(f"gone-{number}" for number in range(4))
 ALIVE = ("alive-1", "alive-2")
 DAY_SECONDS = 86_400.0
 Story = Callable[[Path, Fuse], CoreDevice]
+Check = Callable[[CoreDevice], None]
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +67,7 @@ def until_all_are_gone(core: CoreDevice) -> CoreDevice:
 
 
 def prune_with_lost_answers(directory: Path, fuse: Fuse) -> CoreDevice:
-    """All four go, over two days and more: what a death leaves open uses budget all the same.
-
-    The first batch's answer is lost after it was carried out, the second batch before.
-    """
+    """All four go, over two days and more: of the first batch the answer is lost, of the second the call."""
     core = lose_devices(directory, fuse)
     core.cloud.fail("disassociate", "unreachable", carried_out=True)
     core.cloud.fail("disassociate", "unreachable")
@@ -93,11 +91,6 @@ def within_budget(core: CoreDevice, *, percent: float, per_cycle: int) -> None:
     assert max((window for window, _number in windows), default=0) <= core.clock.now // DAY_SECONDS
     cycles = core.select("SELECT count(*) FROM disassociations GROUP BY cycle_id")
     assert max((number for (number,) in cycles), default=0) <= per_cycle, f"{cycles}, {per_cycle} allowed"
-
-
-def test_wherever_it_dies_the_next_start_converges(tmp_path: Path) -> None:
-    """A death at each write, each call and each answer, one after another, harms nothing."""
-    search(tmp_path, prune_with_lost_answers, all_gone_in_order)
 
 
 def return_in_flight(directory: Path, fuse: Fuse) -> CoreDevice:
@@ -126,11 +119,6 @@ def taken_back(core: CoreDevice) -> None:
     assert restored in ([(GONE[0], "lastMoment")], [(GONE[0], "return")]), restored
 
 
-def test_a_sighting_in_flight_outlives_a_death(tmp_path: Path) -> None:
-    """A device that came back between preflight and confirmation is associated again, wherever the process dies."""
-    search(tmp_path, return_in_flight, taken_back)
-
-
 def restore(directory: Path, fuse: Fuse) -> CoreDevice:
     """One device returns by itself and one is asked for, while the process may die."""
     fuse.armed = False
@@ -154,9 +142,32 @@ def both_restored(core: CoreDevice) -> None:
     assert not core.select("SELECT * FROM disassociations WHERE restore_for IS NOT NULL AND restored_by IS NULL")
 
 
-def test_a_restore_outlives_a_death(tmp_path: Path) -> None:
-    """Each write, call and answer of a restore may be the last."""
-    search(tmp_path, restore, both_restored)
+@pytest.mark.parametrize(
+    ("story", "check"),
+    [(prune_with_lost_answers, all_gone_in_order), (return_in_flight, taken_back), (restore, both_restored)],
+)
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_wherever_it_dies_the_next_start_converges(tmp_path: Path, story: Story, check: Check, thorough: bool) -> None:
+    """A death at each write, call and answer harms nothing; in the long search, at each statement within each write."""
+    whole = told(tmp_path / "plain", story, Fuse(every_statement=thorough), check, "without a death")
+    assert {"COMMIT", "committed", "child started", "answered"} <= set(whole.passed)
+    for number, label in enumerate(whole.passed, 1):
+        place, fuse = tmp_path / str(number), Fuse(frozenset({number}), thorough)
+        told(place, story, fuse, check, f"died at point {number} of {len(whole.passed)}: {label!r}")
+        shutil.rmtree(place)
+
+
+def told(directory: Path, story: Story, fuse: Fuse, check: Check, when: str) -> Fuse:
+    """Tell a story, check how it ended, and say where it went wrong."""
+    directory.mkdir()
+    try:
+        core = story(directory, fuse)
+        core.stop()
+        check(core)
+    except (AssertionError, KeyError) as error:
+        raise AssertionError(f"{when}: {error!r}") from error
+    assert core.deaths == len(fuse.deadly), when
+    return fuse
 
 
 @given(st.data())
@@ -196,42 +207,3 @@ def test_budgets_hold_whatever_dies_fails_and_sleeps(
     core.check_audit()
     assert set(ALIVE) <= core.cloud.associations.keys()
     within_budget(core, percent=percent, per_cycle=per_cycle)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("story", "check"),
-    [
-        (prune_with_lost_answers, all_gone_in_order),
-        (return_in_flight, taken_back),
-        (restore, both_restored),
-    ],
-)
-def test_every_statement_may_be_the_last(tmp_path: Path, story: Story, check: Callable[[CoreDevice], None]) -> None:
-    """As above, dying at each statement within each transaction, too."""
-    search(tmp_path, story, check, every_statement=True)
-
-
-def search(
-    directory: Path, story: Story, check: Callable[[CoreDevice], None], *, every_statement: bool = False
-) -> None:
-    """Tell the story once to find the points, and then once for each, dying there."""
-    whole = told(directory / "plain", story, Fuse(every_statement=every_statement), check, "without a death")
-    assert {"COMMIT", "committed", "child started", "answered"} <= set(whole.passed)
-    for number, label in enumerate(whole.passed, 1):
-        place, fuse = directory / str(number), Fuse(frozenset({number}), every_statement)
-        told(place, story, fuse, check, f"died at point {number} of {len(whole.passed)}: {label!r}")
-        shutil.rmtree(place)
-
-
-def told(directory: Path, story: Story, fuse: Fuse, check: Callable[[CoreDevice], None], when: str) -> Fuse:
-    """Tell a story, check how it ended, and say where it went wrong."""
-    directory.mkdir()
-    try:
-        core = story(directory, fuse)
-        core.stop()
-        check(core)
-    except (AssertionError, KeyError) as error:
-        raise AssertionError(f"{when}: {error!r}") from error
-    assert core.deaths == len(fuse.deadly), when
-    return fuse

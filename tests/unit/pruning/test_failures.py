@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client_device_pruner.pruning.failures import ASSOCIATE, DISASSOCIATE, LIST, remedy
+from client_device_pruner.pruning.failures import DISASSOCIATE, LIST
 from fakes.core_device import KnownDevices
 
 
@@ -29,77 +29,29 @@ def test_a_failure_that_repeats_is_said_once_and_waited_for(known: KnownDevices,
     core.check_audit()
 
 
-def test_credentials_of_a_clock_that_is_behind(known: KnownDevices) -> None:
-    """Case 3: for two hours each list is refused; nothing is removed, and the one event names the clock."""
-    core = known("gone", "alive")
-    core.disconnect("gone")
-    core.cloud.fail("list", "credentials", code="ExpiredTokenException", times=1_000)
-    core.cloud.calls.clear()
-    core.run(7_200)
-
-    (failed,) = core.of_type("failed")
-    assert "clock" in failed["remedy"]
-    assert not core.cloud.carried
-    # With a jitter of a half: 30 s, 60 s, 120 s … up to half of the interval of ten minutes.
-    assert core.cloud.count("list") < 30
-
-
-def test_the_status_names_what_failed_since_the_last_complete_cycle(known: KnownDevices) -> None:
-    """Case 30: with code, message, remedy and time; a cycle that goes well ends it, a restart keeps its time."""
+def test_the_status_names_when_a_cycle_was_complete_last(known: KnownDevices) -> None:
+    """Case 30: a cycle that fails keeps that time, and so does a restart; end-to-end tests show what is said else."""
     core = known("alive")
     core.run(300)
     complete = core.status()["lastCycle"]["completeAt"]
-    assert complete is not None
-    assert core.status()["lastCycle"]["failed"] is None
-
-    core.cloud.fail("start", "credentials", code="CredentialRetrievalError", times=2)
-    core.run_until(lambda: len(core.cloud.faults) < 2, 1_200)
+    core.cloud.fail("start", "credentials")
+    core.run_until(lambda: not core.cloud.faults, 1_200)
     core.run(10)
-    last = core.status()["lastCycle"]
-    assert last["completeAt"] == complete
-    assert last["failed"]["code"] == "CredentialRetrievalError"
-    assert "TokenExchangeService" in last["failed"]["remedy"]
-    assert last["failed"]["at"] > complete
+    assert core.status()["lastCycle"]["failed"]["at"] > complete
 
     core.stop()
-    core.run(30)
+    core.run(20)
     assert core.status()["lastCycle"]["completeAt"] == complete
-    core.run_until(lambda: not core.cloud.faults, 1_200)
-    core.run_until(lambda: core.of_type("cycle")[-1]["complete"], 1_200)
-    core.run(300)
-    assert core.status()["lastCycle"]["failed"] is None
-    assert core.status()["lastCycle"]["completeAt"] > complete
+    core.run_until(lambda: core.status()["lastCycle"]["completeAt"] > complete, 1_500)
 
 
-@pytest.mark.parametrize(
-    ("kind", "operation", "named"),
-    [
-        ("accessDenied", ASSOCIATE, "greengrass:BatchAssociateClientDeviceWithCoreDevice"),
-        ("throttled", LIST, "quota"),
-        ("server", LIST, "the next cycle tries again"),
-    ],
-)
-def test_a_failure_has_its_remedy(kind: str, operation: str, named: str) -> None:
-    """Of a denied operation it is the IAM action to allow."""
-    assert named in remedy(kind, "AccessDeniedException", operation)
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason", "remedy"),
-    [
-        ("accessDenied", "made to fail", "greengrass:ListClientDevicesAssociatedWithCoreDevice"),
-        ("coreNotFound", "core-1", "whether the core device was deleted or renamed"),
-        ("garbage", "made to fail", "portal or proxy"),
-    ],
-)
-def test_a_refused_list_holds_until_one_is_answered(known: KnownDevices, kind: str, reason: str, remedy: str) -> None:
-    """The guard is said once, with what to do, and is released by the next list."""
-    guard = "list" if kind == "garbage" else kind
+def test_a_list_that_cannot_be_read_holds_until_one_can(known: KnownDevices) -> None:
+    """The guard is said once, with what to do."""
     core = known("alive")
-    core.cloud.fail("list", kind, times=3)
+    core.cloud.fail("list", "garbage", times=3)
     core.run_until(lambda: not core.cloud.faults, 1_200)
-    assert core.guards() == {guard}
+    assert core.guards() == {"list"}
     core.run_until(lambda: not core.guards(), 1_200)
     (held,) = core.of_type("held")
-    assert reason in held["reason"]
-    assert remedy in held["remedy"]
+    assert "made to fail" in held["reason"]
+    assert "portal or proxy" in held["remedy"]

@@ -65,7 +65,7 @@ def test_what_is_not_known_holds(known: KnownDevices, fault: str, told: str) -> 
     elif fault == "list is open":
         core.world.after(560, lambda: ipc.configure(EMQX, CLIENT_LIST_ON | {"dockerOptions": "-p 18083:18083"}))
     elif fault == "bridge":
-        core.world.after(560, core.broker.stop_bridge)
+        core.world.after(560, lambda: core.broker.lose_bridge(float("inf")))
     else:
         lists.ask = ask_and_flood  # type: ignore[method-assign]
     core.run_until(lambda: (core.status()["lastCycle"]["failed"] or {}).get("code") == "Preflight", 2_400)

@@ -51,20 +51,6 @@ def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
     assert core.clock.now - restored_at > 3_000
 
 
-def test_a_device_that_returns_is_restored(known: KnownDevices) -> None:
-    """Within the same minute, and said so."""
-    core = disassociated(known("gone", "alive"), "gone")
-    core.connect("gone")
-    core.run(10)
-
-    (returned,) = core.of_type("returned", "gone")
-    assert returned["willRestore"] is True
-    assert returned["disassociatedAt"].startswith("2027-")
-    assert core.of_type("restored", "gone") == [{"requestedBy": "return"}]
-    core.run(1_300)
-    core.check_audit()
-
-
 def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevices) -> None:
     """Case 17: a device that goes on to speak costs no look into the journal; its return counts once it may."""
     core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")

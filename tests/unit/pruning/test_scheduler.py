@@ -23,10 +23,7 @@ def listings(core: CoreDevice) -> list[float]:
     [(0, 21_600, 2_160), (1, 30, 30), (2, 60, 60), (5, 480, 480), (9, 7_680, 7_680), (1_000_000, 10_800, 10_800)],
 )
 def test_when_the_next_cycle_comes(failures: int, middle: float, spread: float) -> None:
-    """Shifted by a tenth, so that all cores of an account do not call at the same minute.
-
-    After failures from a minute, doubled up to `checkInterval`, with full jitter; a second at the least.
-    """
+    """Shifted by up to a tenth; after failures from a minute, doubled up to `checkInterval`, with full jitter."""
     for jitter in (0.0, 0.5, 1.0):
         seconds = max(1.0, middle + (2 * jitter - 1) * spread)
         assert next_delay_seconds(parse({}), jitter, failures=failures) == pytest.approx(seconds)

@@ -75,9 +75,7 @@ def test_times_are_utc(wall: float, text: str) -> None:
     assert rfc3339(wall) == text
 
 
-def test_the_log_is_lines_of_json_on_the_standard_streams(
-    capsys: pytest.CaptureFixture[str], logger: logging.Logger
-) -> None:
+def test_the_log_is_lines_of_json(capsys: pytest.CaptureFixture[str], logger: logging.Logger) -> None:
     """Warnings and worse on standard error, the rest on standard output, below the level nowhere."""
     log_to_standard_streams("INFO")
     logger.debug("unsaid")

@@ -39,12 +39,6 @@ def write_something(path: Path) -> None:
         set_meta(connection, kept=1)
 
 
-def has_something(path: Path) -> bool:
-    """Whether the value is in the file."""
-    with closing(read_only(path)) as connection:
-        return bool(get_meta(connection, "kept") == 1)
-
-
 def test_a_new_file_is_ours_alone(path: Path) -> None:
     """It has mode 0600, as has its log, the schema's version, and the name of its core device."""
     connection, aside = open_database(path, "core-1")
@@ -55,21 +49,11 @@ def test_a_new_file_is_ours_alone(path: Path) -> None:
     assert aside == ""
 
 
-def half(content: bytes) -> bytes:
-    """Cut it short."""
-    return content[: len(content) // 2]
-
-
-def hole(content: bytes) -> bytes:
-    """Break all but the first kilobyte."""
-    return content[:1024] + b"\xa5" * (len(content) - 1024)
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        half,
-        hole,
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:1024] + b"\xa5" * (len(content) - 1024),
         lambda _content: b"this is not a database" * 500,
         "PRAGMA user_version = 1",
         """UPDATE meta SET value = '"core-2"' WHERE key = 'core'""",
@@ -78,10 +62,7 @@ def hole(content: bytes) -> bytes:
     ],
 )
 def test_a_file_that_is_of_no_use_is_set_aside(path: Path, damage: str | Callable[[bytes], bytes]) -> None:
-    """Corrupt, of an older version, of another core device, or with values that were never written.
-
-    The component begins an empty one; what is set aside stays, byte by byte, under a name of its own.
-    """
+    """Broken, older, another core's, or with values that nobody wrote: it stays as it is, under another name."""
     path.with_name("pruner.db.aside-1").touch()
     write_something(path)
     if isinstance(damage, str):
@@ -93,9 +74,9 @@ def test_a_file_that_is_of_no_use_is_set_aside(path: Path, damage: str | Callabl
 
     connection, aside = open_database(path, "core-1")
 
+    assert get_meta(connection, "kept") is None
     connection.close()
     assert "pruner.db.aside-2" in aside
-    assert not has_something(path)
     assert path.with_name("pruner.db.aside-1").read_bytes() == b""
     assert path.with_name("pruner.db.aside-2").read_bytes() == broken
 
@@ -186,40 +167,28 @@ def test_one_instance_owns_the_state(tmp_path: Path) -> None:
 
 
 class Trial:
-    """A store, and devices that are committed to it."""
+    """A store, with a device that was sighted and has not been committed to it."""
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path, "core-1")
         self.store.open(lambda _connection: None)
         self.devices = Devices()
-
-    def see(self, name: str, observed_seconds: float) -> None:
-        """Let a device be sighted."""
-        device = self.devices.get(name)
-        device.seen_at = observed_seconds
+        device = self.devices.get("pump-7")
+        device.seen_at = 5.0
         self.devices.touch(device)
 
-    def commit(self, **meta: Any) -> None:
+    def commit(self, *verdicts: tuple[str, str | None], **meta: Any) -> None:
         """Commit what changed."""
-        self.store.commit(
-            self.devices, sorted(self.devices.changed), since=lambda device: device.seen_at, verdicts=(), meta=meta
-        )
+        names = sorted(self.devices.changed)
+        self.store.commit(self.devices, names, since=lambda _device: 4.0, verdicts=verdicts, meta=meta)
 
 
 def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None:
     """Devices, verdicts, history, timeline and single values; the next one writes nothing of it again."""
     trial = Trial(path)
-    store, devices = trial.store, trial.devices
-    trial.see("pump-7", 5.0)
-    store.record(1.0, "marked", "pump-7", {"silentSeconds": 3.0})
-    store.note(1.0, "pump-7", "marked")
-    store.commit(
-        devices,
-        ["pump-7"],
-        since=lambda _device: 4.0,
-        verdicts=[("pump-7", '{"state":"marked"}')],
-        meta={"presence": [1]},
-    )
+    trial.store.record(1.0, "marked", "pump-7", {"silentSeconds": 3.0})
+    trial.store.note(1.0, "pump-7", "marked")
+    trial.commit(("pump-7", '{"state":"marked"}'), presence=[1])
 
     with closing(read_only(path)) as connection:
         row = connection.execute("SELECT seen_at, since FROM devices").fetchone()
@@ -228,15 +197,15 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
         assert connection.execute("SELECT type, name, data FROM history").fetchall()[0]["type"] == "marked"
         assert connection.execute("SELECT state FROM timeline").fetchone()[0] == "marked"
         assert get_meta(connection, "presence") == [1]
-    assert not devices.changed
+    assert not trial.devices.changed
 
-    devices.removed.add("pump-7")
-    store.commit(devices, sorted(devices.changed), since=lambda _device: None, verdicts=[("pump-7", None)], meta={})
+    trial.devices.removed.add("pump-7")
+    trial.commit(("pump-7", None))
     with closing(read_only(path)) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("devices", "verdicts")]  # noqa: S608
         assert counts == [0, 0]
-    assert not devices.removed
-    store.close()
+    assert not trial.devices.removed
+    trial.store.close()
 
 
 def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
@@ -244,7 +213,6 @@ def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
     trial = Trial(path)
     assert trial.store.connection is not None
     trial.store.connection.execute("PRAGMA max_page_count = 1")
-    trial.see("pump-7", 5.0)
     trial.store.record(1.0, "cycle", None, {"text": "x" * 5_000})
 
     with pytest.raises(sqlite3.OperationalError, match="full") as refused:
@@ -258,24 +226,4 @@ def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
     assert trial.store.fault == ""
     assert load_devices(trial.store.connection)["pump-7"].seen_at == 5.0
     assert trial.store.connection.execute("SELECT count(*) FROM history").fetchone()[0] == 1
-    trial.store.close()
-
-
-def test_a_file_that_breaks_while_it_is_open_is_closed_and_set_aside(path: Path) -> None:
-    """The next opening begins an empty one; all that waits is written there."""
-    trial = Trial(path)
-    assert trial.store.connection is not None
-    trial.store.connection.execute("DROP TABLE meta")
-    trial.see("pump-7", 5.0)
-
-    with pytest.raises(sqlite3.OperationalError) as broken:
-        trial.commit(presence=1)
-    trial.store.failed(broken.value)
-    assert trial.store.connection is None
-    with pytest.raises(sqlite3.OperationalError):
-        trial.store.keep(presence=1)
-
-    assert "aside-1" in trial.store.open(lambda _connection: None)
-    trial.commit()
-    assert load_devices(trial.store.opened()).keys() == {"pump-7"}
     trial.store.close()

@@ -58,18 +58,6 @@ def test_intents_are_written_all_or_none(journal: Journal) -> None:
     assert journal.connection.execute("PRAGMA synchronous").fetchone()[0] == 1, "written through no longer"
 
 
-@pytest.mark.parametrize(("outcome", "used"), [("done", 2), ("notDone", 2), ("refused", 0)])
-def test_only_refused_entries_give_their_budget_back(journal: Journal, outcome: str, used: int) -> None:
-    """Journalled intents count, whatever became of them; what the cloud refused does not."""
-    intents = intend(journal, "a", "b")
-    assert journal.budget(10, 20.0).used == 2
-
-    journal.settle(intents, outcome, 2.0)
-
-    assert journal.budget(10, 20.0).used == used
-    assert journal.open_intents() == ()
-
-
 def test_the_window_is_fixed_and_its_base_is_that_of_its_beginning(journal: Journal) -> None:
     """A day of running time begins anew with the devices associated then; within it neither changes."""
     intend(journal, "a")
