@@ -275,9 +275,7 @@ class Core:
             self._tell([self.devices.by_name[name] for name in urgent], facts)
             return
         self.coverage = explain.Coverage()
-        changed = (self.devices.by_name[name] for name in self.devices.changed)
-        self._tell([device for device in changed if not device.associated], facts)
-        self._tell(self.devices.associated(), facts, self.coverage)
+        self._tell(self.devices.by_name.values(), facts, self.coverage)
         self._next_survey = at + max(SURVEY_SECONDS * scale, (self.clock.monotonic() - at) / SURVEY_SHARE)
         figures = (self.coverage.associated, self.coverage.removable)
         if at >= self._next_coverage and figures != self._coverage_said:

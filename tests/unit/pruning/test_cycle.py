@@ -114,6 +114,7 @@ def test_an_implausible_list_is_believed_after_three_cycles_in_a_row(known: Know
 
     assert core.guards() == set()
     assert core.select("SELECT count(*) FROM devices WHERE unlisted_at IS NULL") == [(1,)]
+    assert sum(core.status()["counts"].values()) == 1
 
 
 def test_a_short_list_confirms_nothing(known: KnownDevices) -> None:
