@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 
-from client_device_pruner.presence.devices import Devices
+from client_device_pruner.presence.devices import Device, Devices
 
 QUIET_SECONDS = 3.0
 """A count is believed if no connection event was heard within so long of it: EMQX samples it apart from its events."""
 THEN_SECONDS = (5.0, 600.0)
-"""How long after a device left a figure tells how many unnamed connections there were then, at least and at most."""
+"""How long after a device left a figure tells how many unnamed connections there were then, at least and at most.
+
+So does a figure from before, as old as the latter at most, while its session was known: if it comes back unheard before
+the next count, no other is without it.
+"""
 NOW_SECONDS = 600.0  # the highest figure of so long is how many there are now
 KEPT_SECONDS = 3_600.0  # without one, the latest figure is, until it is so old
 BELOW_SECONDS = 600.0  # a figure that stays below one for so long says that the end of a session was lost
@@ -35,10 +39,14 @@ class Counts:
         self._pending = None
         self._event_at = received
 
-    def left(self, name: str, received: float) -> None:
-        """A `disconnected` closed the session of that name."""
-        self._left.pop(name, None)
-        self._left[name] = received
+    def left(self, device: Device, since: float, received: float) -> None:
+        """A `disconnected` was heard of a device whose session was known since then."""
+        since = max(since, received - THEN_SECONDS[1] * self.scale)
+        before = [unnamed for counted, unnamed in self._figures if counted > since]
+        if before:
+            device.then = max(BRIDGE, min(before))
+        self._left.pop(device.name, None)
+        self._left[device.name] = received
         # Without a count nothing else forgets them.
         while received - next(iter(self._left.values())) > THEN_SECONDS[1] * self.scale:
             del self._left[next(iter(self._left))]

@@ -160,13 +160,14 @@ class Presence:
         # Not `kind` itself: it is a text of its own for each event.
         self._sight(device, "connected" if kind == "connected" else "disconnected")
         self.counts.event(received)
+        known_since = device.session_since if device.session else received
         if kind == "connected":
             if self.sessions.connected(device, session_id, received):
                 device.keepalive = event.get("keepalive") != 0
         elif self.sessions.disconnected(device, session_id, str(event.get("reason", "")), received):
             # Present until now: the sighting is stamped only when the next probe comes back.
             device.present_until = self.observed.seconds
-            self.counts.left(name, received)
+            self.counts.left(device, known_since, received)
 
     def take_list(self, answer: ClientList) -> None:
         """Take an answer of the broker's client list, if it can be believed."""

@@ -34,25 +34,40 @@ def test_a_count_beside_an_event_does_not_count(before: bool) -> None:
     assert site.facts.unnamed is None
 
 
-def test_then_is_the_lowest_figure_of_the_ten_minutes_after_it_left() -> None:
+def test_then_is_the_lowest_figure_of_the_ten_minutes_around_its_departure() -> None:
     """Each device keeps how many connections could not be named when it left; never less than the bridge's."""
     site = Site()
     for name in ("pump-7", "pump-8"):
         site.connected(name, 2)
     site.count(5)
     site.disconnected("pump-7", 2)
+    assert site.device("pump-7").then == 3, "as before, also if it is back unheard before the next count"
     site.clock.advance(10)
-    site.count(4)
+    site.count(3)
     site.count(5)
-    assert site.device("pump-7").then == 3
+    assert site.device("pump-7").then == 2
     site.clock.advance(700)
     site.count(2)
-    assert site.device("pump-7").then == 3
+    assert site.device("pump-7").then == 2
+    site.clock.advance(700)
     site.disconnected("pump-8", 2)
+    assert site.device("pump-8").then is None, "the count is too old"
     site.clock.advance(10)
     site.count(0)
-    assert site.facts.unnamed == 1, "the highest of ten minutes"
+    assert site.facts.unnamed == 0
     assert site.device("pump-8").then == 1
+
+
+def test_a_figure_from_before_its_session_was_known_is_no_then() -> None:
+    """The device itself may have been among the connections that could not be named."""
+    site = Site()
+    for known in (True, False):
+        site.count(2)
+        if known:
+            site.connected("pump-7", 2)
+            site.clock.advance(60)
+        site.disconnected("pump-7", 2 if known else 3)
+        assert site.device("pump-7").then is None
 
 
 def test_a_gap_ends_the_search_for_then_and_what_tells_of_now() -> None:
@@ -60,14 +75,16 @@ def test_a_gap_ends_the_search_for_then_and_what_tells_of_now() -> None:
     site = Site()
     for name in ("pump-7", "pump-8"):
         site.connected(name, 2)
-    site.count(3)
+    site.count(4)
     site.disconnected("pump-7", 2)
     site.presence.gap()
     assert site.facts.unnamed is None
+    site.disconnected("pump-8", 2)
+    site.presence.gap()
     site.clock.advance(10)
-    site.count(3)
-    assert site.facts.unnamed == 2
-    assert site.device("pump-7").then is None
+    site.count(1)
+    assert site.facts.unnamed == 1
+    assert [site.device(name).then for name in ("pump-7", "pump-8")] == [2, None]
     assert site.restarted().facts.unnamed is None
 
 
