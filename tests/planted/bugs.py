@@ -256,15 +256,6 @@ def _budgets() -> str:
         return f"{carried} of 10 went in a day that allows 2" if carried > 2 else ""
 
 
-def _settings() -> str:
-    """In a dry run a dead device stays."""
-    with plant("clientList") as site:
-        site.component.configure({"dryRun": True})
-        site.die()
-        site.run(20 * HOUR)
-        return "a device went in a dry run" if site.component.cloud.carried else ""
-
-
 def _lists() -> str:
     """A list of associations that was short once forgets no sighting; one of unknown clients shows nothing."""
     with plant("clientList") as site:
@@ -338,7 +329,6 @@ def _observed(site: Plant) -> float:
 
 PROPERTIES: dict[str, Callable[[], str]] = {
     "budgets": _budgets,
-    "settings": _settings,
     "lists": _lists,
     "rhythms": _rhythms,
     "sessions": _sessions,
