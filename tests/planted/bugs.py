@@ -275,16 +275,6 @@ def _lists() -> str:
         return site.problems[0] if site.problems else ""
 
 
-def _rhythms() -> str:
-    """A device that published once, and stays connected, stays associated."""
-    with plant("messages") as site:
-        site.component.cloud.associate("mute")
-        site.broker.connect("mute")
-        site.broker.publish("clients/mute/telemetry")
-        site.world.run(20 * HOUR)
-        return "a device that published once was removed" if site.component.cloud.carried else ""
-
-
 def _sessions() -> str:
     """A device that came back unheard is named by what it publishes, so that a dead one can go."""
     with plant("events") as site:
@@ -330,7 +320,6 @@ def _observed(site: Plant) -> float:
 PROPERTIES: dict[str, Callable[[], str]] = {
     "budgets": _budgets,
     "lists": _lists,
-    "rhythms": _rhythms,
     "sessions": _sessions,
     "gaps": _gaps,
 }
