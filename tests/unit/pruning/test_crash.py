@@ -147,6 +147,7 @@ def both_restored(core: CoreDevice) -> None:
     [(prune_with_lost_answers, all_gone_in_order), (return_in_flight, taken_back), (restore, both_restored)],
 )
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.timeout(1200)  # some twenty seconds on an idle machine
 def test_wherever_it_dies_the_next_start_converges(tmp_path: Path, story: Story, check: Check, thorough: bool) -> None:
     """A death at each write, call and answer harms nothing; in the long search, at each statement within each write."""
     whole = told(tmp_path / "plain", story, Fuse(every_statement=thorough), check, "without a death")
