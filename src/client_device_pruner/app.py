@@ -140,7 +140,7 @@ class App:
         """Leave everything so that the next start goes on from here."""
         self._hear(0.0)
         self._scheduler.close()
-        self._core.survey()
+        self._core.attempt(lambda: self._core.survey(now=True))
         self._core.attempt(lambda: self._core.close(self._status_document(self._clock.monotonic())))
         self._lists.close()
         self._link.close()

@@ -117,8 +117,8 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
         return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the limit."
     if seconds > LONGEST_TIMES * longest:
         return (
-            f"{said}: it has been silent for {_text(longest)} before, and the component observed nothing for over an"
-            " hour since it was last seen: only from then on it would have been heard."
+            f"{said}: it has been silent for {_text(longest)} before, and since it was last seen the core device"
+            " started, or nothing was observed for over an hour, so that it may not have been heard."
         )
     return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
 

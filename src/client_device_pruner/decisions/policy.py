@@ -11,6 +11,7 @@ from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
 LONGEST_TIMES = 2  # a device is not gone before it has been silent for so many times its longest silence
+HIDDEN_TIMES = 4  # so many, where what it published in a hole may not have been heard: three words in a row
 PATIENCE_CAP = 4  # patience is at most so many thresholds
 RHYTHM_MESSAGES = 5  # so many messages show that we would hear it, where the broker tells nothing about connections
 RHYTHM_SHARE = 0.25  # they have to span this share of its threshold
@@ -82,7 +83,7 @@ def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float 
     wanted = LONGEST_TIMES * longest
     if not facts.tells_connections:
         # What it said in a hole was not heard: only from then on it is late.
-        wanted = max(wanted, facts.hole_at - device.silent_since + longest)
+        wanted = max(wanted, min(facts.hole_at - device.silent_since + longest, HIDDEN_TIMES * longest))
     return max(threshold, min(wanted, PATIENCE_CAP * threshold))
 
 

@@ -55,6 +55,11 @@ class ObservedClock:
         if self.since_wall is None:
             self.since_wall = wall
 
+    def hole(self, at: float, hole_seconds: float) -> float:
+        """The reading at the last hole, which may last still, at monotonic seconds `at`."""
+        lasts = self.advanced_at is None or at - self.advanced_at > hole_seconds
+        return self.seconds if lasts else self.hole_at
+
     def gap(self) -> bool:
         """Something was lost here: the time around it is not observed. Returns whether a probe had come back before."""
         began, self._last, self.since_wall = self._last is not None, None, None

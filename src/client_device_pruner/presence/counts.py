@@ -11,8 +11,8 @@ QUIET_SECONDS = 3.0
 THEN_SECONDS = (5.0, 600.0)
 """How long after a device left a figure tells how many unnamed connections there were then, at least and at most.
 
-So does a figure from before, as old as the latter at most, while its session was known: if it comes back unheard before
-the next count, no other is without it.
+A figure from before, as old as the latter at most, while its session was known, may lower that: if it comes back
+unheard before the next count, no other is without it. Alone it tells nothing, since others may have left with it.
 """
 NOW_SECONDS = 600.0  # the highest figure of so long is how many there are now
 KEPT_SECONDS = 3_600.0  # without one, the latest figure is, until it is so old
@@ -31,7 +31,8 @@ class Counts:
         self._figures: deque[tuple[float, int]] = deque()
         self._event_at = float("-inf")
         self._pending: tuple[float, int] | None = None
-        self._left: dict[str, float] = {}
+        # when each device left, and the lowest figure before
+        self._left: dict[str, tuple[float, float]] = {}
 
     def event(self, received: float) -> None:
         """A connection event was heard: a count that came just before may be of another time."""
@@ -42,13 +43,11 @@ class Counts:
     def left(self, device: Device, since: float, received: float) -> None:
         """A `disconnected` was heard of a device whose session was known since then."""
         since = max(since, received - THEN_SECONDS[1] * self.scale)
-        before = [unnamed for counted, unnamed in self._figures if counted > since]
-        if before:
-            device.then = max(BRIDGE, min(before))
+        before = min((unnamed for counted, unnamed in self._figures if counted > since), default=float("inf"))
         self._left.pop(device.name, None)
-        self._left[device.name] = received
+        self._left[device.name] = received, before
         # Without a count nothing else forgets them.
-        while received - next(iter(self._left.values())) > THEN_SECONDS[1] * self.scale:
+        while received - next(iter(self._left.values()))[0] > THEN_SECONDS[1] * self.scale:
             del self._left[next(iter(self._left))]
 
     def count(self, connections: int, sessions: int, received: float) -> None:
@@ -71,12 +70,13 @@ class Counts:
         elif self.below_since is None:
             self.below_since = counted
         soonest, latest = (seconds * self.scale for seconds in THEN_SECONDS)
-        for name, left_at in list(self._left.items()):
+        for name, (left_at, before) in list(self._left.items()):
             if counted - left_at > latest:
                 del self._left[name]
             elif counted - left_at >= soonest and (device := self._devices.by_name.get(name)):
                 # Fewer than the bridge's shows that sessions are known which are none.
-                device.then = max(BRIDGE, unnamed if device.then is None else min(device.then, unnamed))
+                lowest = min(unnamed, before, unnamed if device.then is None else device.then)
+                device.then = max(BRIDGE, int(lowest))
                 self._devices.touch(device)
 
     def gap(self) -> None:

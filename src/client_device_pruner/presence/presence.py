@@ -339,7 +339,7 @@ class Presence:
             problem = "the broker's uptime is not heard, so a restart of the broker would not be noticed"
         return Facts(
             observed_seconds=self.observed.seconds,
-            hole_at=self.observed.hole_at,
+            hole_at=self.observed.hole(at, HOLE_SECONDS * self._settings.scale),
             sighted=self._pending.keys(),
             events_in_use=self._events_in_use,
             count_in_use=self._count_in_use,

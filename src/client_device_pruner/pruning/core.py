@@ -268,9 +268,9 @@ class Core:
     # The verdicts
 
     def survey(self, *, now: bool = False) -> None:
-        """Judge the devices that have to be written at once, and all if it is time, or `now`; with many more rarely."""
+        """Judge what has to be written at once, and all devices if it is time, before each full commit, or `now`."""
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
-        if at < self._next_survey and not now:
+        if at < min(self._next_survey, self._next_commit) and not now:
             urgent = [name for name, at_once in self.devices.changed.items() if at_once]
             self._tell([self.devices.by_name[name] for name in urgent], facts)
             return

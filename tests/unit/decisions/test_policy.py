@@ -122,12 +122,25 @@ def test_where_the_broker_tells_nothing_a_hole_in_observing_makes_patient() -> N
     site.days(18)
     assert not site.verdict("actuator").gone
     again = site.restarted(boot="another")
-    again.minutes(3)
     assert again.verdict("actuator").patience_seconds == pytest.approx(77 * DAY, rel=0.01)
+    again.minutes(3)
     again.days(19)
     assert not again.verdict("actuator").gone
     again.days(2)
     assert again.verdict("actuator").gone
+
+
+def test_a_device_that_speaks_often_goes_in_spite_of_holes() -> None:
+    """A core device that is switched off each night: what is silent for four times its longest silence was heard."""
+    site = _seen()
+    for _hour in range(200):
+        site.message("pump-7")
+        site.minutes(60)
+    for _night in range(31):
+        site.days(1)
+        site = site.restarted(boot=str(_night))
+        site.minutes(3)
+    assert site.verdict("pump-7").gone
 
 
 def test_where_the_broker_tells_of_connections_a_hole_makes_nobody_patient() -> None:
