@@ -85,6 +85,26 @@ def test_what_has_arrived_is_taken_before_an_orderly_end(tmp_path: Path) -> None
     assert tuple(row) == ("message", None)
 
 
+def test_no_row_contradicts_its_verdict(tmp_path: Path) -> None:
+    """Whenever a first message is written, the verdict no longer says that the device was never seen; so at an end."""
+    site = Site(tmp_path)
+    names = [f"new-{number}" for number in range(17)]
+    site.cloud.associate(*names)
+    site.living(3 * HOUR)
+    site.configure({"checkInterval": "7d"})
+    seen = "SELECT name FROM devices JOIN verdicts USING (name) WHERE seen_at IS NOT NULL"
+    for number, name in enumerate(names):
+        site.configure({"massLoss": {"minDevices": 1000 + number}})  # all is judged at once
+        site.world.run(3)
+        site.hear(f"{IN}clients/{name}/telemetry", b"21.5")
+        for _second in range(50) if number < 16 else ():
+            site.world.run(1)
+            assert not site.rows(f"{seen} AND verdict LIKE '%neverSeen%'")
+    site.stop()
+    assert len(site.rows(seen)) == 20
+    assert not site.rows(f"{seen} AND verdict LIKE '%neverSeen%'")
+
+
 def test_silence_without_observed_time_makes_nobody_gone(tmp_path: Path) -> None:
     """The bridge is broken for 10 days: no time passes, nothing is marked; status, guard and timeline say so."""
     site = Site(tmp_path).living(2 * DAY)

@@ -197,7 +197,7 @@ class Settings:
 
     def is_protected(self, name: str) -> bool:
         """Whether a device is never to be disassociated."""
-        return bool(self.protected_devices) and any(fnmatchcase(name, glob) for glob in self.protected_devices)
+        return any(fnmatchcase(name, glob) for glob in self.protected_devices)
 
     def _rule(self, name: str) -> Threshold | None:
         if not self.thresholds:

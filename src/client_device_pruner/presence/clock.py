@@ -48,8 +48,7 @@ class ObservedClock:
         if last is None or not alive or sent - last[0] > farthest or received - last[1] > farthest:
             self.since_wall = None
             return
-        if self.advanced_at is None or last[1] - self.advanced_at > hole_seconds:
-            self.hole_at = self.seconds
+        self.hole_at = self.hole(last[1], hole_seconds)
         self.seconds += received - last[1]
         self.advanced_at = received
         if self.since_wall is None:

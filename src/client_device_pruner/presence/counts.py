@@ -31,8 +31,7 @@ class Counts:
         self._figures: deque[tuple[float, int]] = deque()
         self._event_at = float("-inf")
         self._pending: tuple[float, int] | None = None
-        # when each device left, and the lowest figure before
-        self._left: dict[str, tuple[float, float]] = {}
+        self._left: dict[str, tuple[float, int | None]] = {}  # when each device left, and the lowest figure before
 
     def event(self, received: float) -> None:
         """A connection event was heard: a count that came just before may be of another time."""
@@ -43,7 +42,7 @@ class Counts:
     def left(self, device: Device, since: float, received: float) -> None:
         """A `disconnected` was heard of a device whose session was known since then."""
         since = max(since, received - THEN_SECONDS[1] * self.scale)
-        before = min((unnamed for counted, unnamed in self._figures if counted > since), default=float("inf"))
+        before = min((unnamed for counted, unnamed in self._figures if counted > since), default=None)
         self._left.pop(device.name, None)
         self._left[device.name] = received, before
         # Without a count nothing else forgets them.
@@ -75,8 +74,8 @@ class Counts:
                 del self._left[name]
             elif counted - left_at >= soonest and (device := self._devices.by_name.get(name)):
                 # Fewer than the bridge's shows that sessions are known which are none.
-                lowest = min(unnamed, before, unnamed if device.then is None else device.then)
-                device.then = max(BRIDGE, int(lowest))
+                figures = (figure for figure in (unnamed, before, device.then) if figure is not None)
+                device.then = max(BRIDGE, min(figures))
                 self._devices.touch(device)
 
     def gap(self) -> None:

@@ -24,7 +24,7 @@ from client_device_pruner.presence.sessions import Sessions, Uptime
 SYS = "$SYS/brokers/"
 SHORTEST_COUNT_SECONDS = 180.0
 """A count that is late by less says nothing of the broker, which sends one each minute, in a trial too (model 2)."""
-HOLE_SECONDS = 3_600.0  # a device that speaks rarely may have spoken unheard in a hole that is longer (model 3)
+HOLE_SECONDS = 3_600.0  # a device that speaks rarely may have spoken unheard in a hole that is longer
 MOST_PENDING = 20_000  # sightings that wait for a probe to come back
 MOST_DIGITS = 18  # larger numbers are no time and no count, and cannot be stored
 _EVENTS_OFF = "if the broker does not announce connections any more, set presence.connectionEvents to false"

@@ -225,9 +225,8 @@ class Core:
     def commit(self, *, urgent: bool = False, **meta: Any) -> None:
         """Write all that changed, the verdicts as of the last `survey`, and these single values.
 
-        Raises `sqlite3.Error` if the state file refuses.
-
-        If it is only `urgent`, sightings, and the observed clock with them, wait for their time: flash wears out.
+        Raises `sqlite3.Error` if the state file refuses. If it is only `urgent`, sightings, and the observed clock with
+        them, wait for their time: flash wears out.
         """
         at, devices, facts = self.clock.monotonic(), self.devices, self.facts()
         self._next_urgent = float("inf")
@@ -287,7 +286,7 @@ class Core:
         """Have the verdicts that changed written, and count the devices by state."""
         wall = self.clock.wall()
         for device in devices:
-            told, state = 0, ""
+            state, told = "", 0
             if device.associated:
                 verdict = judge(device, self.settings, facts)
                 state, hint = verdict.state, self.presence.replays.hint(device.name)

@@ -42,6 +42,20 @@ def test_a_connected_device() -> None:
     assert "connected without keepalive" in _text(site)
 
 
+def test_a_hole_that_makes_patient_is_told() -> None:
+    """Why it takes longer than twice its longest silence, where the broker tells nothing about connections."""
+    site = Site()
+    site.associate("pump-7")
+    for _word in range(2):
+        site.message("pump-7")
+        site.minutes(1)
+        site.days(20)
+    assert "before, and twice that is more than offlineThreshold" in _text(site)
+    site.days(5)
+    site = site.restarted(boot="another")
+    assert "since it was last seen the core device started" in _text(site)
+
+
 def test_a_list_counts_against_the_events() -> None:
     """One that names the bridge: what is on it is present, whatever was announced."""
     site = _left()

@@ -136,9 +136,9 @@ def test_a_device_that_speaks_often_goes_in_spite_of_holes() -> None:
     for _hour in range(200):
         site.message("pump-7")
         site.minutes(60)
-    for _night in range(31):
+    for night in range(31):
         site.days(1)
-        site = site.restarted(boot=str(_night))
+        site = site.restarted(boot=str(night))
         site.minutes(3)
     assert site.verdict("pump-7").gone
 
