@@ -37,7 +37,7 @@ _WHY_MISSING = {
     Missing.NONE: "",
     Missing.NO_LIST: "no client list has come from the broker yet",
     Missing.UNNAMED: "the broker has more connections that cannot be named than when the device left",
-    Missing.FEW_MESSAGES: "the broker announces no connections, and too few messages of the device were heard",
+    Missing.BRIEF_MESSAGES: "the broker announces no connections, and the device's messages came in too short a time",
     Missing.NEVER_HEARD: "the broker announces no connections, and the device was never heard",
 }
 
@@ -55,9 +55,8 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") 
     else:
         counted = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
         figures = (facts.unnamed, unnamed_then(device)) if counted else None
-        # The count of messages matters only until there are enough.
-        heard = (device.seen_by, was_sighted(device, facts), min(device.messages, RHYTHM_MESSAGES))
-        seen = (heard, why_missing(verdict.missing, facts), figures)
+        few = device.messages < RHYTHM_MESSAGES
+        seen = (device.seen_by, was_sighted(device, facts), few, why_missing(verdict.missing, facts), figures)
     # 30 bits fit Python's smallest number; one is kept for each device.
     return hash((said, seen, device.marked_at, hint)) & 0x3FFF_FFFF
 
@@ -111,6 +110,9 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
     longest = device.longest(facts.observed_seconds)
     name = settings.threshold_name(device.name)
     said = f"It is gone once it has been silent for {_text(seconds)}"
+    if not facts.tells_connections and device.messages < RHYTHM_MESSAGES:
+        why = f"the broker announces no connections, and fewer than {RHYTHM_MESSAGES} messages of it were heard"
+        return f"{said}, {PATIENCE_CAP} times {name}: {why}."
     if seconds == threshold:
         return f"{said} ({name})."
     if seconds == PATIENCE_CAP * threshold:
@@ -141,9 +143,9 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
             f"the broker has {_connections(facts.unnamed)} that cannot be named, where it had {then} when the device"
             " left. One of them may be this device. The broker's client list would show it: see presence.clientList.url"
         )
-    elif verdict.missing is Missing.FEW_MESSAGES:
+    elif verdict.missing is Missing.BRIEF_MESSAGES:
         span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
-        why += f" ({device.messages}, where {RHYTHM_MESSAGES} over {span} are needed)"
+        why += f" (from the first to the last it has to be {span} at least)"
     return f"Nothing shows that it is gone: {why}."
 
 

@@ -13,8 +13,12 @@ from client_device_pruner.presence.facts import Facts
 LONGEST_TIMES = 2  # a device is not gone before it has been silent for so many times its longest silence
 HIDDEN_TIMES = 4  # so many, where what it published in a hole may not have been heard: three words in a row
 PATIENCE_CAP = 4  # patience is at most so many thresholds
-RHYTHM_MESSAGES = 5  # so many messages show that we would hear it, where the broker tells nothing about connections
-RHYTHM_SHARE = 0.25  # they have to span this share of its threshold
+RHYTHM_SHARE = 0.25
+"""Messages over this share of its threshold show that we would hear it, where the broker tells of no connections.
+
+These are two at least; all that is published while a device is set up is too short.
+"""
+RHYTHM_MESSAGES = 5  # there, with fewer messages the longest silence says little: patience is the longest there is
 
 
 class State(str, Enum):
@@ -43,7 +47,7 @@ class Missing(str, Enum):
     NO_LIST = "noList"
     COUNT_PROBLEM = "countProblem"
     UNNAMED = "unnamed"
-    FEW_MESSAGES = "fewMessages"
+    BRIEF_MESSAGES = "briefMessages"
     NEVER_HEARD = "neverHeard"
 
 
@@ -82,6 +86,8 @@ def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float 
     longest = device.longest(facts.observed_seconds)
     wanted = LONGEST_TIMES * longest
     if not facts.tells_connections:
+        if device.messages < RHYTHM_MESSAGES:
+            return PATIENCE_CAP * threshold
         # What it said in a hole was not heard: only from then on it is late.
         wanted = max(wanted, min(facts.hole_at - device.silent_since + longest, HIDDEN_TIMES * longest))
     return max(threshold, min(wanted, PATIENCE_CAP * threshold))
@@ -99,9 +105,9 @@ def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evi
         return Evidence.CONNECTION_COUNT, Missing.NONE
     if not was_sighted(device, facts):
         return None, Missing.NEVER_HEARD
-    span = device.last_message - device.first_message
-    enough = device.messages >= RHYTHM_MESSAGES and span >= RHYTHM_SHARE * settings.threshold_seconds(device.name)
-    return (Evidence.RHYTHM, Missing.NONE) if enough else (None, Missing.FEW_MESSAGES)
+    span = device.last_message - device.first_message if device.messages else 0.0
+    long_enough = span >= RHYTHM_SHARE * settings.threshold_seconds(device.name)
+    return (Evidence.RHYTHM, Missing.NONE) if long_enough else (None, Missing.BRIEF_MESSAGES)
 
 
 def unnamed_then(device: Device) -> int:

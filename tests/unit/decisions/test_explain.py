@@ -42,14 +42,18 @@ def test_a_connected_device() -> None:
     assert "connected without keepalive" in _text(site)
 
 
-def test_a_hole_that_makes_patient_is_told() -> None:
-    """Why it takes longer than twice its longest silence, where the broker tells nothing about connections."""
+def test_what_makes_patient_where_the_broker_announces_nothing_is_told() -> None:
+    """Too few messages, or a hole: why it takes longer than twice its longest silence."""
     site = Site()
     site.associate("pump-7")
-    for _word in range(2):
+    for word in range(5):
         site.message("pump-7")
         site.minutes(1)
+        if word == 0:
+            assert "in too short a time (from the first to the last it has to be 7d12h at least)" in _text(site)
         site.days(20)
+        if word == 1:
+            assert "for 120d, 4 times offlineThreshold: the broker announces no connections, and fewer" in _text(site)
     assert "before, and twice that is more than offlineThreshold" in _text(site)
     site.days(5)
     site = site.restarted(boot="another")

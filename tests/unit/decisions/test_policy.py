@@ -85,12 +85,13 @@ def test_events_without_a_count_are_no_evidence() -> None:
     assert site.verdict("pump-7").missing is Missing.COUNT_PROBLEM
 
 
-def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
-    """Where the broker tells nothing, a device that we used to hear is gone when it falls silent."""
+def test_rhythm_needs_messages_over_a_quarter_of_the_threshold() -> None:
+    """Where the broker tells nothing, a device that we used to hear is gone when it falls silent; few take long."""
     site = Site()
-    site.associate("few", "short", "regular")
+    site.associate("once", "brief", "few", "regular")
+    site.message("once")
     for _minute in range(60):
-        site.message("short")
+        site.message("brief")
         site.minutes(1)
     for day in range(5):
         for name in ("few", "regular") if day != 2 else ("regular",):  # four in the same time as five
@@ -98,9 +99,14 @@ def test_rhythm_needs_five_messages_over_a_quarter_of_the_threshold() -> None:
         site.minutes(1)
         site.days(2)
     site.days(31)
-    assert [site.verdict(name).missing for name in ("few", "short")] == [Missing.FEW_MESSAGES] * 2
     assert site.verdict("regular").evidence is Evidence.RHYTHM
-    assert site.verdict("regular").gone
+    assert [site.verdict(name).gone for name in ("regular", "few")] == [True, False]
+    site.days(4 * 30 - 31 - 3)
+    assert not site.verdict("few").gone
+    site.days(2)
+    assert site.verdict("few").evidence is Evidence.RHYTHM
+    assert site.verdict("few").gone
+    assert [site.verdict(name).missing for name in ("once", "brief")] == [Missing.BRIEF_MESSAGES] * 2
 
 
 def test_where_the_broker_tells_nothing_a_hole_in_observing_makes_patient() -> None:
