@@ -47,7 +47,7 @@ def _decide(*, gone: bool) -> float:
         )
         core.adopt(parse({"offlineThreshold": "1d"}))
         page = tuple((f"device-{number:06}", float(number)) for number in range(MOST))
-        core.presence.reconcile(page)
+        core.presence.reconcile(dict(page))
         for name, number in page:
             payload = json.dumps({"clientid": name, "connected_at": int(number)}).encode()
             core.presence.take(f"{_SYS}/clients/{name}/connected", payload, clock.now)

@@ -78,7 +78,7 @@ class Site:
 
     def associate(self, *names: str, timestamp: float = 1.0) -> tuple[str, ...]:
         """A list of associations arrives; returns the names whose mark it took off."""
-        return self.presence.reconcile([(name, timestamp) for name in names])
+        return self.presence.reconcile(dict.fromkeys(names, timestamp))
 
     # Time
 

@@ -14,7 +14,7 @@ from client_device_pruner.cli.commands import carry_out, parser
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database, set_meta, transaction
 from client_device_pruner.store.devices import save_devices, save_verdicts
-from client_device_pruner.store.history import TimelineRow, add_timeline, record
+from client_device_pruner.store.history import CHANGE, Happening, add_history, add_timeline
 from client_device_pruner.store.journal import Journal
 
 DAY = 86_400.0
@@ -106,12 +106,12 @@ class WrittenState:
     def happened(self, wall: float, kind: str, name: str | None = None, **data: Any) -> None:
         """Keep an event."""
         with closing(self.connect()) as connection, transaction(connection) as write:
-            record(write, wall, kind, name, data)
+            add_history(write, [Happening(wall, kind, name, data)])
 
-    def changed(self, *rows: TimelineRow) -> None:
-        """Keep changes of state."""
+    def changed(self, *rows: tuple[float, str | None, str]) -> None:
+        """Keep changes of state: when, of which device (None: the component), and what it became."""
         with closing(self.connect()) as connection, transaction(connection) as write:
-            add_timeline(write, rows)
+            add_timeline(write, [Happening(wall, state, name, CHANGE) for wall, name, state in rows])
 
     def disassociate(self, cycle_id: str, *names: str, outcome: str = "done") -> None:
         """Journal disassociations; `open` leaves them without an outcome."""

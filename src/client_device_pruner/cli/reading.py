@@ -15,7 +15,7 @@ from typing import Any
 
 from client_device_pruner.cli.render import about
 from client_device_pruner.store.database import SCHEMA_VERSION, get_meta, read_only
-from client_device_pruner.store.history import Happening, TimelineRow, read_history, read_timeline
+from client_device_pruner.store.history import Happening, read_history, read_timeline
 from client_device_pruner.store.journal import Intent, Journal
 
 DATABASE = "pruner.db"  # the state file in the work directory
@@ -106,7 +106,7 @@ def read_happenings(work_dir: Path, name: str | None = None) -> tuple[Happening,
         return tuple(sorted(found, key=lambda happening: happening.wall))
 
 
-def read_record(work_dir: Path) -> tuple[list[Happening], list[TimelineRow]]:
+def read_record(work_dir: Path) -> tuple[list[Happening], list[Happening]]:
     """Read all events, and all changes of state, each in the order in which they were."""
     with _reading(work_dir) as connection:
         return read_history(connection), read_timeline(connection)

@@ -18,7 +18,7 @@ from typing import Any
 from client_device_pruner.cli.reading import Snapshot, Thing
 from client_device_pruner.cli.render import about, evidence_of, until_due, utc
 from client_device_pruner.decisions.policy import State
-from client_device_pruner.store.history import Happening, TimelineRow
+from client_device_pruner.store.history import CHANGE, Happening
 
 LONGEST_SECONDS = 400 * 86_400.0
 """What is older is not drawn: a wall clock that was once years off is not to stretch the page."""
@@ -44,13 +44,12 @@ def page(data: Mapping[str, Any]) -> str:
     return re.sub(r"\{\{(policy|core|data)\}\}", lambda slot: filled[slot[1]], template)
 
 
-def compose(found: Snapshot, events: Sequence[Happening], changes: Sequence[TimelineRow]) -> dict[str, Any]:
+def compose(found: Snapshot, events: Sequence[Happening], changes: Sequence[Happening]) -> dict[str, Any]:
     """What the page shows, ready for JSON; times are seconds since `start`, which is in epoch seconds.
 
     Events and changes of state come in the order in which they were.
     """
-    changed = [Happening(wall, state, name, {"change": True}) for wall, name, state in changes]
-    happenings = _in_order(found.written, events) + _in_order(found.written, changed)
+    happenings = _in_order(found.written, events) + _in_order(found.written, changes)
     happenings.sort(key=lambda happening: happening.wall)
     start = min([found.written - 1.0, *(h.wall for h in happenings if h.wall >= found.written - LONGEST_SECONDS)])
     end = found.written - start
@@ -140,7 +139,7 @@ class _Lanes(dict[tuple[str, str], _Lane]):
         elif kind in {"cycle", "configuration"}:
             lines = [(key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in data.items()]
             own.decisions.append((at, kind, lines))
-        elif name is not None and "change" in data and kind in _STATES:
+        elif name is not None and data == CHANGE and kind in _STATES:
             self.of("device", name).become(at, kind)
         elif name is not None and kind in _DECISIONS:
             self.of("device", name).decisions.append((at, kind, evidence_of(kind, data)))

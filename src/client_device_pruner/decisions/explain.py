@@ -7,6 +7,7 @@ them in with the current figures.
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from client_device_pruner.config.schema import format_duration
@@ -57,8 +58,13 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") 
         figures = (facts.unnamed, unnamed_then(device)) if counted else None
         few = device.messages < RHYTHM_MESSAGES
         seen = (device.seen_by, was_sighted(device, facts), few, why_missing(verdict.missing, facts), figures)
-    # 30 bits fit Python's smallest number; one is kept for each device.
-    return hash((said, seen, device.marked_at, hint)) & 0x3FFF_FFFF
+    return _number(said, seen, device.marked_at, hint)
+
+
+@lru_cache(maxsize=16)
+def _number(*read: object) -> int:
+    # 30 bits fit Python's smallest number. One is kept for each device; those that read alike share it.
+    return hash(read) & 0x3FFF_FFFF
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 HALF_YEAR_SECONDS = 182.5 * 86_400.0  # a window of the longest silence, in observed time (DESIGN, model 3)
 KEPT_SECONDS = 90 * 86_400.0  # how long a name that left the list keeps its row, in observed time (DESIGN, model 10)
 MOST_UNLISTED = 10_000  # names that are not associated, kept at most (DESIGN, model 1)
+AT_ONCE, VERDICT = 1, 2  # why a row does not wait: session, mark or association changed; its verdict is written with it
 
 
 @dataclass(slots=True)
@@ -71,8 +72,7 @@ class Devices:
 
     def __init__(self, by_name: dict[str, Device] | None = None) -> None:
         self.by_name = by_name or {}  # every name that is kept, associated or not
-        # names whose row has to be written → whether at once, since session, mark or association changed
-        self.changed: dict[str, bool] = {}
+        self.changed: dict[str, int] = {}  # names whose row has to be written → why it does not wait: 0, or flags
         self.urgent = False  # whether any has to be written at once
         self.removed: set[str] = set()  # names whose row has to go
         self.dropped_session = False  # whether a name with a session had to be dropped, so that sessions are incomplete
@@ -98,9 +98,9 @@ class Devices:
             self.removed.discard(name)
         return device
 
-    def touch(self, device: Device, *, urgent: bool = False) -> None:
-        """Have its row written; at once if a session, a mark or an association changed."""
-        self.changed[device.name] = urgent or self.changed.get(device.name, False)
+    def touch(self, device: Device, *, urgent: bool = False, verdict: bool = False) -> None:
+        """Have its row written; at once if a session, a mark or an association changed, or its `verdict` did."""
+        self.changed[device.name] = self.changed.get(device.name, 0) | AT_ONCE * urgent | VERDICT * verdict
         self.urgent = self.urgent or urgent
 
     def written(self, names: Iterable[str]) -> None:
@@ -112,13 +112,13 @@ class Devices:
             self.changed.clear()  # gives its memory back
         self.removed.clear()
 
-    def reconcile(self, listed: Iterable[tuple[str, float | None]], observed_seconds: float) -> tuple[str, ...]:
-        """Take a list of associations over: thing names with their associationTimestamp.
+    def reconcile(self, listed: Mapping[str, float | None], observed_seconds: float) -> tuple[str, ...]:
+        """Take a list of associations over: thing names with their associationTimestamps.
 
         Returns the names whose mark was taken off, since their association ended, or a new one began.
         """
-        unmarked, names = [], dict(listed)
-        for name, timestamp in names.items():
+        unmarked = []
+        for name, timestamp in listed.items():
             device = self.get(name)
             same = self._is_same(device, timestamp)
             if same and device.associated and device.association_timestamp == timestamp:
@@ -133,7 +133,7 @@ class Devices:
             self.touch(device, urgent=True)
         for device in list(self.by_name.values()):
             left_at = device.unlisted_at
-            if device.associated and device.name not in names:
+            if device.associated and device.name not in listed:
                 if device.marked_at is not None:
                     unmarked.append(device.name)
                 device.unlisted_at, device.marked_at = observed_seconds, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
@@ -275,7 +275,7 @@ class Presence:
         if self.observed.gap():
             self.sessions.gap(self.observed.seconds, listed=self._listed_once)
 
-    def reconcile(self, listed: Iterable[tuple[str, float | None]]) -> tuple[str, ...]:
+    def reconcile(self, listed: Mapping[str, float | None]) -> tuple[str, ...]:
         """Take a list of associations over; returns the names whose mark was taken off."""
         self._listed_once = True
         return self.devices.reconcile(listed, self.observed.seconds)

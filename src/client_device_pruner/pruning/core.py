@@ -16,7 +16,7 @@ from client_device_pruner.decisions import explain
 from client_device_pruner.decisions.guards import Guards, database_hold, instance_hold
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
-from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.devices import AT_ONCE, VERDICT, Device, Devices
 from client_device_pruner.presence.facts import Facts
 from client_device_pruner.presence.presence import Presence
 from client_device_pruner.reports.events import LOGGER, cloud_event, log_event
@@ -66,7 +66,6 @@ class Core:
         self._started = clock.monotonic()
         self._ran_before = 0.0
         self._loaded = False
-        self._untold: set[str] = set()
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
         self._next_open = self._started
@@ -234,7 +233,7 @@ class Core:
         presence = self.presence.document()
         if urgent and at < self._next_commit:
             presence["observedSeconds"] = self._written_seconds
-            names = sorted(name for name, at_once in devices.changed.items() if at_once)
+            names = sorted(name for name, flags in devices.changed.items() if flags)
         else:
             # Between two probes nothing is dated, so there is nothing to write.
             every = max(COMMIT_SECONDS * self.settings.scale, self.settings.presence.probe_interval_seconds)
@@ -246,11 +245,10 @@ class Core:
             devices,
             names,
             since=lambda device: None if facts.is_present(device) else device.silent_since,
-            verdicts=((name, self._document(name, facts)) for name in sorted(self._untold)),
+            verdicts=((name, self._document(name, facts)) for name in names if devices.changed[name] & VERDICT),
             meta={**meta, "presence": presence, "running": self.running_seconds()},
         )
         self._written_seconds = presence["observedSeconds"]
-        self._untold.clear()
         self.guards.release("database")
 
     def close(self, status: dict[str, Any]) -> None:
@@ -270,7 +268,7 @@ class Core:
         """Judge what has to be written at once, and all devices if it is time, before each full commit, or `now`."""
         at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
         if at < min(self._next_survey, self._next_commit) and not now:
-            urgent = [name for name, at_once in self.devices.changed.items() if at_once]
+            urgent = [name for name, flags in self.devices.changed.items() if flags & AT_ONCE]
             self._tell([self.devices.by_name[name] for name in urgent], facts)
             return
         self.coverage = explain.Coverage()
@@ -295,7 +293,7 @@ class Core:
                     coverage.add(verdict, facts)
             if told != device.told:
                 device.told = told
-                self._untold.add(device.name)
+                self.devices.touch(device, verdict=True)
             if state != device.state:
                 self.counts[device.state] -= 1
                 self.counts[state] += 1
@@ -305,8 +303,8 @@ class Core:
 
     def _document(self, name: str, facts: Facts) -> str | None:
         """The verdict to be stored; made as it is written, since those of 100,000 devices would take 50 MB."""
-        device = self.devices.by_name.get(name)
-        if device is None or not device.associated:
+        device = self.devices.by_name[name]
+        if not device.associated:
             return None
         verdict = judge(device, self.settings, facts)
         document = explain.document(verdict, device, self.settings, facts, self.presence.replays.hint(name))

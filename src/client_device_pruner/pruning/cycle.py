@@ -158,7 +158,7 @@ class Cycle:
             self.disassociated += 1
             core.event("disassociated", intent.name, **intent.evidence, cycleId=intent.cycle_id)
         ours = {intent.name for intent in intents}
-        for name in core.presence.reconcile(listed.items()):
+        for name in core.presence.reconcile(listed):
             if name not in ours:
                 core.event("unmarked", name, reason="its association ended, or a new one began")
 
@@ -167,7 +167,7 @@ class Cycle:
     def _judge(self) -> list[Verdict]:
         """Judge all devices, and return those that are due; marks are set and taken off, and said so."""
         core, due, facts = self._core, [], self._core.facts()
-        for device in list(core.devices.associated()):
+        for device in core.devices.associated():
             verdict = judge(device, core.settings, facts)
             if verdict.gone and device.marked_at is None:
                 core.mark(device, verdict)

@@ -14,7 +14,15 @@ from typing import Any
 
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.store.devices import DEVICE_COLUMNS, save_devices, save_verdicts
-from client_device_pruner.store.history import MAX_HISTORY, MAX_TIMELINE, TimelineRow, add_timeline, prune, record
+from client_device_pruner.store.history import (
+    CHANGE,
+    MAX_HISTORY,
+    MAX_TIMELINE,
+    Happening,
+    add_history,
+    add_timeline,
+    prune,
+)
 
 SCHEMA_VERSION = 2
 _SCHEMA = f"""
@@ -114,8 +122,8 @@ def _prepare(connection: sqlite3.Connection, core_device: str) -> None:
         raise NewerSchema(f"a newer version wrote it: schema {version}, this version knows {SCHEMA_VERSION}")
     # Most commits change a few small rows, and each change writes a page to the flash.
     connection.execute("PRAGMA page_size = 1024")
-    # A row is read once, at the start: what SQLite keeps of the file (2 MB by default) is of little use.
-    connection.execute("PRAGMA cache_size = -64")
+    # Rows are read once, at the start, and written in their order: SQLite needs to keep little (2 MB by default).
+    connection.execute("PRAGMA cache_size = -16")
     # Where the file system has no shared memory, SQLite stays with its roll-back journal.
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -174,8 +182,8 @@ class Store:
         self.core_device = core_device
         self.connection: sqlite3.Connection | None = None  # while the file is open
         self.fault = ""  # why it could not be opened or written last, in words
-        self._history: list[tuple[float, str, str | None, dict[str, Any]]] = []
-        self._timeline: list[TimelineRow] = []
+        self._history: list[Happening] = []
+        self._timeline: list[Happening] = []
 
     def open(self, read: Callable[[sqlite3.Connection], object]) -> str:
         """Open the file, and have `read` take what it holds: as `open_database`; returns what was set aside and why."""
@@ -217,12 +225,12 @@ class Store:
 
     def record(self, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
         """Keep an event in the history, with the next commit."""
-        self._history.append((wall, kind, name, data))
+        self._history.append(Happening(wall, kind, name, data))
         del self._history[:-MAX_HISTORY]
 
     def note(self, wall: float, name: str | None, state: str) -> None:
         """Keep for the timelines, with the next commit, that a device (None: the component) changed its state."""
-        self._timeline.append((wall, name, state))
+        self._timeline.append(Happening(wall, state, name, CHANGE))
         del self._timeline[:-MAX_TIMELINE]
 
     def commit(
@@ -239,10 +247,9 @@ class Store:
         `since` and `verdicts` are as of `save_devices` and `save_verdicts`.
         """
         with transaction(self.opened()) as write:
-            save_devices(write, [devices.by_name[name] for name in names], devices.removed, since)
+            save_devices(write, map(devices.by_name.__getitem__, names), devices.removed, since)
             save_verdicts(write, verdicts)
-            for row in self._history:
-                record(write, *row)
+            add_history(write, self._history)
             add_timeline(write, self._timeline)
             if self._history or self._timeline:
                 prune(write)

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 MAX_HISTORY = 20_000  # events kept at most, some 6 MB
 MAX_TIMELINE = 50_000  # changes of state kept at most, some 3 MB
 
-TimelineRow = tuple[float, str | None, str]
-"""Wall clock in epoch seconds; the device, or None for the component itself; what its state became."""
-
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One line of the history: when (epoch seconds), what (an event's type), to what (None: no device), its data."""
+    """An event or a change of state."""
 
-    wall: float
-    kind: str
-    name: str | None
-    data: dict[str, Any]
-
-
-def record(write: sqlite3.Connection, wall: float, kind: str, name: str | None, data: dict[str, Any]) -> None:
-    """Keep one event: its type without the prefix, the device that it is about, and its data."""
-    write.execute("INSERT INTO history VALUES (NULL, ?, ?, ?, ?)", (wall, kind, name, json.dumps(data)))
+    wall: float  # when, in epoch seconds
+    kind: str  # an event's type without the prefix, or what the state became
+    name: str | None  # the device; None: an event about none, or the component's own state
+    data: dict[str, Any]  # an event's, or `CHANGE`
 
 
-def add_timeline(write: sqlite3.Connection, rows: Sequence[TimelineRow]) -> None:
+CHANGE = {"change": True}  # what a change of state has in place of data
+
+
+def add_history(write: sqlite3.Connection, events: Iterable[Happening]) -> None:
+    """Keep events, in their order."""
+    rows = ((one.wall, one.kind, one.name, json.dumps(one.data)) for one in events)
+    write.executemany("INSERT INTO history VALUES (NULL, ?, ?, ?, ?)", rows)
+
+
+def add_timeline(write: sqlite3.Connection, changes: Iterable[Happening]) -> None:
     """Keep changes of state, in their order."""
+    rows = ((one.wall, one.name, one.kind) for one in changes)
     write.executemany("INSERT INTO timeline (wall, name, state) VALUES (?, ?, ?)", rows)
 
 
@@ -48,6 +50,7 @@ def read_history(connection: sqlite3.Connection, thing: str | None = None) -> li
     return [Happening(row["wall"], row["type"], row["name"], json.loads(row["data"])) for row in rows]
 
 
-def read_timeline(connection: sqlite3.Connection) -> list[TimelineRow]:
+def read_timeline(connection: sqlite3.Connection) -> list[Happening]:
     """All changes of state, oldest first."""
-    return [tuple(row) for row in connection.execute("SELECT wall, name, state FROM timeline ORDER BY id")]
+    rows = connection.execute("SELECT wall, state, name FROM timeline ORDER BY id")
+    return [Happening(row["wall"], row["state"], row["name"], CHANGE) for row in rows]

@@ -9,6 +9,7 @@ import pytest
 
 from client_device_pruner.store import history
 from client_device_pruner.store.database import open_database
+from client_device_pruner.store.history import CHANGE, Happening
 
 
 def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,12 +18,14 @@ def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(history, "MAX_TIMELINE", 2)
     with closing(open_database(tmp_path / "pruner.db", "core-1")[0]) as connection:
         for wall in (50.0, 40.0, 10.0, 30.0):
-            history.record(connection, wall, "marked", f"pump-{wall:g}", {"silentSeconds": wall})
-            history.add_timeline(connection, [(wall, None, "observing")])
+            history.add_history(connection, [Happening(wall, "marked", f"pump-{wall:g}", {"silentSeconds": wall})])
+            history.add_timeline(connection, [Happening(wall, "observing", None, CHANGE)])
         history.prune(connection)
 
         assert [row.wall for row in history.read_history(connection)] == [40.0, 10.0, 30.0]
         assert history.read_history(connection, "pump-10") == [
-            history.Happening(10.0, "marked", "pump-10", {"silentSeconds": 10.0})
+            Happening(10.0, "marked", "pump-10", {"silentSeconds": 10.0})
         ]
-        assert history.read_timeline(connection) == [(10.0, None, "observing"), (30.0, None, "observing")]
+        assert history.read_timeline(connection) == [
+            Happening(wall, "observing", None, CHANGE) for wall in (10.0, 30.0)
+        ]
