@@ -52,7 +52,7 @@ async def test_with_messages_alone(make_trial: MakeTrial) -> None:
     await trial.cycles(2)
     assert trial.associated == {"speaks", "rare"}
     assert not trial.of_type("marked", "rare")
-    assert "messages came in too short a time" in await trial.explain("rare")
+    assert "the device was heard for too short a time" in await trial.explain("rare")
 
 
 async def test_with_both(trial: Trial) -> None:

@@ -38,7 +38,7 @@ _WHY_MISSING = {
     Missing.NONE: "",
     Missing.NO_LIST: "no client list has come from the broker yet",
     Missing.UNNAMED: "the broker has more connections that cannot be named than when the device left",
-    Missing.BRIEF_MESSAGES: "the broker announces no connections, and the device's messages came in too short a time",
+    Missing.BRIEF_MESSAGES: "the broker announces no connections, and the device was heard for too short a time",
     Missing.NEVER_HEARD: "the broker announces no connections, and the device was never heard",
 }
 
@@ -58,7 +58,10 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") 
         figures = (facts.unnamed, unnamed_then(device)) if counted else None
         few = device.messages < RHYTHM_MESSAGES
         seen = (device.seen_by, was_sighted(device, facts), few, why_missing(verdict.missing, facts), figures)
-    return _number(said, seen, device.marked_at, hint)
+    longest = device.longest(facts.observed_seconds)
+    # Below the limit it shows in the patience.
+    limited = (verdict.patience_seconds or longest) < LONGEST_TIMES * longest and longest
+    return _number(said, seen, limited, device.marked_at, hint)
 
 
 @lru_cache(maxsize=16)
@@ -117,7 +120,7 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
     name = settings.threshold_name(device.name)
     said = f"It is gone once it has been silent for {_text(seconds)}"
     if not facts.tells_connections and device.messages < RHYTHM_MESSAGES:
-        why = f"the broker announces no connections, and fewer than {RHYTHM_MESSAGES} messages of it were heard"
+        why = f"the broker announces no connections, and fewer than {RHYTHM_MESSAGES} messages of it were counted"
         return f"{said}, {PATIENCE_CAP} times {name}: {why}."
     if seconds == threshold:
         return f"{said} ({name})."
@@ -142,7 +145,8 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
                 " left: none of them can be this device."
             )
         case Evidence.RHYTHM:
-            return "It published regularly, and the component would hear it, so its silence is evidence."
+            span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
+            return f"It published over {span} or more, so the component would hear it: its silence is evidence."
     why = why_missing(verdict.missing, facts)
     if verdict.missing is Missing.UNNAMED:
         why = (
@@ -151,7 +155,7 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
         )
     elif verdict.missing is Missing.BRIEF_MESSAGES:
         span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
-        why += f" (from the first to the last it has to be {span} at least)"
+        why += f" (from its first message to its last it has to be {span} at least)"
     return f"Nothing shows that it is gone: {why}."
 
 

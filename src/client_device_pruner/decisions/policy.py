@@ -16,7 +16,7 @@ PATIENCE_CAP = 4  # patience is at most so many thresholds
 RHYTHM_SHARE = 0.25
 """Messages over this share of its threshold show that we would hear it, where the broker tells of no connections.
 
-These are two at least; all that is published while a device is set up is too short.
+These are two at least; with the default threshold, the days in which a device is set up are too short.
 """
 RHYTHM_MESSAGES = 5  # there, with fewer messages the longest silence says little: patience is the longest there is
 

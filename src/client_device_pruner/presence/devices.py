@@ -99,7 +99,7 @@ class Devices:
         return device
 
     def touch(self, device: Device, *, urgent: bool = False, verdict: bool = False) -> None:
-        """Have its row written; at once if a session, a mark or an association changed, or its `verdict` did."""
+        """Have its row written; at once if a session, a mark or an association changed; a new `verdict` with it."""
         self.changed[device.name] = self.changed.get(device.name, 0) | AT_ONCE * urgent | VERDICT * verdict
         self.urgent = self.urgent or urgent
 

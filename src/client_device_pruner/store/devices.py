@@ -49,11 +49,13 @@ def save_devices(
     removed: Iterable[str],
     since: Callable[[Device], float | None],
 ) -> None:
-    """Write these devices, and delete the removed names.
+    """Write these devices, and delete the removed names, with their verdicts.
 
     `since` gives the observed seconds at which a device's silence began (None: present), for readers of the file.
     """
-    write.executemany("DELETE FROM devices WHERE name = ?", [(name,) for name in removed])
+    names = [(name,) for name in removed]
+    write.executemany("DELETE FROM devices WHERE name = ?", names)
+    write.executemany("DELETE FROM verdicts WHERE name = ?", names)
     places = ", ".join("?" * (len(_FIELDS) + 2))
     write.executemany(
         f"INSERT OR REPLACE INTO devices VALUES ({places})",  # noqa: S608 - only place holders

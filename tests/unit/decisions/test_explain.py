@@ -50,10 +50,11 @@ def test_what_makes_patient_where_the_broker_announces_nothing_is_told() -> None
         site.message("pump-7")
         site.minutes(1)
         if word == 0:
-            assert "in too short a time (from the first to the last it has to be 7d12h at least)" in _text(site)
+            assert "too short a time (from its first message to its last it has to be 7d12h at least)" in _text(site)
         site.days(20)
         if word == 1:
             assert "for 120d, 4 times offlineThreshold: the broker announces no connections, and fewer" in _text(site)
+            assert "It published over 7d12h or more, so the component would hear it" in _text(site)
     assert "before, and twice that is more than offlineThreshold" in _text(site)
     site.days(5)
     site = site.restarted(boot="another")
@@ -133,6 +134,11 @@ def test_the_fingerprint_changes_with_the_sentences() -> None:
     site.counts = 4
     site.minutes(12)
     assert fingerprint() != before
+    limited = []
+    for days in (200, 300):
+        site.device("pump-7").longest_silence = days * DAY
+        limited.append(fingerprint())
+    assert len({before, *limited}) == 3
 
 
 def test_coverage_tells_what_could_not_be_removed_and_why() -> None:
