@@ -142,18 +142,6 @@ def test_a_lost_count_stops_the_clock() -> None:
     assert again.presence.observed.seconds - before <= 180
 
 
-def test_messages_are_counted_anew_when_the_mapping_changes() -> None:
-    """What we heard before says nothing of what we would hear now."""
-    site = Site()
-    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/telemetry"], frozenset())
-    site.message("pump-7")
-    site.probe()
-    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/telemetry"], frozenset())
-    assert site.device("pump-7").messages == 1
-    site.presence.use_bridge("mqtt-bridge-*", ["clients/+/status"], frozenset())
-    assert site.device("pump-7").messages == 0
-
-
 def test_a_list_is_believed_if_it_names_the_bridge_or_a_known_session() -> None:
     """Another broker's list, or an incomplete one, says nothing; the session was open before the call began."""
     site = Site()
