@@ -299,9 +299,10 @@ class Component:
             return
 
         def deliver(message: Message) -> None:
-            queue.put(message, len(message.topic) + len(message.payload) + 200)
+            taken = queue.put(message, len(message.topic) + len(message.payload) + 200)
             self._notice(self._burst)
-            self.on_taken(message)
+            if taken:
+                self.on_taken(message)
 
         self.ipc = BridgedIpc(self.world.clock, deliver, self._noticed(queue.put_always))
         self.ipc.configurations = self._configurations

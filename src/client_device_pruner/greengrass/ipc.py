@@ -117,7 +117,7 @@ class GreengrassIpc:
     other news, on that thread or the caller's.
     """
 
-    def __init__(self, deliver: Callable[[Message], None], report: Callable[[News], None]) -> None:
+    def __init__(self, deliver: Callable[[Message], object], report: Callable[[News], None]) -> None:
         self._deliver = deliver
         self._report = report
         self._closed = False

@@ -27,11 +27,12 @@ class Queue(Generic[T]):
         self._bytes = 0
         self._changed = threading.Condition()
 
-    def put(self, item: T, size_bytes: int) -> None:
-        """Add a message, which is dropped when the queue is full; never blocks."""
+    def put(self, item: T, size_bytes: int) -> bool:
+        """Add a message, unless the queue is full: then it is dropped, and this returns False; never blocks."""
         with self._changed:
             last = self._items[-1] if self._items else None
-            if len(self._items) < MOST_MESSAGES and self._bytes + size_bytes <= MOST_BYTES:
+            has_room = len(self._items) < MOST_MESSAGES and self._bytes + size_bytes <= MOST_BYTES
+            if has_room:
                 self._bytes += size_bytes
                 self._items.append(item)
             elif isinstance(last, Overflow):
@@ -39,6 +40,7 @@ class Queue(Generic[T]):
             else:
                 self._items.append(Overflow(1))
             self._changed.notify()
+            return has_room
 
     def put_always(self, item: T) -> None:
         """Add one of the few whose number is bounded by what they answer; never blocks."""

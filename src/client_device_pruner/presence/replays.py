@@ -41,8 +41,9 @@ class Replays:
         heard, times = self._repeated.get(name, _NOT_REPEATED)
         if times < TIMES:
             return ""
+        # Not how many: that would be another sentence, to be written anew, with each message.
         return (
-            f"Its last {times} messages were identical on {heard.topic}, and each came together with messages of other"
-            " devices. If they are retained, the broker sends them again whenever the bridge reconnects, also for a"
-            " device that is gone: remove that topic from presence.messageTopics and from the bridge's mapping."
+            f"Its last {TIMES} messages, or more, were identical on {heard.topic}, and each came together with messages"
+            " of other devices. If they are retained, the broker sends them again whenever the bridge reconnects, also"
+            " for a device that is gone: remove that topic from presence.messageTopics and from the bridge's mapping."
         )

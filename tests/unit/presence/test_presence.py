@@ -242,16 +242,18 @@ def test_names_that_wait_for_a_probe_are_bounded() -> None:
 
 
 def test_retained_messages_are_pointed_out() -> None:
-    """A device that only repeats itself, together with others, may be dead: the topic is named (case 10)."""
-    site = Site()
+    """A device that only repeats itself, together with others, may be dead: the topic is named, once (case 10)."""
+    site, hints = Site(), set()
     site.associate("pump-7", "pump-8", "pump-9")
-    for _reconnection in range(4):
+    for _reconnection in range(5):
         for name in ("pump-7", "pump-8", "pump-9"):
             site.message(name, b"online", "clients/{}/status")
         site.minutes(60)
         site.message("pump-9", b"22.5")
         site.minutes(60)
-    assert "clients/pump-7/status" in site.presence.replays.hint("pump-7")
+        hints.add(site.presence.replays.hint("pump-7"))
+    _none, hint = sorted(hints)
+    assert "clients/pump-7/status" in hint
     assert site.presence.replays.hint("pump-9") == ""
 
 
