@@ -120,18 +120,15 @@ def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) 
     name = settings.threshold_name(device.name)
     said = f"It is gone once it has been silent for {_text(seconds)}"
     if not facts.tells_connections and device.messages < RHYTHM_MESSAGES:
-        why = f"the broker announces no connections, and fewer than {RHYTHM_MESSAGES} messages of it were counted"
+        why = f"the broker announces no connections, and fewer than {RHYTHM_MESSAGES} of its messages were counted"
         return f"{said}, {PATIENCE_CAP} times {name}: {why}."
     if seconds == threshold:
         return f"{said} ({name})."
-    if seconds == PATIENCE_CAP * threshold:
-        return f"{said}: it has been silent for {_text(longest)} before, and {PATIENCE_CAP} times {name} is the limit."
+    why = f"twice that is more than {name}"
     if seconds > LONGEST_TIMES * longest:
-        return (
-            f"{said}: it has been silent for {_text(longest)} before, and since it was last seen the core device"
-            " started, or nothing was observed for over an hour, so that it may not have been heard."
-        )
-    return f"{said}: it has been silent for {_text(longest)} before, and twice that is more than {name}."
+        why = "since then the core device started, or nothing was observed for over an hour: it may not have been heard"
+    limit = f"; {PATIENCE_CAP} times {name} is the limit" if seconds == PATIENCE_CAP * threshold else ""
+    return f"{said}: it has been silent for {_text(longest)} before, and {why}{limit}."
 
 
 def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts) -> str:

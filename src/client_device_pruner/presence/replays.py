@@ -43,7 +43,7 @@ class Replays:
             return ""
         # Not how many: that would be another sentence, to be written anew, with each message.
         return (
-            f"Its last {TIMES} messages, or more, were identical on {heard.topic}, and each came together with messages"
+            f"At least its last {TIMES} messages were identical, on {heard.topic}, and each came together with messages"
             " of other devices. If they are retained, the broker sends them again whenever the bridge reconnects, also"
             " for a device that is gone: remove that topic from presence.messageTopics and from the bridge's mapping."
         )

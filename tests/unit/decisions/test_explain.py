@@ -58,7 +58,7 @@ def test_what_makes_patient_where_the_broker_announces_nothing_is_told() -> None
     assert "before, and twice that is more than offlineThreshold" in _text(site)
     site.days(5)
     site = site.restarted(boot="another")
-    assert "since it was last seen the core device started" in _text(site)
+    assert "and since then the core device started" in _text(site)
 
 
 def test_a_list_counts_against_the_events() -> None:
@@ -103,7 +103,7 @@ def test_a_raised_patience_is_explained() -> None:
     assert "silent for 20d before, and twice that is more than offlineThreshold" in _text(site)
     assert site.verdict("pump-7").patience_seconds == 40 * DAY
     device.longest_silence = 200 * DAY
-    assert "and 4 times offlineThreshold is the limit" in _text(site)
+    assert "; 4 times offlineThreshold is the limit" in _text(site)
     assert site.verdict("pump-7").patience_seconds == 120 * DAY
 
 
