@@ -66,14 +66,20 @@ class MqttClient:
             OSError: Nothing listens, the connection was refused or lost, or no answer came in time.
         """
         self._loop = asyncio.get_running_loop()
-        self._accepted = self._loop.create_future()
+        accepted = self._accepted = self._loop.create_future()
+
+        def give_up() -> None:
+            if not accepted.done():
+                accepted.set_exception(ConnectionError(f"the broker on port {port} does not answer"))
+
+        late = self._loop.call_later(timeout_seconds, give_up)
         try:
             # Opening a socket to loopback returns at once: the kernel answers, not the broker.
             self._client.connect("127.0.0.1", port, keepalive=self._keepalive_seconds)
-            await asyncio.wait_for(self._accepted, timeout_seconds)
-        except asyncio.TimeoutError:
-            raise ConnectionError(f"the broker on port {port} does not answer") from None
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the answer.
+            await accepted
         finally:
+            late.cancel()
             self._accepted = None
             if not self.connected:
                 self.drop()
