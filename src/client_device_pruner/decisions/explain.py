@@ -59,13 +59,13 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") 
         few = device.messages < RHYTHM_MESSAGES
         seen = (device.seen_by, was_sighted(device, facts), few, why_missing(verdict.missing, facts), figures)
     longest = device.longest(facts.observed_seconds)
-    # Below the limit it shows in the patience.
-    limited = (verdict.patience_seconds or longest) < LONGEST_TIMES * longest and longest
-    return _number(said, seen, limited, device.marked_at, hint)
+    # Unless the patience is limited, it tells that.
+    limited = verdict.patience_seconds is not None and verdict.patience_seconds < LONGEST_TIMES * longest
+    return _shared_hash(said, seen, longest if limited else None, device.marked_at, hint)
 
 
 @lru_cache(maxsize=16)
-def _number(*read: object) -> int:
+def _shared_hash(*read: object) -> int:
     # 30 bits fit Python's smallest number. One is kept for each device; those that read alike share it.
     return hash(read) & 0x3FFF_FFFF
 

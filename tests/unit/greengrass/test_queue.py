@@ -14,8 +14,7 @@ def test_too_many_messages_leave_an_overflow_in_their_place(monkeypatch: pytest.
     """What was dropped is counted where it would have stood; news is never dropped."""
     monkeypatch.setattr(bounds, "MOST_MESSAGES", 2)
     queue: Queue[str] = Queue()
-    for item in ("a", "b", "c", "d"):
-        queue.put(item, 1)
+    assert [queue.put(item, 1) for item in ("a", "b", "c", "d")] == [True, True, False, False]
     queue.put_always("news")
     assert queue.take_all(0) == ["a", "b", Overflow(2), "news"]
     queue.put("e", 1)
