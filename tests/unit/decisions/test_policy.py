@@ -104,7 +104,6 @@ def test_rhythm_needs_messages_over_a_quarter_of_the_threshold() -> None:
     site.days(4 * 30 - 31 - 3)
     assert not site.verdict("few").gone
     site.days(2)
-    assert site.verdict("few").evidence is Evidence.RHYTHM
     assert site.verdict("few").gone
     assert [site.verdict(name).missing for name in ("once", "brief")] == [Missing.BRIEF_MESSAGES] * 2
     # What was heard by another mapping says nothing of what would be heard by this one.

@@ -67,3 +67,17 @@ async def test_the_back_off_doubles_and_starts_again(broker: Broker, monkeypatch
         await broker.start()
         await until(lambda: bridge.connected)
     await bridge.stop()
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(broker: Broker) -> None:
+    """Else a bridge that is stopped just then would go on, and its end never come."""
+
+    class Client(MqttClient):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "connected" and value:
+                asyncio.get_running_loop().call_soon(connecting.cancel)
+
+    connecting = asyncio.create_task(Client("robot").connect(broker.port))
+    with pytest.raises(asyncio.CancelledError):
+        await connecting

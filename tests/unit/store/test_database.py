@@ -200,7 +200,7 @@ def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None
     assert not trial.devices.changed
 
     trial.devices.removed.add("pump-7")
-    trial.commit(("pump-7", None))
+    trial.commit()
     with closing(read_only(path)) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("devices", "verdicts")]  # noqa: S608
         assert counts == [0, 0]

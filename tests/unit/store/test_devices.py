@@ -13,7 +13,7 @@ import pytest
 
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database
-from client_device_pruner.store.devices import load_devices, save_devices, save_verdicts
+from client_device_pruner.store.devices import load_devices, save_devices
 
 KINDS: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": bool}
 KEPT = [field for field in dataclasses.fields(Device) if field.name not in ("name", "keepalive", "state", "told")]
@@ -39,15 +39,6 @@ def test_every_attribute_comes_back(connection: sqlite3.Connection) -> None:
     unset = [f.name for f in dataclasses.fields(Device) if getattr(FULL, f.name) == getattr(Device("x"), f.name)]
     assert unset == ["state", "told"]
     assert connection.execute("SELECT since FROM devices ORDER BY name").fetchone()[0] == 3.0
-
-
-def test_what_is_removed_leaves_nothing(connection: sqlite3.Connection) -> None:
-    """Its verdict goes with its row."""
-    save_verdicts(connection, [("pump-7", "{}")])
-    save_devices(connection, [], ["pump-7"], lambda _device: None)
-
-    left = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in ("devices", "verdicts")]  # noqa: S608
-    assert left == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,4 @@ def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.
         assert history.read_history(connection, "pump-10") == [
             Happening(10.0, "marked", "pump-10", {"silentSeconds": 10.0})
         ]
-        assert history.read_timeline(connection) == [
-            Happening(wall, "observing", None, CHANGE) for wall in (10.0, 30.0)
-        ]
+        assert history.read_timeline(connection) == [Happening(at, "observing", None, CHANGE) for at in (10.0, 30.0)]
