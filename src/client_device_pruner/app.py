@@ -264,7 +264,7 @@ class App:
         state = "notObserving" if blind else "observing" if observing else self._noted
         if state != self._noted:
             self._noted = state
-            core.store.note(core.clock.wall(), None, state)
+            core.store.note(core.clock.wall(), state)
 
     def _why_blind(self, at: float) -> tuple[str, str]:
         if self._link.trouble:

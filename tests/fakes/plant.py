@@ -350,7 +350,7 @@ class Plant:
         """Hold the silences that are committed against the truth; the component has been stopped."""
         observed = self.component.kept("presence")["observedSeconds"]
         for row in self.component.rows(
-            "SELECT name, since FROM devices WHERE since IS NOT NULL AND listed_at IS NOT NULL AND unlisted_at IS NULL"
+            "SELECT name, since FROM devices WHERE since IS NOT NULL AND unlisted_at IS NULL"
         ):
             true = self._silent(row["name"])
             if observed - row["since"] > true + 1:

@@ -14,7 +14,7 @@ from client_device_pruner.cli.commands import carry_out, parser
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.store.database import open_database, set_meta, transaction
 from client_device_pruner.store.devices import save_devices, save_verdicts
-from client_device_pruner.store.history import CHANGE, Happening, add_history, add_timeline
+from client_device_pruner.store.history import Happening, add_history, add_timeline
 from client_device_pruner.store.journal import Journal
 
 DAY = 86_400.0
@@ -77,9 +77,9 @@ class WrittenState:
     ) -> None:
         """Add an associated device that has been silent for so long; None: it is present."""
         seen_at = OBSERVED - (silent_seconds or 0.0)
-        device = Device(name, listed_at=0.0)
+        device = Device(name, unlisted_at=None, silent_since=seen_at)
         if seen:
-            device.seen_at, device.seen_by, device.seen_wall = seen_at, "message", WALL - (silent_seconds or 0.0)
+            device.seen_by, device.seen_wall = "message", WALL - (silent_seconds or 0.0)
         self.devices[name] = device
         self.since[name] = None if silent_seconds is None else seen_at
         self.verdicts[name] = {
@@ -111,7 +111,7 @@ class WrittenState:
     def changed(self, *rows: tuple[float, str | None, str]) -> None:
         """Keep changes of state: when, of which device (None: the component), and what it became."""
         with closing(self.connect()) as connection, transaction(connection) as write:
-            add_timeline(write, [Happening(wall, state, name, CHANGE) for wall, name, state in rows])
+            add_timeline(write, rows)
 
     def disassociate(self, cycle_id: str, *names: str, outcome: str = "done") -> None:
         """Journal disassociations; `open` leaves them without an outcome."""

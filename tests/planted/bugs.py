@@ -75,11 +75,10 @@ def _end_nothing(_self: Sessions, _device: Device, *_given: Any) -> bool:
 
 
 def _forget(old: Any, self: Devices, listed: Any, observed_seconds: float) -> Any:
-    pairs = list(listed)
-    for name in self.by_name.keys() - {name for name, _ in pairs}:
-        self.by_name[name].seen_at = self.by_name[name].listed_at = None
-        self.by_name[name].session = False
-    return old(self, pairs, observed_seconds)
+    for name in self.by_name.keys() - listed.keys():
+        self._unlisted += self.by_name[name].associated
+        self.by_name[name] = Device(name)
+    return old(self, listed, observed_seconds)
 
 
 def _never_dry(old: Any, self: Deployed, read: Any, at: float) -> None:
@@ -90,8 +89,8 @@ def _never_dry(old: Any, self: Deployed, read: Any, at: float) -> None:
 def _unread_sightings(old: Any, self: Presence, devices: Devices, *given: Any) -> None:
     old(self, devices, *given)
     for device in devices.by_name.values():
-        if device.listed_at is not None:
-            device.seen_at, device.present_until = device.listed_at, None
+        if device.associated:
+            device.silent_since = 0.0
 
 
 def _mark_as_due(old: Any, self: Core, device: Device, verdict: Any) -> None:

@@ -88,16 +88,16 @@ seconds = st.one_of(st.none(), st.floats(0, 400 * DAY))
 devices = st.builds(
     Device,
     name=st.text("abc", min_size=1, max_size=3),
-    seen_at=seconds,
-    present_until=seconds,
-    listed_at=seconds,
+    seen_by=st.sampled_from(["", "message"]),
+    silent_since=st.floats(0, 400 * DAY),
+    unlisted_at=seconds,
     marked_at=seconds,
     longest_silence=st.floats(0, 100 * DAY),
     longest_before=st.floats(0, 100 * DAY),
     silence_window=st.integers(0, 3),
     messages=st.integers(0, 9),
     last_message=st.floats(0, 400 * DAY),
-    session=st.booleans(),
+    session_since=seconds,
     then=st.one_of(st.none(), st.integers(-1, 5)),
 )
 facts = st.builds(

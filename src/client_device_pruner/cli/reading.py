@@ -172,7 +172,7 @@ def _as_of_now(status: Mapping[str, Any], *, running: bool) -> dict[str, Any]:
 
 
 def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
-    associated = row["listed_at"] is not None and row["unlisted_at"] is None
+    associated = row["unlisted_at"] is None
     verdict = json.loads(row["verdict"]) if row["verdict"] and associated else {}
     observed = status["observedSeconds"]
     state, patience, due_at = verdict.get("state", ""), verdict.get("patienceSeconds"), verdict.get("dueAt")
@@ -189,7 +189,7 @@ def _thing(row: sqlite3.Row, status: Mapping[str, Any]) -> Thing:
         name=row["name"],
         state=state,
         evidence=None if state == "present" else verdict.get("evidence"),
-        seen_wall=None if row["seen_at"] is None else row["seen_wall"],
+        seen_wall=row["seen_wall"] if row["seen_by"] else None,
         seen_by=row["seen_by"],
         silent_seconds=silent,
         patience_seconds=patience,

@@ -22,9 +22,8 @@ from client_device_pruner.decisions.policy import (
     State,
     Verdict,
     unnamed_then,
-    was_sighted,
 )
-from client_device_pruner.presence.devices import Device
+from client_device_pruner.presence.devices import Device, Told
 from client_device_pruner.presence.facts import Facts
 
 _SEEN_BY = {
@@ -48,8 +47,11 @@ def why_missing(missing: Missing, facts: Facts) -> str:
     return facts.count_problem if missing is Missing.COUNT_PROBLEM else _WHY_MISSING[missing]
 
 
-def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") -> int:
-    """A number that changes when the sentences do; another one in each run."""
+def summary(verdict: Verdict, device: Device, facts: Facts, *more: object) -> Told:
+    """The state, and a number that changes when the sentences do; another one in each run.
+
+    `more` is what else the sentences depend on.
+    """
     said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
     if facts.is_present(device):
         seen: object = (device.session, device.keepalive, device.ended_id is None)
@@ -57,17 +59,16 @@ def fingerprint(verdict: Verdict, device: Device, facts: Facts, hint: str = "") 
         counted = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
         figures = (facts.unnamed, unnamed_then(device)) if counted else None
         few = device.messages < RHYTHM_MESSAGES
-        seen = (device.seen_by, was_sighted(device, facts), few, why_missing(verdict.missing, facts), figures)
+        seen = (device.seen_by, few, why_missing(verdict.missing, facts), figures)
     longest = device.longest(facts.observed_seconds)
     # Unless the patience is limited, it tells that.
     limited = verdict.patience_seconds is not None and verdict.patience_seconds < LONGEST_TIMES * longest
-    return _shared_hash(said, seen, longest if limited else None, device.marked_at, hint)
+    return _shared(verdict.state.value, said, seen, longest if limited else None, device.marked_at, *more)
 
 
 @lru_cache(maxsize=16)
-def _shared_hash(*read: object) -> int:
-    # 30 bits fit Python's smallest number. One is kept for each device; those that read alike share it.
-    return hash(read) & 0x3FFF_FFFF
+def _shared(state: str, *read: object) -> Told:
+    return Told(state, hash(read))
 
 
 def document(verdict: Verdict, device: Device, settings: Settings, facts: Facts, hint: str = "") -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _whereabouts(device: Device, facts: Facts) -> str:
                 " notice if it fails; set a keepalive on the device."
             )
         return "It is connected: the broker announced that it connected, and not that it disconnected."
-    if not was_sighted(device, facts):
+    if not device.seen_by:
         return "It has never been seen since it was associated, for {silent} of observed time."
     return f"It was last seen {{lastSeen}} ago, when {_SEEN_BY.get(device.seen_by, 'it gave a sign of life')}."
 
@@ -113,7 +114,7 @@ def _rule(verdict: Verdict, device: Device, settings: Settings, facts: Facts) ->
 
 
 def _patience(seconds: float, device: Device, settings: Settings, facts: Facts) -> str:
-    if not was_sighted(device, facts):
+    if not device.seen_by:
         return f"A device that was never seen is gone after {_text(seconds)} (neverSeenThreshold)."
     threshold = settings.threshold_seconds(device.name)
     longest = device.longest(facts.observed_seconds)

@@ -8,7 +8,7 @@ from typing import Any
 
 from client_device_pruner.config.schema import format_duration
 from client_device_pruner.config.settings import MassLoss, Settings
-from client_device_pruner.decisions.policy import LONGEST_TIMES, Verdict, judge, was_sighted
+from client_device_pruner.decisions.policy import LONGEST_TIMES, Verdict, judge
 from client_device_pruner.presence.devices import Device
 from client_device_pruner.presence.facts import Facts
 
@@ -242,7 +242,7 @@ def lost_together(devices: Iterable[Device], settings: Settings, facts: Facts) -
     They are gone, or silent for longer than twice their longest silence, and were last seen within `massLoss.window`
     of the first of them; at least `minDevices`, and `minPercent` of the devices that were ever seen.
     """
-    seen = [device for device in devices if was_sighted(device, facts)]
+    seen = [device for device in devices if device.seen_by]
     lost = sorted((device.silent_since, device.name) for device in seen if _is_lost(device, settings, facts))
     limits = settings.mass_loss
     fewest = max(limits.min_devices, len(seen) * limits.min_percent / 100)

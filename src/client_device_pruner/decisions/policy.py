@@ -73,14 +73,9 @@ class Verdict:
         }
 
 
-def was_sighted(device: Device, facts: Facts) -> bool:
-    """Whether it was ever sighted."""
-    return device.seen_at is not None or device.name in facts.sighted
-
-
 def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float | None:
     """How long it has to be silent to be gone, in observed seconds; None: it never is (DESIGN, model 3)."""
-    if not was_sighted(device, facts):
+    if not device.seen_by:
         return settings.never_seen_threshold_seconds
     threshold = settings.threshold_seconds(device.name)
     longest = device.longest(facts.observed_seconds)
@@ -103,7 +98,7 @@ def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evi
         if facts.unnamed > unnamed_then(device):
             return None, Missing.UNNAMED
         return Evidence.CONNECTION_COUNT, Missing.NONE
-    if not was_sighted(device, facts):
+    if not device.seen_by:
         return None, Missing.NEVER_HEARD
     span = device.last_message - device.first_message if device.messages else 0.0
     long_enough = span >= RHYTHM_SHARE * settings.threshold_seconds(device.name)
@@ -121,7 +116,7 @@ def judge(device: Device, settings: Settings, facts: Facts) -> Verdict:
     patience = patience_seconds(device, settings, facts)
     evidence, missing = find_evidence(device, settings, facts)
     gone, reason = False, ""
-    state = State.SILENT if was_sighted(device, facts) else State.NEVER_SEEN
+    state = State.SILENT if device.seen_by else State.NEVER_SEEN
     if device.marked_at is not None:
         state = State.MARKED
     if settings.is_protected(device.name):

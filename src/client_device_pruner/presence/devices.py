@@ -8,7 +8,20 @@ from dataclasses import dataclass
 HALF_YEAR_SECONDS = 182.5 * 86_400.0  # a window of the longest silence, in observed time (DESIGN, model 3)
 KEPT_SECONDS = 90 * 86_400.0  # how long a name that left the list keeps its row, in observed time (DESIGN, model 10)
 MOST_UNLISTED = 10_000  # names that are not associated, kept at most (DESIGN, model 1)
-AT_ONCE, VERDICT = 1, 2  # why a row does not wait: session, mark or association changed; its verdict is written with it
+AT_ONCE, VERDICT, STATE = 1, 2, 4
+"""Why a row does not wait: session, mark or association changed; verdict, or state, is to be written with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was said of a device, shared by those of which the same was said."""
+
+    state: str  # empty if it is not associated
+    fingerprint: int  # of its verdict
+
+
+NOTHING_TOLD = Told("", 0)
+NEVER_LISTED = -1.0  # in place of when an association left the list
 
 
 @dataclass(slots=True)
@@ -16,40 +29,39 @@ class Device:
     """One thing name."""
 
     name: str
-    seen_at: float | None = None  # observed seconds of the last sighting; None if never sighted
-    seen_by: str = ""  # what the last sighting was: `connected`, `disconnected`, `message`, `clientList` or `restore`
+    # what the last sighting was: `connected`, `disconnected`, `message`, `clientList` or `restore`; empty: none
+    seen_by: str = ""
     seen_wall: float = 0.0  # epoch seconds of it, for people
-    present_until: float | None = None  # observed seconds until which it was last present, where no sighting says so
+    # observed seconds of the latest of: its last sighting, its last presence, the first listing of its association
+    silent_since: float = 0.0
     silence_window: int = 0  # the half-year of observed time to which `longest_silence` belongs
     longest_silence: float = 0.0  # the longest silence that a sighting ended in that half-year, in observed seconds
     longest_before: float = 0.0  # the same in the half-year before
     messages: int = 0  # how many messages it published since the topics that we hear changed
     first_message: float = 0.0  # observed seconds of the first of them
     last_message: float = 0.0  # observed seconds of the last of them
-    session: bool = False  # whether a session is known
-    session_id: int | None = None  # its `connected_at`; None if unknown
-    session_since: float = 0.0  # monotonic seconds at which it was heard to open
+    session_since: float | None = None  # monotonic seconds at which its session was heard to open; None: it has none
+    session_id: int | None = None  # the `connected_at` of that; None if unknown
     ended_id: int | None = None  # the `connected_at` that ended last; it never opens again
     announced: int = 0  # how many `connected` were heard, counted up to two
     then: int | None = None  # the unnamed connections when it left; None if no figure was taken
     # tells one association of the name from the next; None if the cloud gave none
     association_timestamp: float | None = None
-    listed_at: float | None = None  # observed seconds at which its latest association was first listed
-    unlisted_at: float | None = None  # observed seconds at which that left the list; None while it is on it
+    # observed seconds at which its association left the list; None while it is on it
+    unlisted_at: float | None = NEVER_LISTED
     marked_at: float | None = None  # observed seconds at which its grace period began; None if it is not marked
     keepalive: bool = True  # False if it connected without keepalive, so that the broker does not notice when it fails
-    state: str = ""  # what was last said of it; not stored
-    told: int = 0  # a fingerprint of the verdict that was last written; not stored
+    told: Told = NOTHING_TOLD  # what was last said of it; not stored
+
+    @property
+    def session(self) -> bool:
+        """Whether a session is known."""
+        return self.session_since is not None
 
     @property
     def associated(self) -> bool:
         """Whether it is on the latest list of associations."""
-        return self.listed_at is not None and self.unlisted_at is None
-
-    @property
-    def silent_since(self) -> float:
-        """Observed seconds at which its silence began, if it is not present."""
-        return max(self.seen_at or 0.0, self.present_until or 0.0, self.listed_at or 0.0)
+        return self.unlisted_at is None
 
     def longest(self, observed_seconds: float) -> float:
         """The longest silence that a sighting ended over the last one to two half-years, in observed seconds."""
@@ -98,10 +110,16 @@ class Devices:
             self.removed.discard(name)
         return device
 
-    def touch(self, device: Device, *, urgent: bool = False, verdict: bool = False) -> None:
-        """Have its row written; at once if a session, a mark or an association changed; a new `verdict` with it."""
-        self.changed[device.name] = self.changed.get(device.name, 0) | AT_ONCE * urgent | VERDICT * verdict
+    def touch(self, device: Device, *, urgent: bool = False) -> None:
+        """Have its row written; at once if a session, a mark or an association changed."""
+        self.changed[device.name] = self.changed.get(device.name, 0) | AT_ONCE * urgent
         self.urgent = self.urgent or urgent
+
+    def tell(self, device: Device, told: Told) -> None:
+        """Have its verdict written with its row, and its state if that changed."""
+        changed = told.state not in {"", device.told.state}
+        self.changed[device.name] = self.changed.get(device.name, 0) | VERDICT | STATE * changed
+        device.told = told
 
     def written(self, names: Iterable[str]) -> None:
         """Note that these rows are written, all urgent ones among them, and the removed ones gone."""
@@ -129,25 +147,24 @@ class Devices:
             if not same:
                 if device.marked_at is not None:
                     unmarked.append(name)
-                device.listed_at, device.marked_at = observed_seconds, None
+                device.silent_since, device.marked_at = observed_seconds, None
             self.touch(device, urgent=True)
         for device in list(self.by_name.values()):
             left_at = device.unlisted_at
-            if device.associated and device.name not in listed:
-                if device.marked_at is not None:
-                    unmarked.append(device.name)
-                device.unlisted_at, device.marked_at = observed_seconds, None
-                self._unlisted += 1
-                self.touch(device, urgent=True)
-            elif left_at is not None and observed_seconds - left_at > KEPT_SECONDS and not device.session:
+            if left_at is None:
+                if device.name not in listed:
+                    if device.marked_at is not None:
+                        unmarked.append(device.name)
+                    device.unlisted_at, device.marked_at = observed_seconds, None
+                    self._unlisted += 1
+                    self.touch(device, urgent=True)
+            elif left_at != NEVER_LISTED and observed_seconds - left_at > KEPT_SECONDS and not device.session:
                 self._drop(device.name)
         return tuple(unmarked)
 
     @staticmethod
     def _is_same(device: Device, timestamp: float | None) -> bool:
         """Whether this is the association that is known: same name, same timestamp, also if it was off the list."""
-        if device.listed_at is None:
-            return False
         if None in (device.association_timestamp, timestamp):
             return device.associated
         return device.association_timestamp == timestamp
@@ -155,7 +172,7 @@ class Devices:
     def _drop_oldest(self) -> None:
         """Drop the tenth of the names that are not associated that was seen longest ago."""
         unlisted = [device for device in self.by_name.values() if not device.associated]
-        unlisted.sort(key=lambda device: (device.session, device.seen_at or 0.0))
+        unlisted.sort(key=lambda device: (device.session, device.silent_since))
         for device in unlisted[: MOST_UNLISTED // 10]:
             self.dropped_session = self.dropped_session or device.session
             self._drop(device.name)

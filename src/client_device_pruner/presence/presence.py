@@ -14,7 +14,7 @@ from client_device_pruner.config.settings import DEFAULTS, Settings, parse
 from client_device_pruner.presence.client_list import ClientList
 from client_device_pruner.presence.clock import Clock, ObservedClock
 from client_device_pruner.presence.counts import Counts
-from client_device_pruner.presence.devices import Device, Devices
+from client_device_pruner.presence.devices import NEVER_LISTED, Device, Devices
 from client_device_pruner.presence.facts import Facts, Input
 from client_device_pruner.presence.listing import Listing
 from client_device_pruner.presence.messages import Messages, is_name
@@ -160,13 +160,13 @@ class Presence:
         # Not `kind` itself: it is a text of its own for each event.
         self._sight(device, "connected" if kind == "connected" else "disconnected")
         self.counts.event(received)
-        known_since = device.session_since if device.session else received
+        known_since = received if device.session_since is None else device.session_since
         if kind == "connected":
             if self.sessions.connected(device, session_id, received):
                 device.keepalive = event.get("keepalive") != 0
         elif self.sessions.disconnected(device, session_id, str(event.get("reason", "")), received):
             # Present until now: the sighting is stamped only when the next probe comes back.
-            device.present_until = self.observed.seconds
+            device.silent_since = self.observed.seconds
             self.counts.left(device, known_since, received)
 
     def take_list(self, answer: ClientList) -> None:
@@ -174,8 +174,8 @@ class Presence:
 
         def is_known_open(name: str) -> bool:
             device = self.devices.by_name.get(name)
-            open_before = device is not None and device.session and device.session_since < answer.began
-            return open_before or fnmatchcase(name, self._bridge_ids)
+            since = device.session_since if device is not None else None
+            return (since is not None and since < answer.began) or fnmatchcase(name, self._bridge_ids)
 
         before = self._present_names()
         if not self.listing.take(answer, is_known_open):
@@ -194,7 +194,7 @@ class Presence:
         """What was present, by the list or by its session, and is not any more, was present until now."""
         for name in before - self._present_names():
             if device := self.devices.by_name.get(name):
-                device.present_until = self.observed.seconds
+                device.silent_since = self.observed.seconds
                 self.devices.touch(device)
 
     def sight(self, name: str, by: str) -> None:
@@ -212,11 +212,11 @@ class Presence:
             self.stamp()
             self._pending.clear()
             self._heard.clear()
-        device.seen_by, device.seen_wall = by, self._wall
         if name not in self._pending:
             # Before it was ever seen or listed there is no silence that could end.
-            unknown = device.seen_at is None and device.listed_at is None
+            unknown = not device.seen_by and device.unlisted_at == NEVER_LISTED
             self._pending[name] = None if unknown or self._is_present(device) else device.silent_since
+        device.seen_by, device.seen_wall = by, self._wall
 
     def _is_present(self, device: Device) -> bool:
         latest = self.listing.latest
@@ -259,7 +259,7 @@ class Presence:
                 device.end_silence(silent_since, at)
                 # A crash must not lose what ends a long silence.
                 urgent = at - silent_since > self._settings.threshold_seconds(name) / 2
-            device.seen_at = at
+            device.silent_since = at
             if published := self._published.get(name):
                 if not device.messages:
                     device.first_message = at
@@ -286,7 +286,7 @@ class Presence:
             own = self.devices.get(name)
             if device.ended_id is not None:
                 self.sessions.disconnected(own, device.ended_id, "", self._clock.monotonic())
-            if device.session:
+            if device.session_since is not None:
                 self.sessions.connected(own, device.session_id, device.session_since)
             self._sight(own, device.seen_by or "message")
         self._events_in_use = self._events_in_use or earlier._events_in_use
@@ -353,9 +353,9 @@ class Presence:
     def unknown_ids(self) -> tuple[str, ...]:
         """Names that connected or spoke and are not associated, at most ten; empty if any associated one did."""
         devices = self.devices.by_name.values()
-        if any(device.seen_at is not None for device in devices if device.associated):
+        if any(device.seen_by for device in devices if device.associated):
             return ()
-        return tuple(device.name for device in devices if not device.associated and device.seen_at is not None)[:10]
+        return tuple(device.name for device in devices if not device.associated and device.seen_by)[:10]
 
     def document(self) -> dict[str, Any]:
         """The values to store once, beside the devices."""

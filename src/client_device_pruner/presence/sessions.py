@@ -64,7 +64,8 @@ class Sessions:
             if not another:
                 device.session_id = None
             return False
-        if device.session and another and received - device.session_since < LATE_END_SECONDS * self.scale:
+        since = device.session_since
+        if since is not None and another and received - since < LATE_END_SECONDS * self.scale:
             return False
         self._close(device)
         device.then = None
@@ -110,7 +111,7 @@ class Sessions:
         self._devices.dropped_session = False
         self._spoke.clear()
         for device in self._devices.by_name.values():
-            if device.session and device.session_since < since:
+            if device.session_since is not None and device.session_since < since:
                 self._end_unheard(device, observed_seconds)
 
     def gap(self, observed_seconds: float, *, listed: bool) -> None:
@@ -127,9 +128,9 @@ class Sessions:
         """Connection events are switched off: forget all that they told, but that a session was open until now."""
         for device in self._devices.by_name.values():
             if device.session:
-                device.present_until = observed_seconds
+                device.silent_since = observed_seconds
             if device.session or device.announced or device.ended_id is not None or device.then is not None:
-                device.session, device.session_id, device.ended_id = False, None, None
+                device.session_since = device.session_id = device.ended_id = None
                 device.announced, device.then, device.keepalive = 0, None, True
                 self._devices.touch(device, urgent=True)
         self.broker = self._heard = None
@@ -149,14 +150,13 @@ class Sessions:
         return at - max(self._began, heard.heard_at if heard else 0.0) <= late_seconds
 
     def _open(self, device: Device, session_id: int | None, received: float) -> None:
-        device.session, device.session_id, device.session_since = True, session_id, received
-        device.then = None
+        device.session_since, device.session_id, device.then = received, session_id, None
         self._spoke.pop(device.name, None)
 
     def _close(self, device: Device) -> None:
-        device.session, device.session_id = False, None
+        device.session_since = device.session_id = None
 
     def _end_unheard(self, device: Device, observed_seconds: float) -> None:
         self._close(device)
-        device.then, device.present_until = None, observed_seconds
+        device.then, device.silent_since = None, observed_seconds
         self._devices.touch(device, urgent=True)

@@ -16,7 +16,7 @@ from client_device_pruner.decisions import explain
 from client_device_pruner.decisions.guards import Guards, database_hold, instance_hold
 from client_device_pruner.decisions.policy import Verdict, judge
 from client_device_pruner.presence.clock import Clock, Shares
-from client_device_pruner.presence.devices import AT_ONCE, VERDICT, Device, Devices
+from client_device_pruner.presence.devices import AT_ONCE, NOTHING_TOLD, STATE, VERDICT, Device, Devices
 from client_device_pruner.presence.facts import Facts
 from client_device_pruner.presence.presence import Presence
 from client_device_pruner.reports.events import LOGGER, cloud_event, log_event
@@ -72,6 +72,7 @@ class Core:
         self._next_survey = self._started
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
+        self._edition = 0  # of the verdicts: with another one all are written anew
         self.open()
 
     # What is known
@@ -140,9 +141,8 @@ class Core:
         at = self.clock.monotonic()
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
         self._next_open = min(self._next_open, at + REOPEN_SECONDS * settings.scale)
-        self._next_survey = at  # other settings, other verdicts, in other sentences
-        for device in self.devices.associated():
-            device.told = 0
+        self._next_survey = at
+        self._edition += 1  # other settings, other verdicts, in other sentences
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
             self.event(kind, name, **data)
@@ -167,7 +167,7 @@ class Core:
         if aside:
             LOGGER.error("state file set aside", extra={"fields": {"reason": aside}})
         self.guards.release("database")
-        self.store.note(self.clock.wall(), None, "started")
+        self.store.note(self.clock.wall(), "started")
 
     def _hold(self, error: Exception) -> None:
         newer = isinstance(error, NewerSchema)
@@ -178,8 +178,8 @@ class Core:
         if self._loaded:
             for device in self.devices.by_name.values():
                 self.devices.touch(device)
-                device.told = 0
             self._next_survey = self.clock.monotonic()
+            self._edition += 1
             # A new file does not know what was used of the day's budget.
             if get_meta(connection, "budget") is None:
                 Journal(connection).use_up(self.devices.associated_count, self.running_seconds())
@@ -227,7 +227,7 @@ class Core:
         Raises `sqlite3.Error` if the state file refuses. If it is only `urgent`, sightings, and the observed clock with
         them, wait for their time: flash wears out.
         """
-        at, devices, facts = self.clock.monotonic(), self.devices, self.facts()
+        at, wall, devices, facts = self.clock.monotonic(), self.clock.wall(), self.devices, self.facts()
         self._next_urgent = float("inf")
         self.presence.stamp()
         presence = self.presence.document()
@@ -239,13 +239,14 @@ class Core:
             every = max(COMMIT_SECONDS * self.settings.scale, self.settings.presence.probe_interval_seconds)
             self._next_commit = at + every
             names = sorted(devices.changed)
-            if self.shares.sample(self.clock.wall(), self.presence.observed.seconds):
+            if self.shares.sample(wall, self.presence.observed.seconds):
                 meta["shares"] = list(self.shares.samples)
         self.store.commit(
             devices,
             names,
             since=lambda device: None if facts.is_present(device) else device.silent_since,
             verdicts=((name, self._document(name, facts)) for name in names if devices.changed[name] & VERDICT),
+            states=((wall, name, devices.by_name[name].told.state) for name in names if devices.changed[name] & STATE),
             meta={**meta, "presence": presence, "running": self.running_seconds()},
         )
         self._written_seconds = presence["observedSeconds"]
@@ -254,7 +255,7 @@ class Core:
     def close(self, status: dict[str, Any]) -> None:
         """Write what there is, and close the state file."""
         if self.store.connection is not None:
-            self.store.note(self.clock.wall(), None, "stopped")
+            self.store.note(self.clock.wall(), "stopped")
             self.commit(status=status)
             self.store.close()
 
@@ -282,24 +283,18 @@ class Core:
 
     def _tell(self, devices: Iterable[Device], facts: Facts, coverage: explain.Coverage | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""
-        wall = self.clock.wall()
         for device in devices:
-            state, told = "", 0
+            told = NOTHING_TOLD
             if device.associated:
                 verdict = judge(device, self.settings, facts)
-                state, hint = verdict.state, self.presence.replays.hint(device.name)
-                told = explain.fingerprint(verdict, device, facts, hint)
+                hint = self.presence.replays.hint(device.name)
+                told = explain.summary(verdict, device, facts, hint, self._edition)
                 if coverage is not None:
                     coverage.add(verdict, facts)
             if told != device.told:
-                device.told = told
-                self.devices.touch(device, verdict=True)
-            if state != device.state:
-                self.counts[device.state] -= 1
-                self.counts[state] += 1
-                device.state = state
-                if state:
-                    self.store.note(wall, device.name, state)
+                self.counts[device.told.state] -= 1
+                self.counts[told.state] += 1
+                self.devices.tell(device, told)
 
     def _document(self, name: str, facts: Facts) -> str | None:
         """The verdict to be stored; made as it is written, since those of 100,000 devices would take 50 MB."""

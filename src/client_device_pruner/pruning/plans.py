@@ -72,7 +72,7 @@ def waiting_plan(core: Core) -> tuple[str, list[str]] | None:
     held = {hold.plan for hold in core.guards.in_force if hold.plan}
     if not held:
         return None
-    due = {member(device): device.name for device in core.devices.associated() if device.state == State.DUE.value}
+    due = {member(device): device.name for device in core.devices.associated() if device.told.state == State.DUE.value}
     known: list[tuple[str, list[str]]] = core.store.kept("plans", [])
     names = ((plan_id, [due[key] for key in keys if key in due]) for plan_id, keys in known if plan_id in held)
     return next(names, None)

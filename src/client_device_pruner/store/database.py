@@ -15,7 +15,6 @@ from typing import Any
 from client_device_pruner.presence.devices import Device, Devices
 from client_device_pruner.store.devices import DEVICE_COLUMNS, save_devices, save_verdicts
 from client_device_pruner.store.history import (
-    CHANGE,
     MAX_HISTORY,
     MAX_TIMELINE,
     Happening,
@@ -183,7 +182,7 @@ class Store:
         self.connection: sqlite3.Connection | None = None  # while the file is open
         self.fault = ""  # why it could not be opened or written last, in words
         self._history: list[Happening] = []
-        self._timeline: list[Happening] = []
+        self._timeline: list[tuple[float, str | None, str]] = []
 
     def open(self, read: Callable[[sqlite3.Connection], object]) -> str:
         """Open the file, and have `read` take what it holds: as `open_database`; returns what was set aside and why."""
@@ -228,9 +227,9 @@ class Store:
         self._history.append(Happening(wall, kind, name, data))
         del self._history[:-MAX_HISTORY]
 
-    def note(self, wall: float, name: str | None, state: str) -> None:
-        """Keep for the timelines, with the next commit, that a device (None: the component) changed its state."""
-        self._timeline.append(Happening(wall, state, name, CHANGE))
+    def note(self, wall: float, state: str) -> None:
+        """Keep for the timelines, with the next commit, that the component changed its state."""
+        self._timeline.append((wall, None, state))
         del self._timeline[:-MAX_TIMELINE]
 
     def commit(
@@ -240,18 +239,20 @@ class Store:
         *,
         since: Callable[[Device], float | None],
         verdicts: Iterable[tuple[str, str | None]],
+        states: Iterable[tuple[float, str, str]],
         meta: Mapping[str, Any],
     ) -> None:
         """Write these rows and values, and what is removed, in one transaction; what was refused stays changed.
 
-        `since` and `verdicts` are as of `save_devices` and `save_verdicts`.
+        `since` and `verdicts` are as of `save_devices` and `save_verdicts`; `states` tell when what became what.
         """
         with transaction(self.opened()) as write:
             save_devices(write, map(devices.by_name.__getitem__, names), devices.removed, since)
             save_verdicts(write, verdicts)
             add_history(write, self._history)
             add_timeline(write, self._timeline)
-            if self._history or self._timeline:
+            add_timeline(write, states)
+            if self._history:
                 prune(write)
             set_meta(write, **meta)
         devices.written(names)

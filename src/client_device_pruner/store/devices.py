@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from sys import intern
 from typing import Any
 
@@ -13,13 +12,10 @@ from client_device_pruner.presence.devices import Device
 
 _COLUMNS = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT"}
 _TYPES = {"float": float, "int": int, "bool": int, "str": str}
-_FIELDS = {
-    field.name: str(field.type) for field in dataclasses.fields(Device) if field.name not in ("name", "state", "told")
-}
+_FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Device) if field.name not in ("name", "told")}
 """The attributes of a device that are stored, with their types."""
 DEVICE_COLUMNS = ", ".join(f'"{name}" {_COLUMNS[kind.removesuffix(" | None")]}' for name, kind in _FIELDS.items())
 """All columns of the table `devices` but `name` and `since`, as its definition has them."""
-_values = attrgetter("name", *_FIELDS)
 
 
 def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
@@ -59,7 +55,8 @@ def save_devices(
     places = ", ".join("?" * (len(_FIELDS) + 2))
     write.executemany(
         f"INSERT OR REPLACE INTO devices VALUES ({places})",  # noqa: S608 - only place holders
-        ((*_values(device), since(device)) for device in devices),
+        # No tuples of attributes: CPython keeps up to 2,000 of some lengths for later.
+        ([device.name, *(getattr(device, name) for name in _FIELDS), since(device)] for device in devices),
     )
 
 

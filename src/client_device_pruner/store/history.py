@@ -31,9 +31,8 @@ def add_history(write: sqlite3.Connection, events: Iterable[Happening]) -> None:
     write.executemany("INSERT INTO history VALUES (NULL, ?, ?, ?, ?)", rows)
 
 
-def add_timeline(write: sqlite3.Connection, changes: Iterable[Happening]) -> None:
-    """Keep changes of state, in their order."""
-    rows = ((one.wall, one.name, one.kind) for one in changes)
+def add_timeline(write: sqlite3.Connection, rows: Iterable[tuple[float, str | None, str]]) -> None:
+    """Keep changes of state, in their order: when, of which device (None: the component), and what it became."""
     write.executemany("INSERT INTO timeline (wall, name, state) VALUES (?, ?, ?)", rows)
 
 

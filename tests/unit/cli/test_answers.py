@@ -123,7 +123,7 @@ class TestList:
     def test_before_the_first_listing(self, pruner: Pruner) -> None:
         """Nothing is claimed about what is associated; what is not, or not any more, is not listed."""
         for device in pruner.state.devices.values():
-            device.listed_at = None
+            device.unlisted_at = 0.0
         pruner.state.write()
 
         assert pruner.text("list", "--state", "due") == pruner.text("list")

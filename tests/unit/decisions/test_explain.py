@@ -124,9 +124,9 @@ def test_the_fingerprint_changes_with_the_sentences() -> None:
     """And not with time alone, so that little is written."""
     site = _left()
 
-    def fingerprint() -> int:
+    def fingerprint() -> object:
         facts = site.facts
-        return explain.fingerprint(site.verdict("pump-7"), site.device("pump-7"), facts)
+        return explain.summary(site.verdict("pump-7"), site.device("pump-7"), facts)
 
     before = fingerprint()
     site.minutes(5)

@@ -31,7 +31,7 @@ def test_a_sighting_counts_as_made_at_the_next_return_of_the_probe() -> None:
     site.message("pump-7")
     assert site.verdict("pump-7").silent_seconds == 0
     site.minutes(1)
-    assert site.device("pump-7").seen_at == site.presence.observed.seconds
+    assert site.device("pump-7").silent_since == site.presence.observed.seconds
 
 
 def test_what_was_heard_before_the_first_listing_counts() -> None:
@@ -41,7 +41,7 @@ def test_what_was_heard_before_the_first_listing_counts() -> None:
     site.disconnected("pump-7", 1)
     site.probe()
     site.associate("pump-7")
-    assert site.device("pump-7").seen_at is not None
+    assert site.device("pump-7").seen_by == "disconnected"
     assert site.verdict("pump-7").state.value == "silent"
 
 
@@ -52,7 +52,7 @@ def test_a_commit_keeps_what_came_since_the_last_probe() -> None:
     site.minutes(10)
     site.message("pump-7")
     again = site.restarted()
-    assert again.device("pump-7").seen_at == again.presence.observed.seconds
+    assert again.device("pump-7").silent_since == again.presence.observed.seconds
 
 
 def test_the_longest_silence_is_that_which_a_sighting_ended() -> None:
@@ -102,7 +102,7 @@ def test_a_last_will_is_no_sign_of_life(payload: bytes) -> None:
     site.associate("pump-7")
     site.message("pump-7", payload)
     site.probe()
-    assert site.device("pump-7").seen_at is None
+    assert not site.device("pump-7").seen_by
 
 
 def test_what_cannot_be_read_is_no_sighting() -> None:
@@ -194,7 +194,7 @@ def test_a_new_association_is_listed_anew_and_takes_a_mark_off() -> None:
     site.device("pump-7").marked_at = site.presence.observed.seconds
     assert site.associate("pump-7", timestamp=2.0) == ("pump-7",)
     assert site.verdict("pump-7").silent_seconds == 0
-    assert site.device("pump-7").seen_at is not None
+    assert site.device("pump-7").seen_by == "message"
 
 
 def test_a_name_that_left_the_list_is_kept_for_90_days() -> None:
@@ -226,7 +226,7 @@ def test_what_was_heard_before_the_state_could_be_read_is_taken_over() -> None:
     assert not stored.device("pump-7").session
     assert stored.device("pump-8").session
     assert stored.presence.sessions.open == 1
-    assert stored.device("pump-7").seen_at == stored.presence.observed.seconds
+    assert stored.device("pump-7").silent_since == stored.presence.observed.seconds
 
 
 def test_names_that_wait_for_a_probe_are_bounded() -> None:
@@ -238,7 +238,7 @@ def test_names_that_wait_for_a_probe_are_bounded() -> None:
     site.message("pump-7")
     site.presence.stamp()
     assert len(site.presence.devices.by_name) <= 10_001
-    assert site.device("pump-7").seen_at == 0.0
+    assert site.device("pump-7").seen_by == "message"
 
 
 def test_retained_messages_are_pointed_out() -> None:

@@ -29,7 +29,7 @@ def test_what_events_make_of_a_session(events: list[Event], session: int | None)
     site.probe()
     device = site.device("pump-7")
     assert (device.session_id if device.session else None) == session
-    assert device.seen_at == site.presence.observed.seconds
+    assert device.silent_since == site.presence.observed.seconds
     if session:
         site.disconnected("pump-7", session)
         assert not device.session
@@ -195,7 +195,7 @@ def test_refused_logins_are_no_sightings() -> None:
     site.associate("pump-7")
     site.connected("pump-7", 10, connack=135)
     site.probe()
-    assert site.device("pump-7").seen_at is None
+    assert not site.device("pump-7").seen_by
     assert not site.device("pump-7").session
 
 

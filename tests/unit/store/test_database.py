@@ -174,24 +174,24 @@ class Trial:
         self.store.open(lambda _connection: None)
         self.devices = Devices()
         device = self.devices.get("pump-7")
-        device.seen_at = 5.0
+        device.silent_since = 5.0
         self.devices.touch(device)
 
     def commit(self, *verdicts: tuple[str, str | None], **meta: Any) -> None:
         """Commit what changed."""
         names = sorted(self.devices.changed)
-        self.store.commit(self.devices, names, since=lambda _device: 4.0, verdicts=verdicts, meta=meta)
+        states = [(1.0, name, "marked") for name, _verdict in verdicts]
+        self.store.commit(self.devices, names, since=lambda _device: 4.0, verdicts=verdicts, states=states, meta=meta)
 
 
 def test_a_commit_writes_all_that_changed_in_one_transaction(path: Path) -> None:
     """Devices, verdicts, history, timeline and single values; the next one writes nothing of it again."""
     trial = Trial(path)
     trial.store.record(1.0, "marked", "pump-7", {"silentSeconds": 3.0})
-    trial.store.note(1.0, "pump-7", "marked")
     trial.commit(("pump-7", '{"state":"marked"}'), presence=[1])
 
     with closing(read_only(path)) as connection:
-        row = connection.execute("SELECT seen_at, since FROM devices").fetchone()
+        row = connection.execute("SELECT silent_since, since FROM devices").fetchone()
         assert tuple(row) == (5.0, 4.0)
         assert connection.execute("SELECT verdict FROM verdicts").fetchone()[0] == '{"state":"marked"}'
         assert connection.execute("SELECT type, name, data FROM history").fetchall()[0]["type"] == "marked"
@@ -224,6 +224,6 @@ def test_what_a_commit_could_not_write_waits_for_the_next(path: Path) -> None:
     trial.store.connection.execute("PRAGMA max_page_count = 1000000")
     trial.commit(presence="x")
     assert trial.store.fault == ""
-    assert load_devices(trial.store.connection)["pump-7"].seen_at == 5.0
+    assert load_devices(trial.store.connection)["pump-7"].silent_since == 5.0
     assert trial.store.connection.execute("SELECT count(*) FROM history").fetchone()[0] == 1
     trial.store.close()

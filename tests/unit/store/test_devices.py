@@ -16,7 +16,7 @@ from client_device_pruner.store.database import open_database
 from client_device_pruner.store.devices import load_devices, save_devices
 
 KINDS: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": bool}
-KEPT = [field for field in dataclasses.fields(Device) if field.name not in ("name", "keepalive", "state", "told")]
+KEPT = [field for field in dataclasses.fields(Device) if field.name not in ("name", "keepalive", "told")]
 FULL = Device("pump-7", keepalive=False)
 """Each attribute that is kept has a value of its own."""
 for number, field in enumerate(KEPT, 1):
@@ -37,17 +37,17 @@ def test_every_attribute_comes_back(connection: sqlite3.Connection) -> None:
 
     assert load_devices(connection) == {"pump-7": FULL, "new": Device("new")}
     unset = [f.name for f in dataclasses.fields(Device) if getattr(FULL, f.name) == getattr(Device("x"), f.name)]
-    assert unset == ["state", "told"]
+    assert unset == ["told"]
     assert connection.execute("SELECT since FROM devices ORDER BY name").fetchone()[0] == 3.0
 
 
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("seen_at", "'x'"),
+        ("silent_since", "'x'"),
         ("seen_by", "NULL"),
         ("messages", "1.5"),
-        ("session", "'no'"),
+        ("keepalive", "'no'"),
         ("keepalive", "NULL"),
         ('"then"', "x'00'"),
     ],

@@ -19,7 +19,7 @@ def test_the_latest_are_kept_in_their_order(tmp_path: Path, monkeypatch: pytest.
     with closing(open_database(tmp_path / "pruner.db", "core-1")[0]) as connection:
         for wall in (50.0, 40.0, 10.0, 30.0):
             history.add_history(connection, [Happening(wall, "marked", f"pump-{wall:g}", {"silentSeconds": wall})])
-            history.add_timeline(connection, [Happening(wall, "observing", None, CHANGE)])
+            history.add_timeline(connection, [(wall, None, "observing")])
         history.prune(connection)
 
         assert [row.wall for row in history.read_history(connection)] == [40.0, 10.0, 30.0]
