@@ -23,7 +23,6 @@ from client_device_pruner.reports.events import LOGGER, cloud_event, log_event
 from client_device_pruner.store.database import NewerSchema, Store, get_meta
 from client_device_pruner.store.devices import load_devices
 from client_device_pruner.store.journal import Journal
-from client_device_pruner.store.shapes import check_shapes
 
 COMMIT_SECONDS = 300.0  # how often the state is written while nothing changes but clocks and sightings: flash wears out
 URGENT_SECONDS = 1.0  # how soon it is written after a session, a mark, an association or a guard changed
@@ -184,7 +183,6 @@ class Core:
             if get_meta(connection, "budget") is None:
                 Journal(connection).use_up(self.devices.associated_count, self.running_seconds())
             return
-        check_shapes(connection)
         devices = Devices(load_devices(connection))
         presence = Presence(devices, self.clock, get_meta(connection, "presence"))
         shares = Shares((float(wall), float(seconds)) for wall, seconds in get_meta(connection, "shares", []))

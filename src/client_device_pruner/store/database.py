@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from client_device_pruner.presence.devices import Device, Devices
-from client_device_pruner.store.devices import DEVICE_COLUMNS, save_devices, save_verdicts
+from client_device_pruner.store.devices import DEVICE_COLUMNS, columns, save_devices, save_verdicts
 from client_device_pruner.store.history import (
     MAX_HISTORY,
     MAX_TIMELINE,
@@ -24,14 +25,23 @@ from client_device_pruner.store.history import (
 )
 
 SCHEMA_VERSION = 2
+_DISASSOCIATION = {
+    "name": "str",
+    "association_timestamp": "float | None",
+    "cycle_id": "str",
+    "outcome": "str",
+    "evidence": "str",
+    "intended_wall": "float",
+    "intended_running_seconds": "float",
+    "settled_wall": "float | None",
+    "restored_by": "str | None",
+    "restore_for": "str | None",
+}
 _SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE devices (name TEXT PRIMARY KEY, {DEVICE_COLUMNS}, since REAL) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE devices (name TEXT PRIMARY KEY, {DEVICE_COLUMNS}) WITHOUT ROWID;
 CREATE TABLE verdicts (name TEXT PRIMARY KEY, verdict TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE disassociations (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, association_timestamp REAL, cycle_id TEXT NOT NULL,
-    outcome TEXT NOT NULL, evidence TEXT NOT NULL, intended_wall REAL NOT NULL, intended_running_seconds REAL NOT NULL,
-    settled_wall REAL, restored_by TEXT, restore_for TEXT);
+CREATE TABLE disassociations (id INTEGER PRIMARY KEY, {columns(_DISASSOCIATION)});
 CREATE INDEX disassociations_by_name ON disassociations (name);
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall REAL NOT NULL, type TEXT NOT NULL, name TEXT, data TEXT NOT NULL);
 CREATE INDEX history_by_name ON history (name);
@@ -132,6 +142,9 @@ def _prepare(connection: sqlite3.Connection, core_device: str) -> None:
         raise ValueError(f"an older version wrote it, with schema {version}")
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise ValueError("the integrity check failed")
+    for key, value, checksum in connection.execute("SELECT * FROM meta"):
+        if crc32(value.encode()) != checksum:
+            raise ValueError(f"what it holds as {key} was damaged")
     owner = get_meta(connection, "core")
     if owner is None:
         set_meta(connection, core=core_device)
@@ -166,8 +179,9 @@ def get_meta(connection: sqlite3.Connection, key: str, default: Any = None) -> A
 
 def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
     """Keep single values, as JSON."""
-    rows = [(key, json.dumps(value, separators=(",", ":"))) for key, value in values.items()]
-    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    texts = [(key, json.dumps(value, separators=(",", ":"))) for key, value in values.items()]
+    rows = [(key, text, crc32(text.encode())) for key, text in texts]
+    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", rows)
 
 
 class Store:

@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from sys import intern
-from typing import Any
 
 from client_device_pruner.presence.devices import Device
 
-_COLUMNS = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT"}
-_TYPES = {"float": float, "int": int, "bool": int, "str": str}
+_AFFINITY = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT"}
+
+
+def columns(fields: Mapping[str, str]) -> str:
+    """Columns of these names and Python types, for the definition of a table.
+
+    They take no value of another type, so that SQLite's own check of the file finds one.
+    """
+    return ", ".join(_column(name, *kind.split(" | ")) for name, kind in fields.items())
+
+
+def _column(name: str, kind: str, null: str = "") -> str:
+    affinity = _AFFINITY[kind]
+    types = f"('{affinity}', '{'NULL' if null else affinity}')".lower()
+    finite = f' AND abs("{name}") < 1e11' if kind == "float" else ""  # seconds since 1970 have 10 digits
+    return f'"{name}" {affinity} CHECK (typeof("{name}") IN {types}{finite})'
+
+
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Device) if field.name not in ("name", "told")}
 """The attributes of a device that are stored, with their types."""
-DEVICE_COLUMNS = ", ".join(f'"{name}" {_COLUMNS[kind.removesuffix(" | None")]}' for name, kind in _FIELDS.items())
-"""All columns of the table `devices` but `name` and `since`, as its definition has them."""
+DEVICE_COLUMNS = columns({**_FIELDS, "since": "float | None"})
+"""All columns of the table `devices` but `name`, as its definition has them."""
 
 
 def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:
-    """All devices that are stored, by name; raises `ValueError` where a row holds what was never written."""
+    """All devices that are stored, by name."""
     devices = {}
     for row in connection.execute("SELECT * FROM devices"):
         device = Device(row["name"])
         for name, kind in _FIELDS.items():
-            value = _checked(row[name], kind)
+            value = bool(row[name]) if kind == "bool" else row[name]
             if value != getattr(device, name):  # most are as by default, and share those objects
-                setattr(device, name, intern(value) if kind == "str" else value)
+                setattr(device, name, intern(value) if isinstance(value, str) else value)
         devices[device.name] = device
     return devices
-
-
-def _checked(value: Any, kind: str) -> Any:
-    if value is None and kind.endswith(" | None"):
-        return None
-    if not isinstance(value, _TYPES[kind.removesuffix(" | None")]) or value in (float("inf"), -float("inf")):
-        raise ValueError(f"a device's row holds {value!r} in place of {kind}")
-    return bool(value) if kind == "bool" else value
 
 
 def save_devices(
