@@ -11,7 +11,7 @@ from typing import Any
 
 from client_device_pruner.config.settings import Settings
 from client_device_pruner.decisions import policy
-from client_device_pruner.decisions.policy import Evidence, Missing
+from client_device_pruner.decisions.policy import Evidence
 from client_device_pruner.presence import counts, sessions
 from client_device_pruner.presence.clock import ObservedClock
 from client_device_pruner.presence.devices import Device, Devices
@@ -151,7 +151,7 @@ BUGS: dict[str, tuple[Sequence[str], Callable[[], None]]] = {
     "a session makes no device present": (EVENTS, lambda: _put(Facts, "is_present", lambda _self, _device: False)),
     "no evidence is needed": (
         KINDS[1:],
-        lambda: _put(policy, "find_evidence", lambda *_a: (Evidence.CONNECTION_COUNT, Missing.NONE)),
+        lambda: _put(policy, "find_evidence", lambda *_a: (Evidence.CONNECTION_COUNT, "")),
     ),
     "two unnamed connections more than then are fine": (EVENTS, lambda: _put(policy, "unnamed_then", _more_then)),
     "messages are no sightings": (

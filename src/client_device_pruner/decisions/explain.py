@@ -6,19 +6,19 @@ them in with the current figures.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from typing import Any
 
 from client_device_pruner.config.schema import format_duration
 from client_device_pruner.config.settings import Settings
 from client_device_pruner.decisions.policy import (
+    BRIEF_MESSAGES,
     LONGEST_TIMES,
     PATIENCE_CAP,
     RHYTHM_MESSAGES,
     RHYTHM_SHARE,
+    UNNAMED,
     Evidence,
-    Missing,
     State,
     Verdict,
     unnamed_then,
@@ -33,18 +33,6 @@ _SEEN_BY = {
     "clientList": "it was on the broker's client list",
     "restore": "it was associated again, which counts as seen",
 }
-_WHY_MISSING = {
-    Missing.NONE: "",
-    Missing.NO_LIST: "no client list has come from the broker yet",
-    Missing.UNNAMED: "the broker has more connections that cannot be named than when the device left",
-    Missing.BRIEF_MESSAGES: "the broker announces no connections, and the device was heard for too short a time",
-    Missing.NEVER_HEARD: "the broker announces no connections, and the device was never heard",
-}
-
-
-def why_missing(missing: Missing, facts: Facts) -> str:
-    """Why there is no evidence against a device, in words; empty if there is."""
-    return facts.count_problem if missing is Missing.COUNT_PROBLEM else _WHY_MISSING[missing]
 
 
 def summary(verdict: Verdict, device: Device, facts: Facts, *more: object) -> Told:
@@ -52,14 +40,14 @@ def summary(verdict: Verdict, device: Device, facts: Facts, *more: object) -> To
 
     `more` is what else the sentences depend on.
     """
-    said = (verdict.state, verdict.gone, verdict.evidence, verdict.missing, verdict.patience_seconds)
+    said = (verdict.state, verdict.gone, verdict.evidence, verdict.patience_seconds)
     if facts.is_present(device):
         seen: object = (device.session, device.keepalive, device.ended_id is None)
     else:
-        counted = verdict.missing is Missing.UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
+        counted = verdict.missing == UNNAMED or verdict.evidence is Evidence.CONNECTION_COUNT
         figures = (facts.unnamed, unnamed_then(device)) if counted else None
         few = device.messages < RHYTHM_MESSAGES
-        seen = (device.seen_by, few, why_missing(verdict.missing, facts), figures)
+        seen = (device.seen_by, few, verdict.missing, figures)
     longest = device.longest(facts.observed_seconds)
     # Unless the patience is limited, it tells that.
     limited = verdict.patience_seconds is not None and verdict.patience_seconds < LONGEST_TIMES * longest
@@ -145,13 +133,13 @@ def _evidence(verdict: Verdict, device: Device, settings: Settings, facts: Facts
         case Evidence.RHYTHM:
             span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
             return f"It published over {span} or more, so the component would hear it: its silence is evidence."
-    why = why_missing(verdict.missing, facts)
-    if verdict.missing is Missing.UNNAMED:
+    why = verdict.missing
+    if why == UNNAMED:
         why = (
             f"the broker has {_connections(facts.unnamed)} that cannot be named, where it had {then} when the device"
             " left. One of them may be this device. The broker's client list would show it: see presence.clientList.url"
         )
-    elif verdict.missing is Missing.BRIEF_MESSAGES:
+    elif why == BRIEF_MESSAGES:
         span = _text(RHYTHM_SHARE * settings.threshold_seconds(device.name))
         why += f" (from its first message to its last it has to be {span} at least)"
     return f"Nothing shows that it is gone: {why}."
@@ -181,35 +169,12 @@ def _text(seconds: float) -> str:
     return format_duration(round(seconds, 1))
 
 
-class Coverage:
-    """How many devices are associated, how many would be removed once gone, and for what reasons others would not."""
-
-    def __init__(self) -> None:
-        self.associated = 0
-        self._why: Counter[str] = Counter()
-
-    def add(self, verdict: Verdict, facts: Facts) -> None:
-        """Count one device."""
-        self.associated += 1
-        if why := _obstacle(verdict, facts):
-            self._why[why] += 1
-
-    @property
-    def removable(self) -> int:
-        """How many would be removed once they are gone."""
-        return self.associated - sum(self._why.values())
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why the others would not, the most frequent reason first."""
-        return [f"{number} cannot be removed: {why}" for why, number in self._why.most_common()]
-
-
-def _obstacle(verdict: Verdict, facts: Facts) -> str:
+def obstacle(verdict: Verdict) -> str:
+    """Why a device would not be removed once it is gone; empty if it would."""
     if verdict.state is State.PROTECTED:
         return "protectedDevices names them"
     if verdict.patience_seconds is None:
         return "they were never seen, and neverSeenThreshold is empty"
-    if verdict.missing is Missing.UNNAMED and verdict.state is State.PRESENT:
+    if verdict.missing == UNNAMED and verdict.state is State.PRESENT:
         return ""  # it will have its own figure when it leaves
-    return why_missing(verdict.missing, facts)
+    return verdict.missing

@@ -40,15 +40,11 @@ class Evidence(str, Enum):
     RHYTHM = "rhythm"
 
 
-class Missing(str, Enum):
-    """Why there is no evidence."""
-
-    NONE = ""
-    NO_LIST = "noList"
-    COUNT_PROBLEM = "countProblem"
-    UNNAMED = "unnamed"
-    BRIEF_MESSAGES = "briefMessages"
-    NEVER_HEARD = "neverHeard"
+# Why there is no evidence; the count has reasons of its own.
+NO_LIST = "no client list has come from the broker yet"
+UNNAMED = "the broker has more connections that cannot be named than when the device left"
+BRIEF_MESSAGES = "the broker announces no connections, and the device was heard for too short a time"
+NEVER_HEARD = "the broker announces no connections, and the device was never heard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ class Verdict:
     silent_seconds: float  # its silence, in observed seconds
     patience_seconds: float | None  # how long it has to be silent to be gone; None if it never is
     evidence: Evidence | None = None  # what shows that it is gone, or would; None if there is none
-    missing: Missing = Missing.NONE  # why there is no evidence
+    missing: str = ""  # why there is no evidence, in words; empty if there is
     reason: str = ""  # why it is not gone, in a few words: for a mark that is taken off
 
     def figures(self) -> dict[str, float | str | None]:
@@ -88,21 +84,19 @@ def patience_seconds(device: Device, settings: Settings, facts: Facts) -> float 
     return max(threshold, min(wanted, PATIENCE_CAP * threshold))
 
 
-def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evidence | None, Missing]:
+def find_evidence(device: Device, settings: Settings, facts: Facts) -> tuple[Evidence | None, str]:
     """What shows that a device which is not present is gone, or why nothing does: the first that applies."""
     if facts.list_in_use:
-        return (None, Missing.NO_LIST) if facts.listed is None else (Evidence.CLIENT_LIST, Missing.NONE)
+        return (None, NO_LIST) if facts.listed is None else (Evidence.CLIENT_LIST, "")
     if facts.tells_connections:
         if facts.count_problem or facts.unnamed is None:
-            return None, Missing.COUNT_PROBLEM
-        if facts.unnamed > unnamed_then(device):
-            return None, Missing.UNNAMED
-        return Evidence.CONNECTION_COUNT, Missing.NONE
+            return None, facts.count_problem
+        return (None, UNNAMED) if facts.unnamed > unnamed_then(device) else (Evidence.CONNECTION_COUNT, "")
     if not device.seen_by:
-        return None, Missing.NEVER_HEARD
+        return None, NEVER_HEARD
     span = device.last_message - device.first_message if device.messages else 0.0
     long_enough = span >= RHYTHM_SHARE * settings.threshold_seconds(device.name)
-    return (Evidence.RHYTHM, Missing.NONE) if long_enough else (None, Missing.BRIEF_MESSAGES)
+    return (Evidence.RHYTHM, "") if long_enough else (None, BRIEF_MESSAGES)
 
 
 def unnamed_then(device: Device) -> int:

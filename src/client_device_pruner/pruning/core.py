@@ -58,7 +58,7 @@ class Core:
         self.presence = Presence(Devices(), clock)
         self.shares = Shares()
         self.counts: Counter[str] = Counter()  # devices by state
-        self.coverage = explain.Coverage()
+        self._obstacles: Counter[str] = Counter()  # devices by why they could not be removed; "" if they could
         self._own = own
         self._publish, self._publish_to_iot_core = publish, publish_to_iot_core
         self._unsaid: list[tuple[str, str | None, dict[str, Any]]] = []
@@ -95,12 +95,18 @@ class Core:
         return self.presence.facts(self.clock.monotonic())
 
     @property
-    def coverage_reasons(self) -> list[str]:
-        """Why devices would not be removed; soon after a start the broker has not told all that it will."""
-        just_started = self.clock.monotonic() - self._started < COVERAGE_SECONDS * self.settings.scale
-        if just_started and self.coverage.associated and not self.coverage.removable:
-            return ["the component has just started: it takes some minutes to hear from the broker"]
-        return self.coverage.reasons
+    def coverage(self) -> dict[str, Any]:
+        """How many devices are associated, how many would be removed once gone, and why the others would not."""
+        removable = self._obstacles[""]
+        reasons = [f"{number} cannot be removed: {why}" for why, number in self._obstacles.most_common() if why]
+        # Soon after a start the broker has not told all that it will.
+        if (
+            reasons
+            and not removable
+            and self.clock.monotonic() - self._started < COVERAGE_SECONDS * self.settings.scale
+        ):
+            reasons = ["the component has just started: it takes some minutes to hear from the broker"]
+        return {"associated": self._obstacles.total(), "removable": removable, "reasons": reasons}
 
     # What changes
 
@@ -270,16 +276,17 @@ class Core:
             urgent = [name for name, flags in self.devices.changed.items() if flags & AT_ONCE]
             self._tell([self.devices.by_name[name] for name in urgent], facts)
             return
-        self.coverage = explain.Coverage()
-        self._tell(self.devices.by_name.values(), facts, self.coverage)
+        self._obstacles.clear()
+        self._tell(self.devices.by_name.values(), facts, self._obstacles)
         self._next_survey = at + max(SURVEY_SECONDS * scale, (self.clock.monotonic() - at) / SURVEY_SHARE)
-        figures = (self.coverage.associated, self.coverage.removable)
+        coverage = self.coverage
+        figures = (coverage["associated"], coverage["removable"])
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
             self._next_coverage = at + COVERAGE_SECONDS * scale
-            self.event("coverage", associated=figures[0], removable=figures[1], reasons=self.coverage_reasons)
+            self.event("coverage", **coverage)
 
-    def _tell(self, devices: Iterable[Device], facts: Facts, coverage: explain.Coverage | None = None) -> None:
+    def _tell(self, devices: Iterable[Device], facts: Facts, obstacles: Counter[str] | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""
         for device in devices:
             told = NOTHING_TOLD
@@ -287,8 +294,8 @@ class Core:
                 verdict = judge(device, self.settings, facts)
                 hint = self.presence.replays.hint(device.name)
                 told = explain.summary(verdict, device, facts, hint, self._edition)
-                if coverage is not None:
-                    coverage.add(verdict, facts)
+                if obstacles is not None:
+                    obstacles[explain.obstacle(verdict)] += 1
             if told != device.told:
                 self.counts[device.told.state] -= 1
                 self.counts[told.state] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from client_device_pruner import __version__
@@ -41,11 +40,7 @@ def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Sched
             },
         },
         "counts": {state.value: core.counts[state.value] for state in State},
-        "coverage": {
-            "associated": core.coverage.associated,
-            "removable": core.coverage.removable,
-            "reasons": core.coverage_reasons,
-        },
+        "coverage": core.coverage,
         "guards": [
             {"guard": hold.guard, "reason": hold.reason, "remedy": hold.remedy} for hold in core.guards.in_force
         ],
@@ -53,7 +48,9 @@ def status_document(core: Core, link: Link, deployed: Deployed, scheduler: Sched
         "nextCheckInSeconds": None if next_check is None else round(next_check, 3),
         "lastCycle": {"completeAt": _time(core.store.kept("lastComplete")), "failed": scheduler.failures.latest},
         "dryRun": core.settings.dry_run,
-        "doctor": [asdict(finding) for finding in (*link.findings, *found, *_foreign_ids(core))],
+        "doctor": [
+            {"finding": one.finding, "remedy": one.remedy} for one in (*link.findings, *found, *_foreign_ids(core))
+        ],
     }
 
 

@@ -29,8 +29,8 @@ def _column(name: str, kind: str, null: str = "") -> str:
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Device) if field.name not in ("name", "told")}
 """The attributes of a device that are stored, with their types."""
-DEVICE_COLUMNS = columns({**_FIELDS, "since": "float | None"})
-"""All columns of the table `devices` but `name`, as its definition has them."""
+DEVICE_COLUMNS = columns({"name": "str", **_FIELDS, "since": "float | None"})
+"""All columns of the table `devices`, as its definition has them."""
 
 
 def load_devices(connection: sqlite3.Connection) -> dict[str, Device]:

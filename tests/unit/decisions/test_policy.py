@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client_device_pruner.decisions.policy import Evidence, Missing, State
+from client_device_pruner.decisions.policy import BRIEF_MESSAGES, NO_LIST, UNNAMED, Evidence, State
 from fakes.site import DAY, Site
 
 
@@ -34,7 +34,7 @@ def test_a_device_that_was_silent_for_its_threshold_is_gone(then: int, now: int,
     verdict = site.verdict("pump-7")
     assert (verdict.state, verdict.gone) == (State.SILENT, gone)
     assert verdict.evidence is (Evidence.CONNECTION_COUNT if gone else None)
-    assert verdict.missing is (Missing.NONE if gone else Missing.UNNAMED)
+    assert verdict.missing == ("" if gone else UNNAMED)
 
 
 def test_a_device_that_left_unheard_has_one_as_then() -> None:
@@ -48,7 +48,7 @@ def test_a_device_that_left_unheard_has_one_as_then() -> None:
     site.counts = 2
     site.minutes(2)
     site.days(31)
-    assert site.verdict("pump-7").missing is Missing.UNNAMED
+    assert site.verdict("pump-7").missing == UNNAMED
     site.counts = 1
     site.minutes(12)
     assert site.verdict("pump-7").gone
@@ -71,7 +71,7 @@ def test_without_a_list_in_this_run_nobody_is_gone() -> None:
     site.list()
     site.days(31)
     again = site.restarted()
-    assert again.verdict("pump-7").missing is Missing.NO_LIST
+    assert again.verdict("pump-7").missing == NO_LIST
 
 
 def test_events_without_a_count_are_no_evidence() -> None:
@@ -82,7 +82,7 @@ def test_events_without_a_count_are_no_evidence() -> None:
     site.disconnected("pump-7", 1)
     site.minutes(1)
     site.days(31)
-    assert site.verdict("pump-7").missing is Missing.COUNT_PROBLEM
+    assert "count" in site.verdict("pump-7").missing
 
 
 def test_rhythm_needs_messages_over_a_quarter_of_the_threshold() -> None:
@@ -105,11 +105,11 @@ def test_rhythm_needs_messages_over_a_quarter_of_the_threshold() -> None:
     assert not site.verdict("few").gone
     site.days(2)
     assert site.verdict("few").gone
-    assert [site.verdict(name).missing for name in ("once", "brief")] == [Missing.BRIEF_MESSAGES] * 2
+    assert [site.verdict(name).missing for name in ("once", "brief")] == [BRIEF_MESSAGES] * 2
     # What was heard by another mapping says nothing of what would be heard by this one.
-    for topic, missing in (("a/+", Missing.NONE), ("a/+", Missing.NONE), ("b/+", Missing.BRIEF_MESSAGES)):
+    for topic, missing in (("a/+", ""), ("a/+", ""), ("b/+", BRIEF_MESSAGES)):
         site.presence.use_bridge("mqtt-bridge-*", [topic], frozenset())
-        assert site.verdict("few").missing is missing
+        assert site.verdict("few").missing == missing
 
 
 def test_where_the_broker_tells_nothing_a_hole_in_observing_makes_patient() -> None:
@@ -199,7 +199,7 @@ def test_a_storm_of_unheard_connections_holds_the_count_back() -> None:
         site.disconnected(f"lamp-{number}", number)
     site.counts = 21
     site.days(31)
-    assert site.verdict("pump-7").missing is Missing.UNNAMED
+    assert site.verdict("pump-7").missing == UNNAMED
     for _time in range(2):
         for number in range(20):
             site.message(f"lamp-{number}")

@@ -44,6 +44,7 @@ def test_every_attribute_comes_back(connection: sqlite3.Connection) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
+        ("name", "x'00'"),
         ("silent_since", "'x'"),
         ("seen_by", "NULL"),
         ("messages", "1.5"),
