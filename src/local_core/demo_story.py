@@ -136,7 +136,7 @@ class Stage:
         """Return what the component last wrote down, as its own commands read it; None before that."""
         try:
             return reading.read(self.core.work_dir)
-        except reading.StateUnreadable:
+        except reading.Failed:
             return None
 
     def thing(self, name: str) -> reading.Thing | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from client_device_pruner.cli import reading, timeline
-from client_device_pruner.cli.reading import Snapshot, Thing
+from client_device_pruner.cli.reading import Failed, Snapshot, Thing
 from client_device_pruner.cli.render import about, evidence_of, remedies, say, sections, table, until_due, utc
 from client_device_pruner.reports.events import rfc3339
 from client_device_pruner.store.database import transaction
@@ -21,10 +21,6 @@ from client_device_pruner.store.database import transaction
 BUSY_SECONDS = 10.0  # how long a request waits for its turn to write
 _NONE = "No device is associated, or the first cycle has not listed them yet."
 _SOME = 10  # names in one sentence
-
-
-class Failed(Exception):
-    """A command could not do what it was asked; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

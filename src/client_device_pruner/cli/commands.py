@@ -13,8 +13,8 @@ from typing import Any
 
 from client_device_pruner import __version__
 from client_device_pruner.cli import answers
-from client_device_pruner.cli.answers import Answer, Failed
-from client_device_pruner.cli.reading import NOT_UNDERSTOOD, StateUnreadable, unreadable
+from client_device_pruner.cli.answers import Answer
+from client_device_pruner.cli.reading import NOT_UNDERSTOOD, Failed, unreadable
 from client_device_pruner.cli.render import say
 from client_device_pruner.decisions.policy import State
 
@@ -95,7 +95,8 @@ def carry_out(options: argparse.Namespace) -> int:
         # Asked for only where it is needed: the current directory may be gone.
         options.work_dir = options.work_dir or Path.cwd()
         answer: Answer = options.run(options)
-    except (Failed, StateUnreadable) as failure:
+        text = json.dumps(answer.value, indent=2) if options.json else answer.text
+    except Failed as failure:
         say(str(failure), sys.stderr)
         return 1
     except FileNotFoundError:
@@ -105,7 +106,7 @@ def carry_out(options: argparse.Namespace) -> int:
         say(str(unreadable(options.work_dir, error)), sys.stderr)
         return 1
     try:
-        say(json.dumps(answer.value, indent=2) if options.json else answer.text, sys.stdout)
+        say(text, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has all that it wanted; Python's own flush at the end is to find nothing broken.

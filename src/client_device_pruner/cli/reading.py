@@ -25,8 +25,8 @@ _PLACEHOLDER = re.compile(r"\{(silent|lastSeen|left|due)\}")
 _DEVICE_EVENTS = ("marked", "unmarked", "failed", "returned", "restored")
 
 
-class StateUnreadable(Exception):
-    """The state cannot be read, or does not hold yet what was asked for; the text says why and what to do."""
+class Failed(Exception):
+    """A command could not do what it was asked; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Snapshot:
 
 
 def read(work_dir: Path) -> Snapshot:
-    """Read how things stand; where that cannot be, it raises `StateUnreadable`, as all that follow."""
+    """Read how things stand; where that cannot be, it raises `Failed`, as all that follow."""
     with _reading(work_dir) as connection:
         status = get_meta(connection, "status")
         if status is None:
-            raise StateUnreadable("The component has not written its status yet: try again in a minute.")
+            raise Failed("The component has not written its status yet: try again in a minute.")
         rows = connection.execute(
             "SELECT devices.*, verdict FROM devices LEFT JOIN verdicts USING (name) ORDER BY name"
         )
@@ -133,26 +133,26 @@ def is_running(work_dir: Path) -> bool:
 
 @contextmanager
 def _reading(work_dir: Path) -> Iterator[sqlite3.Connection]:
-    """Give the state, all of one time; an error of any kind becomes `StateUnreadable`."""
+    """Give the state, all of one time; an error of any kind becomes `Failed`."""
     path = work_dir / DATABASE
     try:
         if not path.exists():
             missing = "the component has never run there, or --work-dir is wrong"
-            raise StateUnreadable(f"There is no {DATABASE} in {work_dir}: {missing}.")
+            raise Failed(f"There is no {DATABASE} in {work_dir}: {missing}.")
         with closing(read_only(path)) as connection:
             connection.execute("BEGIN")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != SCHEMA_VERSION:
                 wanted = f"this command reads {SCHEMA_VERSION}: run the component of the same version first"
-                raise StateUnreadable(f"{path} has schema {version}, {wanted}.")
+                raise Failed(f"{path} has schema {version}, {wanted}.")
             yield connection
     except (sqlite3.Error, OSError, *NOT_UNDERSTOOD) as error:
         raise unreadable(work_dir, error) from error
 
 
-def unreadable(work_dir: Path, error: Exception) -> StateUnreadable:
+def unreadable(work_dir: Path, error: Exception) -> Failed:
     """What there is to say of a state file that raises this error."""
-    return StateUnreadable(
+    return Failed(
         f"{work_dir / DATABASE} cannot be read ({error!r}): run this as root or as the component's user. If it is"
         " broken, the component sets it aside when it starts."
     )

@@ -249,7 +249,11 @@ class Core:
             devices,
             names,
             since=lambda device: None if facts.is_present(device) else device.silent_since,
-            verdicts=((name, self._document(name, facts)) for name in names if devices.changed[name] & VERDICT),
+            verdicts=(
+                (name, self._document(devices.by_name[name], facts))
+                for name in names
+                if devices.changed[name] & VERDICT and devices.by_name[name].associated
+            ),
             states=((wall, name, devices.by_name[name].told.state) for name in names if devices.changed[name] & STATE),
             meta={**meta, "presence": presence, "running": self.running_seconds()},
         )
@@ -301,11 +305,7 @@ class Core:
                 self.counts[told.state] += 1
                 self.devices.tell(device, told)
 
-    def _document(self, name: str, facts: Facts) -> str | None:
+    def _document(self, device: Device, facts: Facts) -> str:
         """The verdict to be stored; made as it is written, since those of 100,000 devices would take 50 MB."""
-        device = self.devices.by_name[name]
-        if not device.associated:
-            return None
-        verdict = judge(device, self.settings, facts)
-        document = explain.document(verdict, device, self.settings, facts, self.presence.replays.hint(name))
-        return json.dumps(document, separators=(",", ":"))
+        verdict, hint = judge(device, self.settings, facts), self.presence.replays.hint(device.name)
+        return json.dumps(explain.document(verdict, device, self.settings, facts, hint), separators=(",", ":"))

@@ -252,7 +252,7 @@ class Store:
         names: Collection[str],
         *,
         since: Callable[[Device], float | None],
-        verdicts: Iterable[tuple[str, str | None]],
+        verdicts: Iterable[tuple[str, str]],
         states: Iterable[tuple[float, str, str]],
         meta: Mapping[str, Any],
     ) -> None:

@@ -23,7 +23,7 @@ def columns(fields: Mapping[str, str]) -> str:
 def _column(name: str, kind: str, null: str = "") -> str:
     affinity = _AFFINITY[kind]
     types = f"('{affinity}', '{'NULL' if null else affinity}')".lower()
-    finite = f' AND abs("{name}") < 1e11' if kind == "float" else ""  # seconds since 1970 have 10 digits
+    finite = f' AND abs("{name}") < 1e12' if kind == "float" else ""  # more than any time that Python knows
     return f'"{name}" {affinity} CHECK (typeof("{name}") IN {types}{finite})'
 
 
@@ -67,10 +67,6 @@ def save_devices(
     )
 
 
-def save_verdicts(write: sqlite3.Connection, verdicts: Iterable[tuple[str, str | None]]) -> None:
-    """Write these verdict documents (JSON) by name, and delete those that are None."""
-    for name, text in verdicts:
-        if text is None:
-            write.execute("DELETE FROM verdicts WHERE name = ?", (name,))
-        else:
-            write.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (name, text))
+def save_verdicts(write: sqlite3.Connection, verdicts: Iterable[tuple[str, str]]) -> None:
+    """Write these verdict documents (JSON) by name."""
+    write.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", verdicts)

@@ -177,7 +177,7 @@ class Trial:
         device.silent_since = 5.0
         self.devices.touch(device)
 
-    def commit(self, *verdicts: tuple[str, str | None], **meta: Any) -> None:
+    def commit(self, *verdicts: tuple[str, str], **meta: Any) -> None:
         """Commit what changed."""
         names = sorted(self.devices.changed)
         states = [(1.0, name, "marked") for name, _verdict in verdicts]
