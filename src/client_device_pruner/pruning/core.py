@@ -24,12 +24,11 @@ from client_device_pruner.store.database import NewerSchema, Store, get_meta
 from client_device_pruner.store.devices import load_devices
 from client_device_pruner.store.journal import Journal
 
-COMMIT_SECONDS = 300.0  # how often the state is written while nothing changes but clocks and sightings: flash wears out
+COMMIT_SECONDS = 300.0
+"""How often all devices are judged, and all is written: clocks and sightings only then, since flash wears out."""
 URGENT_SECONDS = 1.0  # how soon it is written after a session, a mark, an association or a guard changed
 REOPEN_SECONDS = 60.0  # how often a state file that cannot be opened is tried again
 COVERAGE_SECONDS = 600.0  # when coverage is reported after a start, and how often at most after that (CONTRACT, events)
-SURVEY_SECONDS = 60.0  # how often all devices are judged for the status at most
-SURVEY_SHARE = 0.005  # the share of a core that this takes at most
 
 
 class Core:
@@ -68,7 +67,6 @@ class Core:
         self._next_commit, self._next_urgent = self._started, float("inf")
         self._written_seconds = 0.0
         self._next_open = self._started
-        self._next_survey = self._started
         self._next_coverage = float("inf")
         self._coverage_said: tuple[int, int] | None = None
         self._edition = 0  # of the verdicts: with another one all are written anew
@@ -146,7 +144,7 @@ class Core:
         at = self.clock.monotonic()
         self._next_coverage = min(self._next_coverage, at + COVERAGE_SECONDS * settings.scale)
         self._next_open = min(self._next_open, at + REOPEN_SECONDS * settings.scale)
-        self._next_survey = at
+        self._next_commit = at
         self._edition += 1  # other settings, other verdicts, in other sentences
         unsaid, self._unsaid = self._unsaid, []
         for kind, name, data in unsaid:
@@ -183,7 +181,7 @@ class Core:
         if self._loaded:
             for device in self.devices.by_name.values():
                 self.devices.touch(device)
-            self._next_survey = self.clock.monotonic()
+            self._next_commit = self.clock.monotonic()
             self._edition += 1
             # A new file does not know what was used of the day's budget.
             if get_meta(connection, "budget") is None:
@@ -274,20 +272,19 @@ class Core:
     # The verdicts
 
     def survey(self, *, now: bool = False) -> None:
-        """Judge what has to be written at once, and all devices if it is time, before each full commit, or `now`."""
-        at, facts, scale = self.clock.monotonic(), self.facts(), self.settings.scale
-        if at < min(self._next_survey, self._next_commit) and not now:
+        """Judge what has to be written at once, and all devices before each full commit, or `now`."""
+        at, facts = self.clock.monotonic(), self.facts()
+        if at < self._next_commit and not now:
             urgent = [name for name, flags in self.devices.changed.items() if flags & AT_ONCE]
             self._tell([self.devices.by_name[name] for name in urgent], facts)
             return
         self._obstacles.clear()
         self._tell(self.devices.by_name.values(), facts, self._obstacles)
-        self._next_survey = at + max(SURVEY_SECONDS * scale, (self.clock.monotonic() - at) / SURVEY_SHARE)
         coverage = self.coverage
         figures = (coverage["associated"], coverage["removable"])
         if at >= self._next_coverage and figures != self._coverage_said:
             self._coverage_said = figures
-            self._next_coverage = at + COVERAGE_SECONDS * scale
+            self._next_coverage = at + COVERAGE_SECONDS * self.settings.scale
             self.event("coverage", **coverage)
 
     def _tell(self, devices: Iterable[Device], facts: Facts, obstacles: Counter[str] | None = None) -> None:

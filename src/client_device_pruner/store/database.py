@@ -145,6 +145,8 @@ def _prepare(connection: sqlite3.Connection, core_device: str) -> None:
     for key, value, checksum in connection.execute("SELECT * FROM meta"):
         if crc32(value.encode()) != checksum:
             raise ValueError(f"what it holds as {key} was damaged")
+    for table in ("disassociations", "requests"):  # a text that is none would come up later in the run
+        connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - constants
     owner = get_meta(connection, "core")
     if owner is None:
         set_meta(connection, core=core_device)

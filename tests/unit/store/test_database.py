@@ -58,7 +58,8 @@ def test_a_new_file_is_ours_alone(path: Path) -> None:
         "PRAGMA user_version = 1",
         """UPDATE meta SET value = '"core-2"' WHERE key = 'core'""",
         "UPDATE meta SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'",
-        "UPDATE meta SET value = 'x' WHERE key = 'core'",
+        "UPDATE meta SET value = 'x' WHERE key = 'kept'",
+        "INSERT INTO requests VALUES (1, CAST(X'22ff22' AS TEXT), 'x')",
     ],
 )
 def test_a_file_that_is_of_no_use_is_set_aside(path: Path, damage: str | Callable[[bytes], bytes]) -> None:
