@@ -160,7 +160,6 @@ class Component:
         self.events: list[Event] = []  # all that it published
         self.exits: list[float] = []  # when it ended by itself, to be started anew
         self.wake_at = float("inf")  # when it wants to be woken, in true time
-        self.turns = 0
         self._app: App | None = None
         self._children: list[FakeCloudChild] = []
         self.jitter: Callable[[], float] = Random(seed).random  # spreads its cycles
@@ -214,7 +213,6 @@ class Component:
         app = self._app
         if app is None:
             return
-        self.turns += 1
         called = len(self.cloud.calls) + self.cloud.starts
         self.wake_at, died, ended = float("inf"), False, False
         try:

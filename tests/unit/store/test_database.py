@@ -57,7 +57,6 @@ def test_a_new_file_is_ours_alone(path: Path) -> None:
         lambda _content: b"this is not a database" * 500,
         "PRAGMA user_version = 1",
         """UPDATE meta SET value = '"core-2"' WHERE key = 'core'""",
-        "UPDATE meta SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'",
         "UPDATE meta SET value = 'x' WHERE key = 'kept'",
         "INSERT INTO requests VALUES (1, CAST(X'22ff22' AS TEXT), 'x')",
     ],
