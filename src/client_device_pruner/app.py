@@ -171,10 +171,10 @@ class App:
         core = self._core
         if not core.commit_due(at):
             return
-        core.survey()
+        all_judged = core.survey()
         status = self._status_document(at)
         if core.store.connection is not None:
-            core.attempt(lambda: core.commit(urgent=True, status=status))
+            core.attempt(lambda: core.commit(urgent=not all_judged, status=status))
         shadow = core.settings.reports.shadow_name
         update = self._shadow.update(status, at) if shadow and core.configured else None
         if update is not None:

@@ -40,7 +40,7 @@ def summary(verdict: Verdict, device: Device, facts: Facts, *more: object) -> To
 
     `more` is what else the sentences depend on.
     """
-    said = (verdict.state, verdict.gone, verdict.evidence, verdict.patience_seconds)
+    said = (verdict.state, verdict.reason, verdict.evidence, verdict.patience_seconds)
     if facts.is_present(device):
         seen: object = (device.session, device.keepalive, device.ended_id is None)
     else:

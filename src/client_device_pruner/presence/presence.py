@@ -260,6 +260,8 @@ class Presence:
                 # A crash must not lose what ends a long silence.
                 urgent = at - silent_since > self._settings.threshold_seconds(name) / 2
             device.silent_since = at
+            if not device.seen_by:  # its row was dropped meanwhile, and made anew
+                device.seen_by, device.seen_wall = "message", self._wall
             if published := self._published.get(name):
                 if not device.messages:
                     device.first_message = at

@@ -180,9 +180,10 @@ class Core:
         """Take over what an earlier run left; later in a run, what is in memory is newer and is written anew."""
         if self._loaded:
             for device in self.devices.by_name.values():
+                device.told = NOTHING_TOLD
                 self.devices.touch(device)
+            self.counts.clear()
             self._next_commit = self.clock.monotonic()
-            self._edition += 1
             # A new file does not know what was used of the day's budget.
             if get_meta(connection, "budget") is None:
                 Journal(connection).use_up(self.devices.associated_count, self.running_seconds())
@@ -233,7 +234,7 @@ class Core:
         self._next_urgent = float("inf")
         self.presence.stamp()
         presence = self.presence.document()
-        if urgent and at < self._next_commit:
+        if urgent:
             presence["observedSeconds"] = self._written_seconds
             names = sorted(name for name, flags in devices.changed.items() if flags)
         else:
@@ -271,13 +272,13 @@ class Core:
 
     # The verdicts
 
-    def survey(self, *, now: bool = False) -> None:
-        """Judge what has to be written at once, and all devices before each full commit, or `now`."""
+    def survey(self, *, now: bool = False) -> bool:
+        """Judge what has to be written at once, and all devices before each full commit, or `now`; says if all."""
         at, facts = self.clock.monotonic(), self.facts()
         if at < self._next_commit and not now:
             urgent = [name for name, flags in self.devices.changed.items() if flags & AT_ONCE]
             self._tell([self.devices.by_name[name] for name in urgent], facts)
-            return
+            return False
         self._obstacles.clear()
         self._tell(self.devices.by_name.values(), facts, self._obstacles)
         coverage = self.coverage
@@ -286,6 +287,7 @@ class Core:
             self._coverage_said = figures
             self._next_coverage = at + COVERAGE_SECONDS * self.settings.scale
             self.event("coverage", **coverage)
+        return True
 
     def _tell(self, devices: Iterable[Device], facts: Facts, obstacles: Counter[str] | None = None) -> None:
         """Have the verdicts that changed written, and count the devices by state."""

@@ -176,7 +176,7 @@ class Cycle:
                 core.unmark(device, verdict.reason)
             if verdict.state is State.DUE:
                 due.append(verdict)
-        core.commit()
+        core.commit(urgent=not core.survey())
         return due
 
     def _plan(self, due: Sequence[Verdict]) -> Plan:

@@ -143,10 +143,13 @@ def _prepare(connection: sqlite3.Connection, core_device: str) -> None:
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise ValueError("the integrity check failed")
     for key, value, checksum in connection.execute("SELECT * FROM meta"):
-        if crc32(value.encode()) != checksum:
+        if _checksum(key, value) != checksum:
             raise ValueError(f"what it holds as {key} was damaged")
-    for table in ("disassociations", "requests"):  # a text that is none would come up later in the run
-        connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - constants
+    # What is no text or no JSON would come up later in the run.
+    for row in connection.execute("SELECT * FROM disassociations"):
+        if not isinstance(json.loads(row["evidence"]), dict):
+            raise TypeError(f"what it holds against {row['name']} was damaged")
+    connection.execute("SELECT * FROM requests").fetchall()
     owner = get_meta(connection, "core")
     if owner is None:
         set_meta(connection, core=core_device)
@@ -182,8 +185,12 @@ def get_meta(connection: sqlite3.Connection, key: str, default: Any = None) -> A
 def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
     """Keep single values, as JSON."""
     texts = [(key, json.dumps(value, separators=(",", ":"))) for key, value in values.items()]
-    rows = [(key, text, crc32(text.encode())) for key, text in texts]
+    rows = [(key, text, _checksum(key, text)) for key, text in texts]
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", rows)
+
+
+def _checksum(key: str, value: str) -> int:
+    return crc32(f"{key}={value}".encode())
 
 
 class Store:

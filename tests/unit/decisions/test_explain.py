@@ -134,6 +134,11 @@ def test_the_fingerprint_changes_with_the_sentences() -> None:
     site.counts = 4
     site.minutes(12)
     assert fingerprint() != before
+    device = site.device("pump-7")
+    device.marked_at, device.silent_since = 0.0, site.facts.observed_seconds - 30 * DAY + 60
+    before = fingerprint()
+    site.minutes(2)
+    assert fingerprint() != before
     for days in (200, 300):
         before, site.device("pump-7").longest_silence = fingerprint(), days * DAY
         assert fingerprint() != before

@@ -35,6 +35,8 @@ def test_from_gone_to_disassociated(known: KnownDevices) -> None:
     stamp = core.cloud.associations["gone"]
     core.disconnect("gone")
     core.cloud.calls.clear()
+    core.run_until(lambda: core.of_type("marked"), 7_200)
+    assert "It is marked" in core.select("SELECT verdict FROM verdicts WHERE name = 'gone'")[0][0]
     core.run_until(lambda: core.of_type("disassociated"), 7_200)
 
     (marked,), (said,) = core.of_type("marked", "gone"), core.of_type("disassociated", "gone")

@@ -53,6 +53,7 @@ def test_a_state_file_that_breaks_in_mid_run_takes_the_rest_of_the_day_along(kno
     core.run(3_600)
 
     assert (core.work_dir / "pruner.db.aside-1").exists()
+    assert ("alive", "present") in core.select("SELECT name, state FROM timeline")
     assert len(core.cloud.carried) == 1
     assert core.guards() == {"maxPercentPerDay"}
     core.world.sleep(DAY_SECONDS)
