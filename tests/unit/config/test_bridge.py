@@ -63,9 +63,6 @@ def cloud(topic: str) -> Mapping:
     return entry(topic, target="IotCore", prefix="")
 
 
-# --- what is needed -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "mapping",
     [
@@ -138,9 +135,6 @@ def test_a_core_without_a_bridge() -> None:
     (finding,) = diagnose(DEFAULTS, None, None, lite=True)
     assert "mqttTopicMapping" not in finding.remedy
     assert "client-device-pruner/in/pruner-probe/heartbeat" in finding.remedy
-
-
-# --- harm ---------------------------------------------------------------------------------------------------
 
 
 def test_entries_left_over_for_the_same_topics() -> None:

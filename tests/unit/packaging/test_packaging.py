@@ -30,9 +30,6 @@ OPTIONS: dict[str, Any] = COMPONENT["build"]["options"]
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 
 
-# --- The artifact ------------------------------------------------------------------------------------------------
-
-
 def pack(project: Path, folder: Path) -> Path:
     """Pack a project as a zip build does, which leaves out what globs name from the project on; return the archive."""
     patterns = ["gdk-config.json", "greengrass-build", "recipe.yaml", *OPTIONS["excludes"]]
@@ -142,9 +139,6 @@ def test_artifact_installs_from_the_index(tmp_path: Path) -> None:
     assert said.strip().startswith(str(tmp_path / "work/venv"))
 
 
-# --- The recipe --------------------------------------------------------------------------------------------------
-
-
 def test_fits_the_service() -> None:
     """Format and size are what the service accepts; one manifest serves every Linux, on nucleus classic and Lite."""
     assert RECIPE["RecipeFormatVersion"] == "2020-01-25"
@@ -179,12 +173,9 @@ def test_lifecycle() -> None:
     assert set(LIFECYCLE) == {"install", "run"}
     assert LIFECYCLE["install"]["Timeout"] == 900
     assert LIFECYCLE["run"]["Script"] == 'exec "{work:path}/pruner"'
-    assert LIFECYCLE["install"]["Script"].split() == [
-        "sh",
-        '"{artifacts:decompressedPath}/client-device-pruner/src/install.sh"',
-        '"{artifacts:decompressedPath}/client-device-pruner"',
-        '"{work:path}"',
-    ]
+    artifact = "{artifacts:decompressedPath}/client-device-pruner"
+    script = ["sh", f'"{artifact}/src/install.sh"', f'"{artifact}"', '"{work:path}"']
+    assert LIFECYCLE["install"]["Script"].split() == script
 
 
 @pytest.mark.parametrize("phase", ["install", "run"])
