@@ -58,14 +58,14 @@ class Restores:
             self.unsettled = True
         if begun or in_flight:
             return
-        # Said once, and then watched no longer: a device that speaks each second costs nothing.
-        core.presence.watched.discard(name)
         for intent in core.journal.restorable(core.running_seconds(), name):
             if intent.restore_for is None and not self._is_associated_again(intent):
                 will = core.settings.restore_on_return
-                core.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
                 if will:
                     self._want([intent], "return")
+                core.event("returned", name, disassociatedAt=rfc3339(intent.intended_wall), willRestore=will)
+        # Said and noted once, and then watched no longer: a device that speaks each second costs nothing.
+        core.presence.watched.discard(name)
 
     def _is_associated_again(self, intent: Intent) -> bool:
         """Whether a later association gave it another timestamp; the known one may be older than the disassociation."""

@@ -34,9 +34,6 @@ def paths_of(document: object) -> list[str]:
     return [problem.partition(": ")[0] for problem in refusals(document)]
 
 
-# --- defaults -----------------------------------------------------------------------------------------------
-
-
 def test_an_empty_document_means_the_defaults() -> None:
     """Absent, null and the defaults written out are the same."""
     nulls = dict.fromkeys(DEFAULTS) | {"limits": {"maxPerCycle": None}, "presence": {"clientList": None}}
@@ -57,9 +54,6 @@ def test_scalars_of_greengrass_lite_are_texts() -> None:
     assert parse(as_texts(document)) == parse(document)
     assert parse(nested("limits.maxPerCycle", 7.0)) == parse(nested("limits.maxPerCycle", "7.0"))
     assert isinstance(parse(nested("limits.maxPerCycle", 7.0)).limits.max_per_cycle, int)
-
-
-# --- problems -----------------------------------------------------------------------------------------------
 
 
 def test_all_problems_are_told_with_their_paths() -> None:
@@ -166,9 +160,6 @@ def test_any_value_at_any_key_is_read_or_refused(path: str, value: object) -> No
     """Whatever stands at a key, the document is read, or refused in texts that can be encoded."""
     problems = refusals(nested(path, value)) + refusals(nested(path, value) | SHORT) + refusals(value)
     assert all(problem.encode() and ": " in problem for problem in problems)
-
-
-# --- trials -------------------------------------------------------------------------------------------------
 
 
 def test_a_trial_with_two_settings_fits() -> None:

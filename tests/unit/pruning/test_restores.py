@@ -51,6 +51,18 @@ def test_a_restored_device_is_as_if_seen_then(known: KnownDevices) -> None:
     assert core.clock.now - restored_at > 3_000
 
 
+def test_a_return_that_cannot_be_noted_is_noted_when_it_is_heard_again(known: KnownDevices) -> None:
+    """A full disk forgets no return."""
+    core = disassociated(known("gone", "alive"), "gone")
+    core.disk_full = True
+    core.connect("gone")
+    core.run(5)
+    core.disk_full = False
+    core.run(60)
+    core.speak("gone")
+    core.run_until(lambda: core.of_type("restored", "gone"), 60)
+
+
 def test_where_it_is_not_to_be_restored_a_return_is_said_once(known: KnownDevices) -> None:
     """Case 17: a device that goes on to speak costs no look into the journal; its return counts once it may."""
     core = disassociated(known("gone", "alive", restoreOnReturn=False), "gone")
