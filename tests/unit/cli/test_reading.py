@@ -68,6 +68,7 @@ def test_before_the_first_status(tmp_path: Path, stopped: Pruner) -> None:
         "UPDATE meta SET value = '{}' WHERE key = 'status'",
         "UPDATE verdicts SET verdict = '[]'",
         "UPDATE devices SET seen_wall = 'x'",
+        "UPDATE devices SET since = CAST(X'7bff7d' AS TEXT)",
     ],
 )
 def test_what_this_version_did_not_write_is_a_sentence(stopped: Pruner, change: str) -> None:

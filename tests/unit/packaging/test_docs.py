@@ -92,9 +92,6 @@ def pattern(shown: str) -> str:
     return re.sub(r"\d+\\ KiB", r"\\d+ KiB", re.sub(ID, ID, re.escape(shown).replace("…", ".*")))
 
 
-# --- Reading -----------------------------------------------------------------------------------------------------
-
-
 @each_page
 def test_pages_are_short(path: Path) -> None:
     """A page has at most 250 lines, the README 200; a sentence at most 35 words, a cell of a table 40."""
@@ -123,9 +120,6 @@ def test_every_page_can_be_found() -> None:
     assert {str(path.relative_to(PROJECT)) for path in PAGES if path.parent.name == "docs"} == linked
     for name in linked:
         assert re.match(r"# .+\?\n", (PROJECT / name).read_text("utf-8")), name
-
-
-# --- The reference -----------------------------------------------------------------------------------------------
 
 
 def test_configuration_is_documented() -> None:
@@ -181,9 +175,6 @@ def test_files_to_change_are_there() -> None:
     assert len(modules) > 15
     for name in modules:
         assert (PROJECT / "src/client_device_pruner" / name).is_file(), name
-
-
-# --- Commands and samples ----------------------------------------------------------------------------------------
 
 
 def test_commands_are_documented() -> None:
@@ -263,9 +254,6 @@ def test_the_shadow_is_documented(site: Site) -> None:
     assert update
     section = text_of("operate").partition("## All core devices at once")[2]
     assert set(json.loads(update)["state"]["reported"]) <= set(named(section))
-
-
-# --- What is to be pasted ----------------------------------------------------------------------------------------
 
 
 @each_page

@@ -56,8 +56,10 @@ def test_a_new_file_is_ours_alone(path: Path) -> None:
         lambda content: content[:1024] + b"\xa5" * (len(content) - 1024),
         lambda _content: b"this is not a database" * 500,
         "PRAGMA user_version = 1",
-        """UPDATE meta SET value = '"core-2"' WHERE key = 'core'""",
-        "UPDATE meta SET value = 'x' WHERE key = 'kept'",
+        """UPDATE meta SET value = '"core-2"', checksum = 3619027596 WHERE key = 'core'""",
+        "UPDATE meta SET value = CAST(X'22ff22' AS TEXT) WHERE key = 'core'",
+        "UPDATE meta SET value = '2' WHERE key = 'kept'",
+        "INSERT INTO disassociations VALUES (1, 'a', NULL, '', 'done', '[]', 1.0, 1.0, NULL, NULL, NULL)",
         "INSERT INTO requests VALUES (1, CAST(X'22ff22' AS TEXT), 'x')",
     ],
 )

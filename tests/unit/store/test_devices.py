@@ -47,7 +47,9 @@ def test_every_attribute_comes_back(connection: sqlite3.Connection) -> None:
         ("name", "x'00'"),
         ("silent_since", "'x'"),
         ("seen_by", "NULL"),
+        ("messages", "1.5"),
         ("keepalive", "'no'"),
+        ("keepalive", "NULL"),
         ('"then"', "x'00'"),
         ("since", "9e999"),
     ],
@@ -57,6 +59,8 @@ def test_what_was_never_written_is_an_error(
 ) -> None:
     """Bits that flipped in an intact page are found, not believed."""
     change = f"UPDATE devices SET {column} = {value}"  # noqa: S608 - constants above
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute(change)
     connection.execute("PRAGMA ignore_check_constraints = 1")
     connection.execute(change)
 
